@@ -1,0 +1,3 @@
+module warren.dev/tools/cluster/pause
+
+go 1.24.0
