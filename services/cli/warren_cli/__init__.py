@@ -1,0 +1,1 @@
+"""The `warren` command and the Python client."""

@@ -1,0 +1,46 @@
+"""Connection parameters for pika, the same for every part."""
+
+import ssl
+from typing import Any
+
+import pika
+
+from warren_contract.settings import BrokerSettings
+
+HEARTBEAT = 30
+"""Seconds. The broker gives up on a peer after two silent intervals; a part that is cut off learns it as soon."""
+
+BLOCKED_TIMEOUT = 30.0
+"""Seconds that a publishing connection may be blocked by a memory or disk alarm before pika closes it."""
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for the TCP connect, and as long again for the AMQP handshake."""
+
+
+def connection_parameters(
+    settings: BrokerSettings, name: str, *, blocked_timeout: float | None = BLOCKED_TIMEOUT
+) -> pika.ConnectionParameters:
+    """Parameters for one connection attempt; retrying is the caller's, with `Backoff`.
+
+    Args:
+        settings: broker and credentials.
+        name: shown in the broker's list of connections, for example `producer-7d4f publish`.
+        blocked_timeout: seconds that the broker may block the connection for; None for consumers, never blocked.
+    """
+    options: dict[str, Any] = {}
+    if settings.tls:
+        cafile = None if settings.ca_file is None else str(settings.ca_file)
+        options["ssl_options"] = pika.SSLOptions(ssl.create_default_context(cafile=cafile), settings.host)
+    return pika.ConnectionParameters(
+        host=settings.host,
+        port=settings.port,
+        virtual_host=settings.vhost,
+        credentials=pika.PlainCredentials(settings.username, settings.password, erase_on_connect=True),
+        heartbeat=HEARTBEAT,
+        blocked_connection_timeout=blocked_timeout,
+        connection_attempts=1,
+        socket_timeout=CONNECT_TIMEOUT,
+        stack_timeout=2 * CONNECT_TIMEOUT,
+        client_properties={"connection_name": name, "product": "Warren"},
+        **options,
+    )

@@ -1,0 +1,1 @@
+"""The producer: HTTP in, confirmed tasks out."""
