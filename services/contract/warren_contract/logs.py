@@ -12,7 +12,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and whatever a call gave as `extra` (such as the task id)."""
+    """One JSON object a line: time, level, logger, message, and what a call gave as `extra` (such as the task id)."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON; values that JSON does not know are written as their text."""
@@ -29,20 +29,14 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """`12:30:01.123 info  warren_worker: done task=0199…`: extras follow the message as key=value."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s.%(msecs)03d %(level)-7s %(name)s: %(message)s%(extras)s", "%H:%M:%S")
+    """`12:30:01.123 info    warren_worker: done task=0199…`: extras follow the message as key=value."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line, and the traceback below where there is one."""
-        extras = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-        record.level = record.levelname.lower()
-        record.extras = "".join(f" {name}={value}" for name, value in extras.items())
-        try:
-            return super().format(record)
-        finally:
-            del record.level, record.extras
+        clock = f"{self.formatTime(record, '%H:%M:%S')}.{int(record.msecs):03d}"
+        extras = "".join(f" {name}={value}" for name, value in vars(record).items() if name not in _STANDARD)
+        line = f"{clock} {record.levelname.lower():7} {record.name}: {record.getMessage()}{extras}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 def configure_logging(environ: Mapping[str, str]) -> None:

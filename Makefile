@@ -1,0 +1,36 @@
+# The few commands of the README; each is a thin face on a program under tools/.
+# `make` alone lists them. Variables: CONTEXT=name uses an existing cluster instead of the local one (deploy only).
+
+PYTHON ?= python3
+VENV := .venv/bin/python
+CONTEXT ?=
+
+.PHONY: help demo test cluster down deploy bench venv
+
+help:
+	@echo 'make demo      from nothing to workers that follow the backlog, on a local cluster'
+	@echo 'make test      everything CI runs'
+	@echo 'make cluster   a local Kubernetes cluster; make down removes it'
+	@echo 'make deploy    build the images and install Warren (CONTEXT=name: on a cluster of yours)'
+	@echo 'make bench     the benchmarks; results under build/bench/'
+
+venv:
+	@$(PYTHON) -m tools.venv
+
+demo: venv
+	@$(VENV) -m tools.demo
+
+test: venv
+	@$(VENV) -m tools.test
+
+cluster:
+	@$(PYTHON) -m tools.cluster up
+
+down:
+	@$(PYTHON) -m tools.cluster down
+
+deploy: venv
+	@$(VENV) -m tools.deploy $(if $(CONTEXT),--context $(CONTEXT))
+
+bench: venv
+	@$(VENV) -m tools.bench
