@@ -19,8 +19,6 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "warren-fingerprint"
 REQUIREMENTS = ROOT / "requirements" / "dev.txt"
 
-OLDEST = (3, 11)
-
 INSTALL_LIMIT = 1200.0
 """Seconds to download and install everything; a slow line needs minutes."""
 
@@ -39,10 +37,8 @@ def main() -> None:
     A run that dies half-way leaves no stamp, so the next one begins anew.
 
     Raises:
-        ToolError: this Python is too old, or an installation failed; the message has the line to run.
+        ToolError: an installation failed; the message says which, and what to do.
     """
-    if sys.version_info < OLDEST:
-        raise ToolError(f"{sys.executable} is Python {sys.version.split()[0]}: Warren needs 3.11 or later")
     wanted = fingerprint(f"{sys.executable} {sys.version} {ROOT}", REQUIREMENTS.read_bytes(), _installed_part())
     if STAMP.exists() and STAMP.read_text() == wanted:
         return
@@ -52,7 +48,7 @@ def main() -> None:
     with console.step("Python environment .venv with pinned packages"):
         shutil.rmtree(VENV, ignore_errors=True)
         run([sys.executable, "-m", "venv", VENV], limit=120)
-        pip: list[str | Path] = [VENV / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip: list[str | Path] = [VENV / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "-q"]
         run([*pip, "--require-hashes", "--requirement", REQUIREMENTS], limit=INSTALL_LIMIT)
         run([*pip, "--no-deps", "--no-build-isolation", "--editable", ROOT], limit=120)
     STAMP.write_text(wanted)
