@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(check: Callable[[], T], what: str, *, limit: float = 60.0, every: float = 0.1) -> T:
+def eventually(check: Callable[[], T | None], what: str, *, limit: float = 60.0, every: float = 0.1) -> T:
     """Call `check` until it returns something true, and return that.
 
     An AssertionError raised by `check` counts as "not yet", and the last one is shown if the time runs out.

@@ -1,6 +1,6 @@
 """Does what the new_task program of RabbitMQ's Work Queues tutorial does, call by call: declare, publish, close.
 
-A foreign client on purpose: it knows nothing of Warren, takes pika's defaults (guest on the vhost /), declares the queue
+A foreign client on purpose: it knows nothing of Warren, takes pika's defaults (guest on vhost /), declares the queue
 without arguments and publishes to the default exchange. AMQP_PORT stands for the port that the tutorial takes as 5672.
 """
 

@@ -1,0 +1,57 @@
+"""One release of the chart on the local cluster, shared by all tests of this folder.
+
+The cluster is the one of `make cluster`, with the images of the working copy in it; `make test` sees to both. Without them
+the tests fail and say so.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kube import ROOT, Kube
+from release import Release, connect, install
+
+VALUES = Path(__file__).resolve().parent / "values.yaml"
+NAMESPACE = "warren-test"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Kube:
+    """The local cluster; a failure, never a skip, where there is none."""
+    kube = Kube(ROOT / ".cluster" / "kubeconfig", NAMESPACE)
+    try:
+        answer = kube.run("kubectl", "get", "nodes", check=False, limit=30)
+        problem = answer.stderr if answer.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        problem = str(error)
+    if problem:
+        pytest.fail(f"no local cluster: run `make cluster` ({problem.strip()})")
+    return kube
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: Kube) -> Iterator[Kube]:
+    """The chart, installed with the working copy's images into a namespace that is removed in the end."""
+    images = ROOT / ".cluster" / "built.json"
+    if not images.exists():
+        pytest.fail("no images of the working copy: run `.venv/bin/python -m tools.images build --load`")
+    tag = json.loads(images.read_text())["tag"]
+    remove(cluster)
+    install(cluster, VALUES, "--set", f"global.image.tag={tag}")
+    yield cluster
+    remove(cluster)
+
+
+@pytest.fixture
+def release(installed: Kube) -> Iterator[Release]:
+    """The release, with a client of its own: a test may have restarted the producer."""
+    with connect(installed) as release:
+        yield release
+
+
+def remove(kube: Kube) -> None:
+    """Uninstall, and delete the namespace with what is in it."""
+    kube.run("helm", "uninstall", "warren", "--namespace", kube.namespace, "--ignore-not-found", "--wait")
+    kube.run("kubectl", "delete", "namespace", kube.namespace, "--ignore-not-found", "--timeout=120s", limit=150)
