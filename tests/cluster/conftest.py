@@ -1,7 +1,7 @@
 """One release of the chart on the local cluster, shared by all tests of this folder.
 
-The cluster is the one of `make cluster`, with the images of the working copy in it; `make test` sees to both. Without them
-the tests fail and say so.
+The cluster is the one of `make cluster`, with the images of the working copy in it; `make test` sees to both. Without
+them the tests fail and say so.
 """
 
 import json
@@ -39,7 +39,7 @@ def installed(cluster: Kube) -> Iterator[Kube]:
         pytest.fail("no images of the working copy: run `.venv/bin/python -m tools.images build --load`")
     tag = json.loads(images.read_text())["tag"]
     remove(cluster)
-    install(cluster, VALUES, "--set", f"global.image.tag={tag}")
+    install(cluster, VALUES, "--set", f"image.tag={tag}")
     yield cluster
     remove(cluster)
 

@@ -93,7 +93,7 @@ def test_the_broker_s_death_loses_nothing(release: Release, three_workers: list[
         return ids <= done
 
     eventually(all_done, "each confirmed task is done", limit=180, every=1)
-    eventually(lambda: release.drained(), "the queue is drained", limit=60, every=1)
+    eventually(release.drained, "the queue is drained", limit=60, every=1)
     assert not release.queue()["dead"]
 
 
@@ -140,9 +140,7 @@ def watch_once(release: Release) -> str:
     return release.kube.run("warren", "watch", "--once", "--url", str(release.http.base_url)).stdout
 
 
-def test_the_tutorial_s_new_task_feeds_our_workers(
-    release: Release, installed: Kube, three_workers: list[str]
-) -> None:
+def test_the_tutorial_s_new_task_feeds_our_workers(release: Release, installed: Kube, three_workers: list[str]) -> None:
     """A message from the tutorial's program, bare and through the default exchange, is a task like any other."""
     with (
         installed.forward("pod/warren-rabbitmq-0", 5672) as port,
@@ -177,7 +175,7 @@ def test_the_tutorial_s_worker_works_beside_ours(release: Release, installed: Ku
 def test_a_queue_with_other_arguments_is_reported(release: Release, installed: Kube) -> None:
     """The operator changes nothing about a queue that exists otherwise, and says what differs and what to do."""
     broker = "pod/warren-rabbitmq-0"
-    declare = 'rabbitmqadmin'  # replaced below
+    declare = "rabbitmqadmin"  # replaced below
     del broker, declare
     pytest.fail("to be written with the chart at hand")
 

@@ -114,7 +114,7 @@ def token(kube: Kube) -> str:
 def connect(kube: Kube) -> Iterator[Release]:
     """A client of the installed release."""
     with (
-        kube.forward("service/warren-producer", 80) as port,
+        kube.forward("service/warren-producer", 8080) as port,
         httpx.Client(
             base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {token(kube)}"}, timeout=30
         ) as http,
