@@ -4,15 +4,15 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tools.alone import alone
 from tools.console import Console
 from tools.engine import leftovers
 from tools.engine.client import Engine, answering, answers, at, check_socket
@@ -28,9 +28,6 @@ START_LIMIT = 90.0
 
 STOP_LIMIT = 60.0
 """Seconds for a clean end. The engine itself gives its containers 15 s."""
-
-LOCK_LIMIT = 900.0
-"""Seconds to wait for another Warren command that installs, starts or stops the engine: as long as a slow install."""
 
 LOG_LIMIT = 10_000_000
 """Bytes of log beyond which the next start begins a new one."""
@@ -60,7 +57,7 @@ def ensure(console: Console) -> Engine:
             "    sudo sh -c 'apt-get update && apt-get install -y docker.io && systemctl enable --now docker' "
             "&& sudo usermod -aG docker $USER"
         )
-    with _alone(console):
+    with alone("engine", console):
         return answering() or _install(console) or start(places(), console)
 
 
@@ -74,7 +71,7 @@ def down(console: Console) -> bool:
         return False
     if not is_root():
         raise ToolError("Root started this Docker engine, so only root can end it: sudo python3 -m tools.engine down")
-    with _alone(console):
+    with alone("engine", console):
         stop(where, console)
     return True
 
@@ -246,8 +243,10 @@ def _sweep(where: Places) -> None:
                 folder.rmdir()
     if not answers(where.socket):
         where.socket.unlink(missing_ok=True)
-    for folder in (where.run, where.state):
-        shutil.rmtree(folder, ignore_errors=True)
+    if not leftovers.mounts_under(_mountinfo(), [where.run]):
+        # With a mount still below it, this would delete what is mounted.
+        shutil.rmtree(where.run, ignore_errors=True)
+    shutil.rmtree(where.state, ignore_errors=True)
     for shared in SHARED_FOLDERS:
         if before is not None and shared not in before["folders"]:
             # Only where it is empty: with something in it, somebody else uses it by now.
@@ -307,32 +306,6 @@ def _saved(table: str) -> str:
     if find(f"{table}-save") is None:
         return ""
     return run([f"{table}-save"], limit=20, check=False).stdout
-
-
-@contextmanager
-def _alone(console: Console) -> Iterator[None]:
-    """Keep two Warren commands from starting or stopping the engine at once.
-
-    The lock is an abstract socket: the kernel frees it when its holder ends, however it ends, and no file is left.
-    """
-    with socket.socket(socket.AF_UNIX) as lock:
-        deadline = time.monotonic() + LOCK_LIMIT
-        told = False
-        while True:
-            try:
-                lock.bind("\0warren-engine")
-                break
-            except OSError:
-                if not told:
-                    console.say("Another command is busy with the Docker engine; waiting for it ...")
-                    told = True
-                if time.monotonic() > deadline:
-                    raise ToolError(
-                        f"Another command has been busy with the Docker engine for {LOCK_LIMIT:g} s. "
-                        "End it (ps aux | grep tools), then try again."
-                    ) from None
-                time.sleep(0.2)
-        yield
 
 
 def _processes() -> Iterator[tuple[int, list[str]]]:
