@@ -16,6 +16,7 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import AMQPError, ChannelClosed, ConnectionClosed
 
 from warren_contract.backoff import Backoff
+from warren_contract.settings import SettingError
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class Channel:
                 return await answer
         except TimeoutError:
             raise BrokerUnavailable(f"the broker did not answer {method.__name__} within {limit:g} s") from None
+        except ChannelClosed:
+            raise
         except AMQPError as error:
             raise _as_error(error) from error
         finally:
@@ -192,7 +195,8 @@ async def keep_connected(
                 await _use_until_closed(connection, use)
             finally:
                 await connection.close()
-        except (BrokerUnavailable, AMQPError, OSError) as error:
+        except (BrokerUnavailable, AMQPError, OSError, SettingError) as error:
+            # A setting can be unreadable for a moment while Kubernetes swaps the files of a changed Secret.
             log.warning("broker: %s", error)
         if loop.time() - started > backoff.longest:
             delays = backoff.delays()
@@ -211,6 +215,8 @@ async def _use_until_closed(connection: Connection, use: Callable[[Connection], 
         if not task.done():
             task.cancel()
             await asyncio.wait([task], timeout=CLOSE_LIMIT)
+            if task.done() and not task.cancelled() and task.exception() is not None:
+                log.debug("while the connection went away: %r", task.exception())
 
 
 def _resolve(future: asyncio.Future[T], value: T) -> None:

@@ -1,0 +1,146 @@
+"""`python -m warren_producer`: reads the settings, connects, serves until SIGTERM."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+from collections.abc import Generator, Mapping
+
+import pika
+import uvicorn
+
+from warren_contract.connection import BLOCKED_TIMEOUT, connection_parameters
+from warren_contract.logs import configure_logging
+from warren_contract.settings import BrokerSettings, SettingError
+from warren_producer.app import Services, create_app
+from warren_producer.http import BoundedProtocol
+from warren_producer.metrics import Metrics
+from warren_producer.observer import Observer
+from warren_producer.outbox import Outbox
+from warren_producer.publisher import Publisher
+from warren_producer.queues import Board
+from warren_producer.settings import ProducerSettings
+from warren_producer.tokens import TokenFiles
+
+log = logging.getLogger("warren_producer")
+
+BACKLOG = 2048
+"""Connections that the kernel holds while the process is busy."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handling, which ends a graceful shutdown by the signal in place of exit code 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave the signals to `serve`."""
+        yield
+
+
+def main() -> int:
+    """Run the producer; returns the exit code: 0 after SIGTERM, 1 after a bug, 2 for wrong settings."""
+    try:
+        configure_logging(os.environ)
+        settings = ProducerSettings.load(os.environ)
+        BrokerSettings.load(os.environ)
+        tokens = TokenFiles(settings.token_dir)
+        listener = listen(settings.http_port)
+    except SettingError as error:
+        print(f"warren_producer: {error}", file=sys.stderr)
+        return 2
+    return asyncio.run(serve(settings, os.environ, tokens, listener))
+
+
+def listen(port: int) -> socket.socket:
+    """A listening socket on every address, IPv6 and IPv4 where the machine has both.
+
+    Raises:
+        SettingError: the port cannot be used.
+    """
+    for family, both in ((socket.AF_INET6, True), (socket.AF_INET, False)):
+        if both and not socket.has_dualstack_ipv6():
+            continue
+        try:
+            return socket.create_server(("", port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+        except OSError as error:
+            if both:
+                continue  # IPv6 may be switched off in the kernel
+            raise SettingError(
+                f"WARREN_HTTP_PORT={port} cannot be used: {error.strerror}: choose another port"
+            ) from error
+    raise AssertionError("unreachable")
+
+
+async def serve(
+    settings: ProducerSettings, environ: Mapping[str, str], tokens: TokenFiles, listener: socket.socket
+) -> int:
+    """Serve until SIGTERM or SIGINT, answer what was accepted, and return the exit code."""
+
+    def parameters(purpose: str, blocked_timeout: float | None) -> pika.ConnectionParameters:
+        name = f"{settings.name} {purpose}"
+        return connection_parameters(BrokerSettings.load(environ), name, blocked_timeout=blocked_timeout)
+
+    outbox = Outbox()
+    publisher = Publisher(lambda: parameters("publish", BLOCKED_TIMEOUT), outbox)
+    board = Board()
+    observer = Observer(lambda: parameters("read", None), board, outbox.resync)
+    services = Services(
+        publisher=publisher,
+        observer=observer,
+        board=board,
+        tokens=tokens,
+        metrics=Metrics(lambda: publisher.in_flight, lambda: publisher.obstacle is None, lambda: observer.connected),
+        max_body=settings.max_body,
+        submit_timeout=settings.submit_timeout,
+    )
+    server = Server(
+        uvicorn.Config(
+            create_app(services),
+            http=BoundedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            # A submit that was accepted just now has the time for its body and the time for its confirm.
+            timeout_graceful_shutdown=math.ceil(2 * settings.submit_timeout) + 1,
+        )
+    )
+
+    def stop() -> None:
+        log.info("shutting down" if not services.draining else "shutting down at once")
+        server.force_exit = services.draining
+        services.draining = True
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    web = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    helpers = [
+        asyncio.create_task(publisher.run(), name="publisher"),
+        asyncio.create_task(observer.run(), name="observer"),
+    ]
+    log.info("listening on port %d", settings.http_port)
+    await asyncio.wait([web, *helpers], return_when=asyncio.FIRST_COMPLETED)
+    failed = False
+    for task in helpers:
+        if task.done():
+            # They end by a bug only. Without them the API would refuse everything: let Kubernetes start afresh.
+            log.error("%s ended: exiting", task.get_name(), exc_info=task.exception())
+            failed = True
+            server.should_exit = True
+    await web
+    for task in helpers:
+        task.cancel()
+    await asyncio.wait(helpers)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

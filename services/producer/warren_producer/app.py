@@ -1,0 +1,372 @@
+"""The HTTP API: routes, and how each outcome becomes an answer."""
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+
+from warren_contract.aio import BrokerUnavailable
+from warren_contract.ids import new_task_id
+from warren_contract.names import QueueNameError, check_queue_name
+from warren_contract.task import MAX_PRIORITY
+from warren_producer import metadata
+from warren_producer.body import Body, Budget
+from warren_producer.docs import add_docs, to_openapi_3_0
+from warren_producer.errors import ApiError, Code
+from warren_producer.http import AccessLog
+from warren_producer.metrics import Metrics
+from warren_producer.models import Accepted, ErrorBody, Queue, Queues
+from warren_producer.observer import Observer
+from warren_producer.publisher import Cause, NotAccepted, Publisher
+from warren_producer.queues import Board
+from warren_producer.tokens import Scope, TokenFiles
+
+READ_LIMIT = 5.0
+"""Seconds to count the messages of all queues that a read asks for; 0.3 ms each is usual."""
+
+CODES: Mapping[Cause, tuple[Code, float | None]] = MappingProxyType(
+    {
+        Cause.QUEUE_UNKNOWN: (Code.QUEUE_UNKNOWN, None),
+        Cause.DISCONNECTED: (Code.BROKER_UNAVAILABLE, 2),
+        Cause.NO_EXCHANGE: (Code.BROKER_NOT_READY, 2),
+        Cause.BLOCKED: (Code.BROKER_BLOCKED, 5),
+        Cause.QUEUE_FULL: (Code.QUEUE_FULL, 5),
+        Cause.OVERLOADED: (Code.OVERLOADED, 1),
+        Cause.OUTCOME_UNKNOWN: (Code.OUTCOME_UNKNOWN, 1),
+    }
+)
+"""The error code for each cause, and after how many seconds it is worth trying again."""
+
+
+@dataclass(slots=True)
+class Services:
+    """What the routes work with.
+
+    Attributes:
+        publisher, observer, board, tokens, metrics: the parts of this program.
+        max_body: bytes in one task's body.
+        submit_timeout: seconds for a confirm, and for a body to arrive.
+        budget: of the bodies in memory.
+        draining: the program is about to end.
+    """
+
+    publisher: Publisher
+    observer: Observer
+    board: Board
+    tokens: TokenFiles
+    metrics: Metrics
+    max_body: int
+    submit_timeout: float
+    budget: Budget = field(default_factory=Budget)
+    draining: bool = False
+
+
+def create_app(services: Services) -> FastAPI:
+    """The ASGI application."""
+    app = FastAPI(
+        title="Warren",
+        summary="Background work: tasks go into a queue, workers do them.",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    app.add_middleware(AccessLog)
+    _add_errors(app, services)
+    _add_submit(app, services)
+    _add_reads(app, services)
+    _add_health(app, services)
+    add_docs(app)
+    openapi = _openapi(app)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def schema() -> JSONResponse:
+        return JSONResponse(openapi)
+
+    return app
+
+
+def _add_submit(app: FastAPI, services: Services) -> None:
+    @app.post(
+        "/v1/queues/{queue}/tasks",
+        status_code=202,
+        summary="Submit a task",
+        tags=["tasks"],
+        response_model=Accepted,
+        responses=_errors(401, 403, 404, 408, 413, 422, 503),
+        openapi_extra=_SUBMIT_REQUEST,
+    )
+    async def submit(request: Request, queue: str) -> Response:
+        """Put one task into a queue. The body is the task, whatever it is.
+
+        The answer 202 means that the broker has it safely on disk. A 503 says when to try again; where it says
+        `outcome_unknown`, the task may have been accepted: send it again with its id as Idempotency-Key, so that both
+        copies carry the same id. The broker itself does not remove the second copy.
+        """
+        _authorize(request, services.tokens, Scope.SUBMIT)
+        _check_queue(queue)
+        try:
+            properties = metadata.task_properties(request.headers.raw, time.time())
+        except metadata.MetadataError as error:
+            raise ApiError(Code.INVALID, str(error), field=error.field) from error
+        obstacle = services.publisher.obstacle
+        if obstacle is not None:
+            raise _as_api_error(obstacle, properties.id)
+        with Body(request, services.max_body, services.budget) as body:
+            payload = await body.read(services.submit_timeout)
+            started = time.perf_counter()
+            try:
+                await services.publisher.submit(queue, properties, payload, services.submit_timeout)
+            except NotAccepted as error:
+                raise _as_api_error(error, properties.id) from error
+        services.metrics.submit_seconds.observe(time.perf_counter() - started)
+        services.metrics.submitted.labels(queue).inc()
+        return Response(json.dumps({"id": properties.id, "queue": queue}), 202, media_type="application/json")
+
+
+def _add_reads(app: FastAPI, services: Services) -> None:
+    async def look(names: list[str]) -> dict[str, int | None]:
+        try:
+            async with asyncio.timeout(READ_LIMIT):
+                return await services.observer.ready_of(names)
+        except (BrokerUnavailable, TimeoutError) as error:
+            what = str(error) or f"the broker did not answer within {READ_LIMIT:g} s"
+            raise ApiError(Code.BROKER_UNAVAILABLE, f"{what}: try again", retry_after=2) from error
+
+    @app.get(
+        "/v1/queues",
+        summary="All queues",
+        tags=["queues"],
+        response_model=Queues,
+        responses=_errors(401, 403, 503),
+        openapi_extra=_SECURED,
+    )
+    async def queues(request: Request) -> Queues:
+        """Every queue that the operator or a worker has told of, with the broker's count of this moment."""
+        _authorize(request, services.tokens, Scope.READ)
+        ready = await look(services.board.queues())
+        now = time.monotonic()
+        return Queues(queues=[Queue.of(name, count, services.board.heard(name, now)) for name, count in ready.items()])
+
+    @app.get(
+        "/v1/queues/{queue}",
+        summary="One queue",
+        tags=["queues"],
+        response_model=Queue,
+        responses=_errors(401, 403, 404, 422, 503),
+        openapi_extra=_SECURED,
+    )
+    async def one(request: Request, queue: str) -> Queue:
+        """One queue: also one that the operator does not know."""
+        _authorize(request, services.tokens, Scope.READ)
+        _check_queue(queue)
+        ready = (await look([queue]))[queue]
+        heard = services.board.heard(queue, time.monotonic())
+        if ready is None and heard.state is None:
+            raise ApiError(Code.QUEUE_UNKNOWN, f"queue {queue!r} does not exist: create a WorkQueue for it")
+        return Queue.of(queue, ready, heard)
+
+
+def _add_health(app: FastAPI, services: Services) -> None:
+    @app.get("/healthz", summary="Is the process alive?", tags=["health"], response_class=PlainTextResponse)
+    async def healthz() -> str:
+        """Answers as long as the event loop turns."""
+        return "ok\n"
+
+    @app.get(
+        "/readyz",
+        summary="Should requests be sent here?",
+        tags=["health"],
+        response_class=PlainTextResponse,
+        responses={503: {"description": "not yet, or not any more"}},
+    )
+    async def readyz() -> PlainTextResponse:
+        """Yes, from the first time that tasks could be published until the shutdown.
+
+        It stays yes while the broker is down: every replica would turn unready at once, and clients would meet a
+        refused connection where this API has a 503 that says what is wrong and when to come back. It starts with no, so
+        that a rollout with wrong broker settings stops at its first pod.
+        """
+        obstacle = services.publisher.obstacle
+        if services.draining:
+            return PlainTextResponse("shutting down\n", 503)
+        if not services.publisher.ready_once:
+            return PlainTextResponse(f"not ready: {obstacle}\n", 503)
+        return PlainTextResponse("ready\n" if obstacle is None else f"ready to answer, but: {obstacle}\n")
+
+    @app.get("/metrics", summary="Prometheus metrics", tags=["health"], response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Counts by queue name, for Prometheus. No token is needed; nothing of any task is in them."""
+        return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_errors(app: FastAPI, services: Services) -> None:
+    def answer(error: ApiError) -> Response:
+        services.metrics.refused.labels(error.code.code).inc()
+        return error.response()
+
+    @app.exception_handler(ApiError)
+    async def ours(_request: Request, error: ApiError) -> Response:
+        return answer(error)
+
+    @app.exception_handler(HTTPException)
+    async def routing(request: Request, error: HTTPException) -> Response:
+        path = request.url.path
+        code = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED}.get(error.status_code, Code.BAD_REQUEST)
+        message = {
+            Code.NOT_FOUND: f"there is nothing at {path!r}: /docs shows what there is",
+            Code.METHOD_NOT_ALLOWED: f"{request.method} does not work at {path!r}: /docs shows what does",
+        }.get(code, str(error.detail))
+        return answer(ApiError(code, message, headers=error.headers))
+
+    @app.exception_handler(Exception)
+    async def bug(_request: Request, _error: Exception) -> Response:
+        # Starlette raises it again after the answer, and uvicorn logs it.
+        return answer(ApiError(Code.INTERNAL, "this is a bug in the producer; its log has the details"))
+
+
+def _authorize(request: Request, tokens: TokenFiles, scope: Scope) -> None:
+    """Raise unless the request carries a token that may do what `scope` says."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token.strip():
+        raise ApiError(
+            Code.UNAUTHORIZED,
+            "no token: send the header 'Authorization: Bearer <token>'; Secret warren-tokens has the tokens",
+            headers={"WWW-Authenticate": 'Bearer realm="warren"'},
+        )
+    scopes = tokens.current().scopes(token.strip())
+    if not scopes:
+        raise ApiError(
+            Code.UNAUTHORIZED,
+            "the token is not known: Secret warren-tokens has the tokens in force",
+            headers={"WWW-Authenticate": 'Bearer realm="warren", error="invalid_token"'},
+        )
+    if scope not in scopes:
+        raise ApiError(
+            Code.FORBIDDEN,
+            f"this token may not {scope.value}: use one of scope {scope.value!r} or 'admin'",
+            headers={"WWW-Authenticate": f'Bearer realm="warren", error="insufficient_scope", scope="{scope.value}"'},
+        )
+
+
+def _check_queue(queue: str) -> None:
+    try:
+        check_queue_name(queue)
+    except QueueNameError as error:
+        raise ApiError(Code.INVALID, str(error), field="queue") from error
+
+
+def _as_api_error(error: NotAccepted, task_id: str) -> ApiError:
+    code, retry_after = CODES[error.cause]
+    if error.cause is not Cause.OUTCOME_UNKNOWN:
+        return ApiError(code, error.message, retry_after=retry_after)
+    return ApiError(
+        code,
+        f"{error.message}; to make sure, send it again with the header '{metadata.IDEMPOTENCY_KEY}: {task_id}'",
+        id=task_id,
+        retry_after=retry_after,
+    )
+
+
+def _openapi(app: FastAPI) -> Any:
+    """The description of the API. OpenAPI 3.0: the packaged Swagger UI reads nothing newer."""
+    schema = get_openapi(
+        title=app.title,
+        summary=None,
+        description=app.summary,
+        version=app.version,
+        openapi_version="3.0.3",
+        routes=app.routes,
+    )
+    schema["components"]["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer", "description": "From Secret warren-tokens."}
+    }
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)
+    return to_openapi_3_0(schema)
+
+
+_DESCRIPTIONS = {
+    401: "No token, or one that is not known.",
+    403: "The token may not do this.",
+    404: "The queue does not exist.",
+    408: "The body arrived too slowly.",
+    413: "The body is too large.",
+    422: "A header or parameter is wrong; `field` names it.",
+    503: "The broker takes nothing right now, the queue is full, or the outcome is unknown.",
+}
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI descriptions of error answers."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        described[status] = {"model": ErrorBody, "description": _DESCRIPTIONS[status]}
+        if status == 503:
+            described[status]["headers"] = {
+                "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
+            }
+        if status in {401, 403}:
+            described[status]["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+    return described
+
+
+def _header(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": {"type": "string", **schema},
+    }
+
+
+_SECURED: dict[str, Any] = {"security": [{"token": []}]}
+
+_SUBMIT_REQUEST: dict[str, Any] = {
+    **_SECURED,
+    "parameters": [
+        _header(
+            metadata.IDEMPOTENCY_KEY,
+            "The task's id, for a caller that may have to send it again; a new UUIDv7 by default.",
+            pattern=r"^[\x21-\x7e]+$",
+            minLength=1,
+            maxLength=metadata.MAX_SHORT,
+            example=new_task_id(),
+        ),
+        _header(metadata.TASK_TYPE, "Handler name, where one queue serves several.", maxLength=metadata.MAX_SHORT),
+        {
+            **_header(metadata.TASK_PRIORITY, "31 is served first; without it a task counts as 4."),
+            "schema": {"type": "integer", "minimum": 0, "maximum": MAX_PRIORITY},
+        },
+        _header(
+            metadata.TASK_EXPIRATION,
+            "After this time in the queue the task is dead-lettered unworked; such as 500ms, 30s, 25m or 1h30m.",
+            pattern=r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$",
+        ),
+        _header(metadata.TASK_CORRELATION_ID, "The caller's own.", maxLength=metadata.MAX_SHORT),
+        _header("traceparent", "W3C trace context, passed on to the worker."),
+        _header("tracestate", "W3C trace context, passed on to the worker."),
+    ],
+    "requestBody": {
+        "description": (
+            "The task, untouched. Its Content-Type is passed on. Headers of the task's own are sent as "
+            f"{metadata.TASK_HEADER_PREFIX}<Name> and arrive in lower case; all together have at most "
+            f"{metadata.MAX_METADATA} bytes."
+        ),
+        "content": {
+            "application/json": {"schema": {}, "example": {"image": "cat.jpg", "width": 200}},
+            "text/plain": {"schema": {"type": "string"}, "example": "Hello..."},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+}

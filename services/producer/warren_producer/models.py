@@ -1,0 +1,112 @@
+"""What the API answers, as models: they check nothing, they are the OpenAPI description."""
+
+from pydantic import BaseModel, Field
+
+from warren_contract.events import QueueState, WorkerState
+from warren_producer.queues import Heard
+
+
+class Accepted(BaseModel):
+    """A task that a queue has safely."""
+
+    id: str = Field(description="The task's id: the Idempotency-Key, or a new UUIDv7.")
+    queue: str
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong and what to do."""
+
+    code: str = Field(description="One of a fixed set of words; it never changes its meaning.")
+    message: str
+    field: str | None = Field(None, description="The header or parameter that is wrong.")
+    id: str | None = Field(None, description="The task's id, where it may have been accepted in spite of the error.")
+
+
+class ErrorBody(BaseModel):
+    """Every answer that is no success."""
+
+    error: ErrorDetail
+
+
+class Running(BaseModel):
+    """A task in a worker's hands."""
+
+    id: str
+    since: float = Field(description="Unix time in seconds at which its handler started.")
+
+
+class Worker(BaseModel):
+    """A worker's last word."""
+
+    worker: str
+    at: float = Field(description="Unix time in seconds of this word.")
+    started_at: float
+    concurrency: int
+    running: list[Running]
+    finished: int = Field(description="Tasks that ended well since the worker started.")
+    failed: int = Field(description="Attempts that failed since the worker started.")
+    draining: bool
+
+    @classmethod
+    def of(cls, state: WorkerState) -> "Worker":
+        """From the worker's event."""
+        return cls(
+            worker=state.worker,
+            at=state.at,
+            started_at=state.started_at,
+            concurrency=state.concurrency,
+            running=[Running(id=task.id, since=task.since) for task in state.running],
+            finished=state.finished,
+            failed=state.failed,
+            draining=state.draining,
+        )
+
+
+class Queue(BaseModel):
+    """One queue: `ready` is the broker's count at this moment, the rest is the operator's last word."""
+
+    queue: str
+    exists: bool = Field(description="Whether the broker has the queue.")
+    ready: int | None = Field(description="Tasks that wait; null where the queue does not exist.")
+    stale: bool = Field(description="The operator has said nothing about this queue for over 30 s, or never.")
+    state_age: float | None = Field(description="Seconds since the operator's last word; null if there was none.")
+    resource: str | None = Field(description="namespace/name of the WorkQueue.")
+    unacked: int | None = Field(description="Tasks that workers have in hand.")
+    delayed: int | None = Field(description="Tasks that wait for their retry.")
+    dead: int | None = Field(description="Tasks in the dead-letter queue.")
+    workers: int | None
+    busy: int | None = Field(description="Workers with a task in hand.")
+    desired: int | None = Field(description="Workers wanted.")
+    min_replicas: int | None
+    max_replicas: int | None
+    limited_by: str | None = Field(description="What held the decision back; empty if nothing did.")
+    reason: str | None = Field(description="One sentence that explains the decision.")
+    service_time: float | None = Field(description="Mean seconds of work in a task.")
+    arrival_rate: float | None = Field(description="Tasks a second.")
+    estimated_wait: float | None = Field(description="Seconds until a task submitted now starts.")
+    worker_states: list[Worker] = Field(description="What the workers themselves said last.")
+
+    @classmethod
+    def of(cls, queue: str, ready: int | None, heard: Heard) -> "Queue":
+        """Merge the broker's count with what events have told."""
+        state = heard.state
+        return cls(
+            queue=queue,
+            exists=ready is not None,
+            ready=ready,
+            stale=heard.stale,
+            state_age=None if heard.age is None else round(heard.age, 3),
+            worker_states=[Worker.of(worker) for worker in heard.workers],
+            **{name: None if state is None else getattr(state, name) for name in _FROM_STATE},
+        )
+
+
+class Queues(BaseModel):
+    """All queues that operator or workers have told of, by name."""
+
+    queues: list[Queue]
+
+
+_FROM_STATE = tuple(
+    name for name in Queue.model_fields if name in QueueState.__dataclass_fields__.keys() - {"queue", "ready"}
+)

@@ -1,0 +1,297 @@
+"""Publishing tasks with pipelined confirms: one connection, one channel, any number of concurrent submits.
+
+A submit is published at once and waits for its own confirm; the broker confirms many at a time, so that concurrent
+submits share round trips and disk writes. Where the broker cannot take tasks right now, a submit is refused at once
+with the reason; where the answer stays out, it ends at its deadline with the outcome unknown.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import pika
+from pika.exceptions import AMQPError, ChannelClosedByBroker
+
+from warren_contract.aio import ANSWER_LIMIT, BrokerUnavailable, Channel, Connection, keep_connected
+from warren_contract.backoff import Backoff
+from warren_contract.names import TASKS_EXCHANGE
+from warren_contract.task import TaskProperties
+from warren_producer.confirms import Confirms, Key, Outcome
+from warren_producer.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+MAX_TASKS = 4000
+"""Submits that wait for their confirm at once. A healthy broker confirms tens of thousands a second."""
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Bytes of task bodies that wait for their confirm at once: they may all lie in this process's memory."""
+
+PROBE_KEY = "warren.probe"
+"""Routing key that no queue is bound to: work queues cannot have a name that starts with `warren.`."""
+
+EXCHANGE_RETRY = Backoff(first=0.5, longest=2.0)
+"""Between looks for an exchange that does not exist yet."""
+
+NOT_FOUND = 404
+"""AMQP reply code: the exchange or queue does not exist."""
+
+
+class Cause(Enum):
+    """Why a task was not accepted."""
+
+    DISCONNECTED = "disconnected"
+    BLOCKED = "blocked"
+    NO_EXCHANGE = "no_exchange"
+    OVERLOADED = "overloaded"
+    QUEUE_UNKNOWN = "queue_unknown"
+    QUEUE_FULL = "queue_full"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+
+
+@dataclass(slots=True)
+class NotAccepted(Exception):
+    """A task was not accepted, or (`OUTCOME_UNKNOWN` only) may or may not have been.
+
+    Attributes:
+        cause: which kind.
+        message: what happened and what to do.
+    """
+
+    cause: Cause
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
+class _Ticket:
+    """One published task: its queue, and where its outcome goes."""
+
+    queue: str
+    answer: asyncio.Future[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """An open channel in confirm mode that the broker has answered on."""
+
+    channel: Channel
+    confirms: Confirms[_Ticket]
+
+
+class Publisher:
+    """The publishing connection; `run` it as long as the program lives.
+
+    Args:
+        parameters: of each connection attempt.
+        outbox: sends events over the same connection, and is told of each confirmed task.
+        max_tasks: submits that may wait for their confirm at once.
+        max_bytes: bytes of their bodies together.
+    """
+
+    def __init__(
+        self,
+        parameters: Callable[[], pika.ConnectionParameters],
+        outbox: Outbox,
+        *,
+        max_tasks: int = MAX_TASKS,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._parameters = parameters
+        self._outbox = outbox
+        self._max_tasks = max_tasks
+        self._max_bytes = max_bytes
+        self._lane: _Lane | None = None
+        self._blocked = False
+        self._obstacle = NotAccepted(Cause.DISCONNECTED, "not connected to the broker yet: try again")
+        self._ready_once = False
+
+    @property
+    def ready_once(self) -> bool:
+        """Whether tasks could be published at any time since the start."""
+        return self._ready_once
+
+    @property
+    def in_flight(self) -> int:
+        """Tasks that wait for their confirm."""
+        return 0 if self._lane is None else len(self._lane.confirms)
+
+    @property
+    def obstacle(self) -> NotAccepted | None:
+        """Why nothing can be published right now, whatever the task; None if something can."""
+        if self._blocked:
+            return NotAccepted(
+                Cause.BLOCKED,
+                "the broker takes no tasks: a memory or disk alarm is in effect there; try again once it is over",
+            )
+        return self._obstacle if self._lane is None else None
+
+    async def run(self) -> None:
+        """Keep a publishing connection until cancelled."""
+        await keep_connected(self._attempt, self._use)
+
+    def publish(self, queue: str, properties: TaskProperties, body: bytes) -> asyncio.Future[Outcome]:
+        """Publish a task; the future ends with what became of it and never raises.
+
+        Raises:
+            NotAccepted: nothing was published.
+        """
+        obstacle = self.obstacle
+        lane = self._lane
+        if obstacle is not None or lane is None:
+            raise obstacle or self._obstacle
+        if len(lane.confirms) >= self._max_tasks or lane.confirms.size + len(body) > self._max_bytes:
+            raise NotAccepted(
+                Cause.OVERLOADED,
+                f"{len(lane.confirms)} tasks of {lane.confirms.size} bytes wait for the broker's confirm already: "
+                "try again in a moment",
+            )
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        try:
+            lane.channel.raw.basic_publish(TASKS_EXCHANGE, queue, body, properties.to_amqp(), mandatory=True)
+        except AMQPError as error:
+            # pika raises before it sends anything, so that no delivery tag is taken.
+            raise NotAccepted(Cause.DISCONNECTED, "the channel to the broker is closing: try again") from error
+        lane.confirms.add(Key(queue, properties.id), len(body), _Ticket(queue, answer))
+        return answer
+
+    async def submit(self, queue: str, properties: TaskProperties, body: bytes, limit: float) -> None:
+        """Publish a task and wait until a queue has it safely.
+
+        Args:
+            queue: its name.
+            properties: the task's.
+            body: its payload.
+            limit: seconds to wait for the confirm.
+
+        Raises:
+            NotAccepted: the task is in no queue; or, with cause `OUTCOME_UNKNOWN`, perhaps in one.
+        """
+        answer = self.publish(queue, properties, body)
+        try:
+            async with asyncio.timeout(limit):
+                outcome = await answer
+        except TimeoutError:
+            raise NotAccepted(
+                Cause.OUTCOME_UNKNOWN,
+                f"the broker did not confirm the task within {limit:g} s: it may or may not be in queue {queue!r}",
+            ) from None
+        match outcome:
+            case Outcome.CONFIRMED:
+                return
+            case Outcome.RETURNED:
+                raise NotAccepted(Cause.QUEUE_UNKNOWN, f"queue {queue!r} does not exist: create a WorkQueue for it")
+            case Outcome.REFUSED:
+                raise NotAccepted(
+                    Cause.QUEUE_FULL,
+                    f"queue {queue!r} refused the task: it is full (at its maxLength); try again later",
+                )
+            case Outcome.UNKNOWN:
+                raise NotAccepted(
+                    Cause.OUTCOME_UNKNOWN,
+                    "the connection to the broker was lost before it confirmed the task: it may or may not be in queue "
+                    f"{queue!r}",
+                )
+
+    def _attempt(self) -> pika.ConnectionParameters:
+        self._obstacle = NotAccepted(Cause.DISCONNECTED, "the broker is not reachable: try again")
+        return self._parameters()
+
+    async def _use(self, connection: Connection) -> None:
+        connection.raw.add_on_connection_blocked_callback(lambda *_: self._on_blocked(True))
+        connection.raw.add_on_connection_unblocked_callback(lambda *_: self._on_blocked(False))
+        jobs = {
+            asyncio.create_task(self._serve(connection)),
+            asyncio.create_task(self._outbox.serve(connection)),
+        }
+        try:
+            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            for job in done:
+                job.result()
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+            # If pika gave up on a blocked connection, the alarm is still what stands in the way until the next attempt.
+            self._obstacle = self.obstacle or self._obstacle
+            self._blocked = self._outbox.blocked = False
+
+    async def _serve(self, connection: Connection) -> None:
+        """Keep a confirm channel open; returns never, raises what makes the connection useless."""
+        delays = EXCHANGE_RETRY.delays()
+        while True:
+            channel = await connection.channel()
+            try:
+                await channel.call(channel.raw.exchange_declare, TASKS_EXCHANGE, passive=True)
+                await self._confirming(channel)
+                delays = EXCHANGE_RETRY.delays()
+            except ChannelClosedByBroker as error:
+                if error.reply_code != NOT_FOUND:
+                    raise
+                self._obstacle = NotAccepted(
+                    Cause.NO_EXCHANGE,
+                    f"the broker has no exchange {TASKS_EXCHANGE!r} yet: it is declared by the operator, which this "
+                    "producer waits for; try again",
+                )
+                log.warning("waiting for the operator to declare exchange %s", TASKS_EXCHANGE)
+            await asyncio.sleep(next(delays))
+
+    async def _confirming(self, channel: Channel) -> None:
+        """Publish on `channel` until it closes, then raise why."""
+        confirms: Confirms[_Ticket] = Confirms()
+
+        def on_return(
+            _channel: object, method: pika.spec.Basic.Return, properties: pika.BasicProperties, _: bytes
+        ) -> None:
+            confirms.returned(Key(method.routing_key or "", properties.message_id or ""))
+
+        def on_confirm(frame: pika.frame.Method[pika.spec.Basic.Ack | pika.spec.Basic.Nack]) -> None:
+            method = frame.method
+            ack = isinstance(method, pika.spec.Basic.Ack)
+            for ticket, outcome in confirms.settle(method.delivery_tag, multiple=method.multiple, ack=ack):
+                self._settled(ticket, outcome)
+
+        channel.raw.add_on_return_callback(on_return)
+        try:
+            await channel.call(channel.raw.confirm_delivery, on_confirm)
+            await self._probe(channel, confirms)
+            self._lane = _Lane(channel, confirms)
+            self._ready_once = True
+            log.info("ready to publish")
+            raise await channel.closed
+        finally:
+            self._lane = None
+            for ticket in confirms.lose():
+                self._settled(ticket, Outcome.UNKNOWN)
+
+    async def _probe(self, channel: Channel, confirms: Confirms[_Ticket]) -> None:
+        """Publish a message that goes nowhere and wait for its confirm.
+
+        A broker under an alarm says so only once a connection has published. Without this, the first task on each new
+        connection would hang there until its deadline.
+        """
+        probe = _Ticket("", asyncio.get_running_loop().create_future())
+        channel.raw.basic_publish(TASKS_EXCHANGE, PROBE_KEY, b"")
+        confirms.add(Key(PROBE_KEY, ""), 0, probe)
+        while not probe.answer.done():
+            ends: list[asyncio.Future[object]] = [probe.answer, channel.closed]  # type: ignore[list-item]
+            await asyncio.wait(ends, timeout=ANSWER_LIMIT, return_when=asyncio.FIRST_COMPLETED)
+            if channel.closed.done():
+                raise channel.closed.result()
+            if not probe.answer.done() and not self._blocked:
+                raise BrokerUnavailable(f"the broker did not confirm anything within {ANSWER_LIMIT:g} s")
+
+    def _settled(self, ticket: _Ticket, outcome: Outcome) -> None:
+        if not ticket.answer.done():
+            ticket.answer.set_result(outcome)
+        if outcome is Outcome.CONFIRMED and ticket.queue:
+            self._outbox.submitted(ticket.queue)
+
+    def _on_blocked(self, blocked: bool) -> None:
+        self._blocked = blocked
+        self._outbox.blocked = blocked
+        log.warning("the broker %s", "blocks publishing: a memory or disk alarm" if blocked else "takes tasks again")

@@ -1,0 +1,91 @@
+"""What is known about the queues from events: the operator's last word on each, and what the workers say themselves."""
+
+from dataclasses import dataclass
+
+from warren_contract.events import Event, QueueState, WorkerState
+
+STALE_AFTER = 30.0
+"""Seconds. The operator repeats each state every 10 s: three misses in a row are no coincidence."""
+
+WORKER_FORGOTTEN_AFTER = 3600.0
+"""Seconds of silence. A worker is silent while it runs one long task; one that was killed is silent for ever."""
+
+MAX_QUEUES = 20_000
+MAX_WORKERS = 20_000
+"""Bounds of this process's memory against a flood of events; the longest silent go first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What events have told about one queue.
+
+    Attributes:
+        state: the operator's last; None if it never spoke.
+        age: seconds since that was received; None if it never spoke.
+        workers: last states of the queue's workers, by name.
+    """
+
+    state: QueueState | None
+    age: float | None
+    workers: tuple[WorkerState, ...]
+
+    @property
+    def stale(self) -> bool:
+        """Whether the operator has been silent about the queue for too long to trust its last word."""
+        return self.age is None or self.age > STALE_AFTER
+
+
+class Board:
+    """The last state of each queue and worker. Ages are counted from receipt, so that clocks need not agree."""
+
+    def __init__(self) -> None:
+        # Both in the order of receipt, oldest first.
+        self._states: dict[str, tuple[QueueState, float]] = {}
+        self._workers: dict[tuple[str, str], tuple[WorkerState, float]] = {}
+
+    def hear(self, event: Event, now: float) -> None:
+        """Take in an event.
+
+        Args:
+            event: of any kind; only states matter.
+            now: monotonic time in seconds.
+        """
+        match event:
+            case QueueState():
+                self._states.pop(event.queue, None)
+                self._states[event.queue] = (event, now)
+                if event.workers == 0:
+                    # Nobody is left to say goodbye: these were killed.
+                    for key in [
+                        key for key, (last, _) in self._workers.items() if key[0] == event.queue and last.at < event.at
+                    ]:
+                        del self._workers[key]
+            case WorkerState():
+                key = (event.queue, event.worker)
+                self._workers.pop(key, None)
+                if event.running or not event.draining:
+                    self._workers[key] = (event, now)
+            case _:
+                return
+        self._trim(now)
+
+    def queues(self) -> list[str]:
+        """Names of all queues heard of, sorted."""
+        return sorted(self._states.keys() | {queue for queue, _ in self._workers})
+
+    def heard(self, queue: str, now: float) -> Heard:
+        """Everything known about `queue` at `now` (monotonic time in seconds)."""
+        state, at = self._states.get(queue, (None, None))
+        workers = sorted(
+            (last for (name, _), (last, _) in self._workers.items() if name == queue), key=lambda worker: worker.worker
+        )
+        return Heard(state=state, age=None if at is None else max(0.0, now - at), workers=tuple(workers))
+
+    def _trim(self, now: float) -> None:
+        while self._workers:
+            key = next(iter(self._workers))
+            if len(self._workers) <= MAX_WORKERS and now - self._workers[key][1] <= WORKER_FORGOTTEN_AFTER:
+                break
+            del self._workers[key]
+        while len(self._states) > MAX_QUEUES:
+            del self._states[next(iter(self._states))]

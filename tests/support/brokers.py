@@ -1,0 +1,148 @@
+"""A real RabbitMQ in a container, and the topology that the operator declares in an installed Warren."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError
+from testcontainers.core.container import DockerContainer
+
+from warren_contract.names import DEAD_EXCHANGE, EVENTS_EXCHANGE, TASKS_EXCHANGE, dead_queue
+from warren_contract.settings import BrokerSettings
+
+IMAGES = Path(__file__).resolve().parents[2] / ".cluster" / "images.json"
+"""Written by the tools: which image stands for which name on this machine."""
+
+ADMIN = "admin"
+PASSWORD = "a-password-for-one-test-run"
+START_LIMIT = 120.0
+"""Seconds until the broker must take connections; 4 are usual."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """A running broker.
+
+    Attributes:
+        host: where its ports are published.
+        amqp_port: of AMQP there.
+        management_port: of the management API there.
+        container: name of its container.
+    """
+
+    host: str
+    amqp_port: int
+    management_port: int
+    container: str
+
+    def settings(self, user: str = ADMIN, password: str = PASSWORD) -> BrokerSettings:
+        """Broker settings for a user; the administrator by default."""
+        return BrokerSettings(
+            host=self.host,
+            port=self.amqp_port,
+            vhost="/",
+            username=user,
+            password=password,
+            management_url=f"http://{self.host}:{self.management_port}",
+        )
+
+    def environment(self, user: str = ADMIN, password: str = PASSWORD) -> dict[str, str]:
+        """The same as variables of a part's environment."""
+        settings = self.settings(user, password)
+        return {
+            "WARREN_BROKER_HOST": settings.host,
+            "WARREN_BROKER_PORT": str(settings.port),
+            "WARREN_BROKER_VHOST": settings.vhost,
+            "WARREN_BROKER_USERNAME": settings.username,
+            "WARREN_BROKER_PASSWORD": settings.password,
+            "WARREN_BROKER_MANAGEMENT_URL": settings.management_url or "",
+        }
+
+    def ctl(self, *arguments: str) -> str:
+        """Run `rabbitmqctl` in the container and return what it prints."""
+        command = ["docker", "exec", self.container, "rabbitmqctl", "--quiet", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    @contextmanager
+    def channel(self, user: str = ADMIN, password: str = PASSWORD) -> Iterator[BlockingChannel]:
+        """A channel on a connection of its own."""
+        connection = pika.BlockingConnection(
+            pika.ConnectionParameters(
+                host=self.host,
+                port=self.amqp_port,
+                credentials=pika.PlainCredentials(user, password),
+                blocked_connection_timeout=30,
+                heartbeat=30,
+            )
+        )
+        try:
+            yield connection.channel()
+        finally:
+            if connection.is_open:
+                connection.close()
+
+
+def image() -> str:
+    """The RabbitMQ image of this machine."""
+    name = "rabbitmq:4.3-management"
+    if IMAGES.is_file():
+        return str(json.loads(IMAGES.read_text("utf-8")).get("rabbitmq", name))
+    known = subprocess.run(
+        ["docker", "image", "inspect", f"warren-stand-in/{name}"], capture_output=True, timeout=60, check=False
+    )
+    return f"warren-stand-in/{name}" if known.returncode == 0 else name
+
+
+@contextmanager
+def running_broker() -> Iterator[Broker]:
+    """A broker whose virtual host makes quorum queues by default, as Warren's chart configures it."""
+    container = (
+        DockerContainer(image())
+        .with_exposed_ports(5672, 15672)
+        .with_env("RABBITMQ_DEFAULT_USER", ADMIN)
+        .with_env("RABBITMQ_DEFAULT_PASS", PASSWORD)
+    )
+    with container:
+        broker = Broker(
+            host=container.get_container_host_ip(),
+            amqp_port=int(container.get_exposed_port(5672)),
+            management_port=int(container.get_exposed_port(15672)),
+            container=str(container.get_wrapped_container().name),
+        )
+        _wait_until_open(broker)
+        broker.ctl("update_vhost_metadata", "/", "--default-queue-type", "quorum")
+        yield broker
+
+
+def declare_exchanges(channel: BlockingChannel) -> None:
+    """Warren's three exchanges."""
+    for name, kind in ((TASKS_EXCHANGE, "direct"), (DEAD_EXCHANGE, "direct"), (EVENTS_EXCHANGE, "topic")):
+        channel.exchange_declare(name, kind, durable=True)
+
+
+def declare_work_queue(channel: BlockingChannel, queue: str) -> None:
+    """A work queue with its dead-letter queue and their bindings, exchanges included."""
+    declare_exchanges(channel)
+    for name, exchange in ((queue, TASKS_EXCHANGE), (dead_queue(queue), DEAD_EXCHANGE)):
+        channel.queue_declare(name, durable=True)
+        channel.queue_bind(name, exchange, queue)
+
+
+def _wait_until_open(broker: Broker) -> None:
+    deadline = time.monotonic() + START_LIMIT
+    while True:
+        try:
+            with broker.channel():
+                return
+        except (AMQPError, OSError) as error:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the broker did not start within {START_LIMIT:g} s") from error
+            time.sleep(0.2)
