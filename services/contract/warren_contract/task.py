@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import pika
@@ -20,8 +19,6 @@ DEFAULT_MAX_BODY = 1_048_576
 
 MAX_PRIORITY = 31
 """Quorum queues know 0 to 31 without any queue argument; none counts as 4 (RabbitMQ 4.3)."""
-
-_NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class TaskProperties:
     priority: int | None = None
     expiration: int | None = None
     correlation_id: str | None = None
-    headers: Mapping[str, Any] = field(default=_NO_HEADERS)
+    headers: Mapping[str, Any] = field(default_factory=dict)
 
     def to_amqp(self) -> pika.BasicProperties:
         """As AMQP properties, persistent."""
