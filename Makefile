@@ -1,9 +1,10 @@
 # The few commands of the README; each is a thin face on a program under tools/.
-# `make` alone lists them. Variables: CONTEXT=name uses an existing cluster instead of the local one (deploy only).
+# `make` alone lists them. CONTEXT=name deploys to a cluster of yours, REGISTRY=name through a registry.
 
 PYTHON ?= python3
 VENV := .venv/bin/python
 CONTEXT ?=
+REGISTRY ?=
 
 .PHONY: help demo test cluster down deploy bench venv
 
@@ -30,7 +31,7 @@ down:
 	@$(PYTHON) -m tools.cluster down
 
 deploy: venv
-	@$(VENV) -m tools.deploy $(if $(CONTEXT),--context $(CONTEXT))
+	@$(VENV) -m tools.deploy $(if $(CONTEXT),--context $(CONTEXT)) $(if $(REGISTRY),--registry $(REGISTRY))
 
 bench: venv
 	@$(VENV) -m tools.bench

@@ -4,7 +4,6 @@ The cluster is the one of `make cluster`, with the images of the working copy in
 them the tests fail and say so.
 """
 
-import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,12 +33,11 @@ def cluster() -> Kube:
 @pytest.fixture(scope="session")
 def installed(cluster: Kube) -> Iterator[Kube]:
     """The chart, installed with the working copy's images into a namespace that is removed in the end."""
-    images = ROOT / ".cluster" / "built.json"
+    images = ROOT / ".cluster" / "images.values.json"
     if not images.exists():
-        pytest.fail("no images of the working copy: run `.venv/bin/python -m tools.images build --load`")
-    tag = json.loads(images.read_text())["tag"]
+        pytest.fail("no images of the working copy in the cluster: run `make deploy` or `make test`")
     remove(cluster)
-    install(cluster, VALUES, "--set", f"image.tag={tag}")
+    install(cluster, VALUES, "--values", str(images))
     yield cluster
     remove(cluster)
 

@@ -25,7 +25,7 @@ def clean(release: Release) -> None:
 
 def holder(release: Release, task_id: str) -> str | None:
     """Name of the worker that has the task in hand."""
-    for worker in release.queue()["workers_seen"]:
+    for worker in release.queue()["worker_states"]:
         if any(task["id"] == task_id for task in worker["running"]):
             return str(worker["worker"])
     return None
