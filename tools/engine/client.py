@@ -76,12 +76,13 @@ def endpoints(environ: Mapping[str, str], uid: int, home: Path) -> tuple[str | N
     return (None, *(f"unix://{socket}" for socket in sockets))
 
 
-def answering(environ: Mapping[str, str] = os.environ) -> Engine | None:
+def answering() -> Engine | None:
     """An engine that answers now.
 
     Raises:
         ToolError: there is one, but it is not for us, or the one that the user named does not answer.
     """
+    environ = os.environ
     trouble = ""
     for docker in clients():
         for endpoint in endpoints(environ, os.getuid(), Path.home()):

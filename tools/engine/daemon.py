@@ -32,6 +32,9 @@ STOP_LIMIT = 60.0
 LOG_LIMIT = 10_000_000
 """Bytes of log beyond which the next start begins a new one."""
 
+FLAGS = frozenset({"cgroup-parent", "data-root", "exec-root", "hosts", "pidfile"})
+"""Settings that we give on the command line, where dockerd refuses to find them in its file too."""
+
 TABLES = ("iptables", "ip6tables")
 
 SHARED_FOLDERS = ("/run/docker/plugins", "/run/docker", "/run/containerd/s", "/run/containerd")
@@ -150,6 +153,7 @@ def _spawn(where: Places) -> None:
                 *("--data-root", str(where.data)),
                 *("--exec-root", str(where.run)),
                 *("--pidfile", str(where.pid_file)),
+                *("--cgroup-parent", f"/{where.group}"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -168,7 +172,7 @@ def _settings(machine: Path = Path("/etc/docker/daemon.json")) -> dict[str, obje
             settings |= json.loads(machine.read_text())
         except ValueError as error:
             raise ToolError(f"{machine} is not valid JSON ({error}). Mend or remove it, then try again.") from error
-    return {key: value for key, value in settings.items() if key not in {"data-root", "exec-root", "hosts", "pidfile"}}
+    return {key: value for key, value in settings.items() if key not in FLAGS}
 
 
 def _await_answer(where: Places) -> Engine:
@@ -237,7 +241,8 @@ def _sweep(where: Places) -> None:
     if before is not None:
         _restore_network(before)
     # One hierarchy (cgroup v2), or one for each controller (v1).
-    for group in (Path("/sys/fs/cgroup/docker"), *Path("/sys/fs/cgroup").glob("*/docker")):
+    groups = Path("/sys/fs/cgroup")
+    for group in (groups / where.group, *groups.glob(f"*/{where.group}")):
         for folder in sorted([group, *group.glob("**/")], reverse=True):
             with suppress(OSError):
                 folder.rmdir()

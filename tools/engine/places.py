@@ -24,6 +24,8 @@ class Places:
     state: Path = Path("/var/lib/warren-engine")
     run: Path = Path("/run/warren-engine")
     socket: Path = Path("/var/run/docker.sock")
+    group: str = "warren-engine"
+    """The control group of its containers, at the top of the hierarchy."""
 
     @property
     def pid_file(self) -> Path:
