@@ -1,0 +1,58 @@
+"""The program of `helm test`: submits a task and waits until a worker says that it has done it."""
+
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+LIMIT = 240.0
+"""Seconds for all of it: Helm waits 300. A worker has to start first, and may have other tasks before this one."""
+
+QUEUE = f"{os.environ['WARREN_URL']}/v1/queues/{os.environ['WARREN_QUEUE']}"
+TOKEN = Path("/etc/warren/tokens/submit").read_text("utf-8").strip()
+DEADLINE = time.monotonic() + LIMIT
+
+
+def call(url: str, body: bytes | None = None) -> Any:
+    """The answer's JSON; tries again while the producer is not up, or says that the broker is not."""
+    while True:
+        request = urllib.request.Request(url, data=body, headers={"Authorization": f"Bearer {TOKEN}"})  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=15) as answer:  # noqa: S310  it is our own producer
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            # 404: the operator has not made the queue yet.
+            problem = f"HTTP {error.code}: {error.read().decode(errors='replace')}"
+            if error.code not in (404, 502, 503, 504):
+                sys.exit(problem)
+        except OSError as error:
+            problem = str(error)
+        if time.monotonic() > DEADLINE:
+            sys.exit(f"{url}: no good answer within {LIMIT:g} s; the last was {problem}")
+        time.sleep(1)
+
+
+def main() -> None:
+    """Submit, then follow the task from worker to worker until one has finished it."""
+    task = call(f"{QUEUE}/tasks", b"helm test..")["id"]
+    print(f"submitted {task}", flush=True)
+    holder, finished = "", 0
+    while time.monotonic() < DEADLINE:
+        state = call(QUEUE)
+        for worker in state["worker_states"]:
+            if any(running["id"] == task for running in worker["running"]):
+                if holder != worker["worker"]:
+                    print(f"{worker['worker']} has it in hand", flush=True)
+                holder, finished = worker["worker"], worker["finished"]
+            elif worker["worker"] == holder and worker["finished"] > finished:
+                print(f"{holder} has done it")
+                return
+        time.sleep(0.2)
+    sys.exit(f"no worker has done it within {LIMIT:g} s; the queue's state: {json.dumps(state)}")
+
+
+main()

@@ -1,0 +1,49 @@
+{{/* What the schema cannot say. Each mistake ends the rendering with a sentence that names the value and the remedy. */}}
+{{- define "warren.checks" -}}
+{{- if ne (int .Values.broker.replicas) 1 }}
+{{- fail (printf "broker.replicas is %d: this release of Warren runs one RabbitMQ node; set it to 1, or use broker.external with a cluster of your own" (int .Values.broker.replicas)) }}
+{{- end }}
+{{- if .Values.broker.external.enabled }}
+{{- range $part := list "producer" "worker" "operator" }}
+{{- if not (include "warren.secretName" (dict "root" $ "part" $part)) }}
+{{- fail (printf "broker.external.enabled needs to know how to reach that broker: set broker.external.existingSecret, or credentials.existingSecrets.%s" $part) }}
+{{- end }}
+{{- end }}
+{{- if .Values.broker.tutorialUser.enabled }}
+{{- fail "broker.tutorialUser.enabled is for the chart's own broker: create the user in your broker yourself, or set broker.external.enabled to false" }}
+{{- end }}
+{{- end }}
+{{- with dig "limits" "memory" "" (default dict .Values.broker.resources) }}
+{{- if not (include "warren.bytes" .) }}
+{{- fail (printf "broker.resources.limits.memory is %q: write a number of bytes or one with k, M, G, T, Ki, Mi, Gi or Ti, such as 1Gi, because RabbitMQ has to be told it in bytes" (toString .)) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.producer.ingress.enabled (not .Values.producer.ingress.host) }}
+{{- fail "producer.ingress.enabled needs producer.ingress.host: set it to the name under which the producer is to be reached" }}
+{{- end }}
+{{- $seen := dict }}
+{{- range $key, $entry := .Values.queues }}
+{{- $entry = default dict $entry }}
+{{- if or (hasPrefix "amq." $key) (hasPrefix "warren." $key) (hasSuffix ".dead" $key) }}
+{{- fail (printf "queues.%s: names that start with amq. or warren. or end in .dead are reserved; choose another one" $key) }}
+{{- end }}
+{{- $name := include "warren.queueName" (dict "key" $key "queue" $entry) }}
+{{- if gt (len $name) 63 }}
+{{- fail (printf "queues.%s: its name in Kubernetes, %s, is longer than 63 characters; give it a shorter one with queues.%s.name" $key $name $key) }}
+{{- end }}
+{{- if hasKey $seen $name }}
+{{- fail (printf "queues.%s and queues.%s would both be called %s in Kubernetes; give one of them another name there, such as queues.%s.name=%s-2" (get $seen $name) $key $name $key (trunc 61 $name)) }}
+{{- end }}
+{{- $_ := set $seen $name $key }}
+{{- $settings := include "warren.queueSettings" (dict "root" $ "queue" $entry) | fromJson }}
+{{- if gt (int $settings.replicas.min) (int $settings.replicas.max) }}
+{{- fail (printf "queues.%s: replicas.min is %d and replicas.max is %d; min must not be above max" $key (int $settings.replicas.min) (int $settings.replicas.max)) }}
+{{- end }}
+{{- if gt (include "warren.milliseconds" $settings.retry.minDelay | int) (include "warren.milliseconds" $settings.retry.maxDelay | int) }}
+{{- fail (printf "queues.%s: retry.minDelay is %s and retry.maxDelay is %s; min must not be above max" $key $settings.retry.minDelay $settings.retry.maxDelay) }}
+{{- end }}
+{{- if and (dig "image" "repository" "" $entry) (not (dig "image" "tag" "" $entry)) (not (dig "image" "digest" "" $entry)) }}
+{{- fail (printf "queues.%s.image names the repository %s but no version: set queues.%s.image.tag or .digest" $key $entry.image.repository $key) }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,81 @@
+{{/*
+Credentials are made once and kept: what a Secret in the cluster holds already is taken from there. That needs a look
+into the cluster. Where there is none (helm template, Argo CD), `create: auto` leaves the Secrets out: made anew at each
+rendering, they would lock every part out.
+*/}}
+
+{{/* "true" where Helm can look into the cluster. The release's own namespace will not do: --create-namespace makes it
+only after rendering. */}}
+{{- define "warren.clusterVisible" -}}
+{{- if lookup "v1" "Namespace" "" "kube-system" }}true{{ end }}
+{{- end }}
+
+{{- define "warren.credentialsMade" -}}
+{{- $create := .Values.credentials.create }}
+{{- if or (eq $create "always") (and (eq $create "auto") (eq (include "warren.clusterVisible" .) "true")) }}true{{ end }}
+{{- end }}
+
+{{/* Name of a Secret. Takes (dict "root" $ "part" "tokens" | "producer" | "worker" | "operator" | "rabbitmq"). */}}
+{{- define "warren.secretName" -}}
+{{- $existing := get .root.Values.credentials.existingSecrets .part }}
+{{- $external := .root.Values.broker.external }}
+{{- $fullname := include "warren.fullname" .root }}
+{{- if $existing }}{{ $existing }}
+{{- else if has .part (list "tokens" "rabbitmq") }}{{ $fullname }}-{{ .part }}
+{{- else if $external.enabled }}{{ $external.existingSecret }}
+{{- else }}{{ $fullname }}-broker-{{ .part }}
+{{- end }}
+{{- end }}
+
+{{/* "true" where the chart makes this Secret. Takes the same. */}}
+{{- define "warren.secretMade" -}}
+{{- $foreign := and .root.Values.broker.external.enabled (ne .part "tokens") }}
+{{- if and (not (get .root.Values.credentials.existingSecrets .part)) (not $foreign) (include "warren.credentialsMade" .root) }}true{{ end }}
+{{- end }}
+
+{{/*
+The contents of all Secrets that the chart makes, as JSON: part → key → text. Random values must be the same wherever
+this is included, so the first call leaves its answer in .Values, which all templates of one rendering share.
+*/}}
+{{- define "warren.credentials" -}}
+{{- if not (hasKey .Values "madeCredentials") }}
+{{- $made := dict }}
+{{- $users := dict }}
+{{- range $part := list "producer" "worker" "operator" }}
+{{- $where := dict "root" $ "part" $part }}
+{{- $name := include "warren.secretName" $where }}
+{{- $old := dig "data" dict (lookup "v1" "Secret" $.Release.Namespace $name | default dict) }}
+{{- if include "warren.secretMade" $where }}
+{{- $user := dict "username" (printf "warren-%s" $part) "password" (hasKey $old "password" | ternary (get $old "password" | b64dec) (randAlphaNum 32)) }}
+{{- $_ := set $users $part $user }}
+{{- $broker := dict "host" (include "warren.brokerHost" $) "port" "5672" "vhost" "/" "tls" "false" }}
+{{- if eq $part "operator" }}
+{{- $_ := set $broker "management-url" (printf "http://%s:15672" (include "warren.brokerHost" $)) }}
+{{- end }}
+{{- $_ := set $made $part (merge $broker $user) }}
+{{- else if hasKey $old "password" }}
+{{- $_ := set $users $part (dict "username" (get $old "username" | b64dec) "password" (get $old "password" | b64dec)) }}
+{{- else if include "warren.secretMade" (dict "root" $ "part" "rabbitmq") }}
+{{- fail (printf "credentials.existingSecrets.%s names the Secret %q, which is not in namespace %s or has no key `password`: create it first, because the broker's users are made from it" $part $name $.Release.Namespace) }}
+{{- end }}
+{{- end }}
+{{- $where := dict "root" . "part" "tokens" }}
+{{- if include "warren.secretMade" $where }}
+{{- $old := dig "data" dict (lookup "v1" "Secret" .Release.Namespace (include "warren.secretName" $where) | default dict) }}
+{{- $tokens := dict }}
+{{- range $scope := list "submit" "read" "admin" }}
+{{- $_ := set $tokens $scope (hasKey $old $scope | ternary (get $old $scope | b64dec) (randAlphaNum 40)) }}
+{{- end }}
+{{- $_ := set $made "tokens" $tokens }}
+{{- end }}
+{{- $where := dict "root" . "part" "rabbitmq" }}
+{{- if include "warren.secretMade" $where }}
+{{- $old := dig "data" dict (lookup "v1" "Secret" .Release.Namespace (include "warren.secretName" $where) | default dict) }}
+{{- $cookie := hasKey $old "erlang-cookie" | ternary (get $old "erlang-cookie" | b64dec) (randAlphaNum 40) }}
+{{- $definitions := include "warren.definitions" (dict "users" $users "tutorialUser" .Values.broker.tutorialUser.enabled) }}
+{{- $_ := set $made "rabbitmq" (dict "erlang-cookie" $cookie "definitions.json" $definitions) }}
+{{- end }}
+{{- $_ := set .Values "madeCredentials" $made }}
+{{- end }}
+{{- toJson .Values.madeCredentials }}
+{{- end }}

@@ -1,0 +1,23 @@
+{{/* Milliseconds in a duration such as 1h30m. The schema has checked how it is written. */}}
+{{- define "warren.milliseconds" -}}
+{{- $units := dict "ms" 1.0 "s" 1000.0 "m" 60000.0 "h" 3600000.0 }}
+{{- $sum := 0.0 }}
+{{- range regexFindAll "[0-9.]+(ms|s|m|h)" . -1 }}
+{{- $sum = addf $sum (mulf (regexFind "[0-9.]+" . | float64) (get $units (regexFind "[a-z]+" .))) }}
+{{- end }}
+{{- round $sum 0 | int64 }}
+{{- end }}
+
+{{/* Seconds in a duration, rounded up. */}}
+{{- define "warren.seconds" -}}
+{{- divf (include "warren.milliseconds" . | float64) 1000.0 | ceil | int64 }}
+{{- end }}
+
+{{/* Bytes in a quantity such as 512Mi; empty where it is not written in bytes. */}}
+{{- define "warren.bytes" -}}
+{{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
+{{- $text := toString . }}
+{{- if regexMatch "^[0-9]+(\\.[0-9]+)?([kMGT]|[KMGT]i)?$" $text }}
+{{- mulf (regexFind "^[0-9.]+" $text | float64) (get $units (regexFind "[A-Za-z]*$" $text) | float64) | floor | int64 }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,3 @@
+{{- define "warren.operatorDefaults" -}}
+{{- toYaml (pick .Values.worker "maxLength" "retry" "timeLimit") }}
+{{- end }}
