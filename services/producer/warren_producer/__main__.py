@@ -65,14 +65,18 @@ def listen(port: int) -> socket.socket:
         if both and not socket.has_dualstack_ipv6():
             continue
         try:
-            return socket.create_server(("", port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+            listener = socket.create_server(("", port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
         except OSError as error:
             if both:
                 continue  # IPv6 may be switched off in the kernel
             raise SettingError(
                 f"WARREN_HTTP_PORT={port} cannot be used: {error.strerror}: choose another port"
             ) from error
-    raise AssertionError("unreachable")
+        # Inherited by each connection. asyncio sets it only where it made the socket itself, and without it the second
+        # segment of an answer waits up to 40 ms for the client's delayed acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
+    raise AssertionError("the loop ends with a return or an error")
 
 
 async def serve(

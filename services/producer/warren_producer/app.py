@@ -11,8 +11,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from warren_contract.aio import BrokerUnavailable
 from warren_contract.ids import new_task_id
@@ -96,16 +98,7 @@ def create_app(services: Services) -> FastAPI:
 
 
 def _add_submit(app: FastAPI, services: Services) -> None:
-    @app.post(
-        "/v1/queues/{queue}/tasks",
-        status_code=202,
-        summary="Submit a task",
-        tags=["tasks"],
-        response_model=Accepted,
-        responses=_errors(401, 403, 404, 408, 413, 422, 503),
-        openapi_extra=_SUBMIT_REQUEST,
-    )
-    async def submit(request: Request, queue: str) -> Response:
+    async def submit(request: Request) -> Response:
         """Put one task into a queue. The body is the task, whatever it is.
 
         The answer 202 means that the broker has it safely on disk. A 503 says when to try again; where it says
@@ -113,6 +106,7 @@ def _add_submit(app: FastAPI, services: Services) -> None:
         copies carry the same id. The broker itself does not remove the second copy.
         """
         _authorize(request, services.tokens, Scope.SUBMIT)
+        queue = request.path_params["queue"]
         _check_queue(queue)
         try:
             properties = metadata.task_properties(request.headers.raw, time.time())
@@ -131,6 +125,21 @@ def _add_submit(app: FastAPI, services: Services) -> None:
         services.metrics.submit_seconds.observe(time.perf_counter() - started)
         services.metrics.submitted.labels(queue).inc()
         return Response(json.dumps({"id": properties.id, "queue": queue}), 202, media_type="application/json")
+
+    # A plain route: FastAPI's own would look for parameters in each request, which costs a quarter of the throughput.
+    path = "/v1/queues/{queue}/tasks"
+    app.router.routes.append(Route(path, submit, methods=["POST"]))
+    app.state.described = APIRoute(
+        path,
+        submit,
+        methods=["POST"],
+        status_code=202,
+        summary="Submit a task",
+        tags=["tasks"],
+        response_model=Accepted,
+        responses=_errors(401, 403, 404, 408, 413, 422, 503),
+        openapi_extra=_SUBMIT_REQUEST,
+    )
 
 
 def _add_reads(app: FastAPI, services: Services) -> None:
@@ -285,7 +294,7 @@ def _openapi(app: FastAPI) -> Any:
         description=app.summary,
         version=app.version,
         openapi_version="3.0.3",
-        routes=app.routes,
+        routes=[app.state.described, *app.routes],
     )
     schema["components"]["securitySchemes"] = {
         "token": {"type": "http", "scheme": "bearer", "description": "From Secret warren-tokens."}
@@ -335,6 +344,7 @@ _SECURED: dict[str, Any] = {"security": [{"token": []}]}
 _SUBMIT_REQUEST: dict[str, Any] = {
     **_SECURED,
     "parameters": [
+        {"name": "queue", "in": "path", "required": True, "schema": {"type": "string", "title": "Queue"}},
         _header(
             metadata.IDEMPOTENCY_KEY,
             "The task's id, for a caller that may have to send it again; a new UUIDv7 by default.",
