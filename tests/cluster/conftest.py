@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from kube import ROOT, Kube
-from release import Release, connect, install
+from release import Release, connect, install, remove
 
 VALUES = Path(__file__).resolve().parent / "values.yaml"
 NAMESPACE = "warren-test"
@@ -47,9 +47,3 @@ def release(installed: Kube) -> Iterator[Release]:
     """The release, with a client of its own: a test may have restarted the producer."""
     with connect(installed) as release:
         yield release
-
-
-def remove(kube: Kube) -> None:
-    """Uninstall, and delete the namespace with what is in it."""
-    kube.run("helm", "uninstall", "warren", "--namespace", kube.namespace, "--ignore-not-found", "--wait")
-    kube.run("kubectl", "delete", "namespace", kube.namespace, "--ignore-not-found", "--timeout=120s", limit=150)

@@ -99,6 +99,12 @@ def install(kube: Kube, values: Path, *options: str) -> None:
     wait_until_ready(kube)
 
 
+def remove(kube: Kube) -> None:
+    """Uninstall, and delete the namespace with what is in it."""
+    kube.run("helm", "uninstall", "warren", "--namespace", kube.namespace, "--ignore-not-found", "--wait")
+    kube.run("kubectl", "delete", "namespace", kube.namespace, "--ignore-not-found", "--timeout=120s", limit=150)
+
+
 def wait_until_ready(kube: Kube) -> None:
     """Wait until broker, producer and operator have rolled out."""
     for part in ("statefulset/warren-rabbitmq", "deployment/warren-producer", "deployment/warren-operator"):
