@@ -2,13 +2,15 @@
 
 import json
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pika
+from chart import BrokerFiles, Values, broker_files
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 from testcontainers.core.container import DockerContainer
@@ -34,12 +36,14 @@ class Broker:
         amqp_port: of AMQP there.
         management_port: of the management API there.
         container: name of its container.
+        passwords: of the parts' users, by part: producer, worker, operator; the user is `warren-<part>`.
     """
 
     host: str
     amqp_port: int
     management_port: int
     container: str
+    passwords: Mapping[str, str]
 
     def settings(self, user: str = ADMIN, password: str = PASSWORD) -> BrokerSettings:
         """Broker settings for a user; the administrator by default."""
@@ -70,6 +74,20 @@ class Broker:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def restarted(self) -> "Broker":
+        """Stop the container in good order and start it on its data; the broker after that, on other ports."""
+        for action in ("stop", "start"):
+            subprocess.run(["docker", action, self.container], capture_output=True, timeout=120, check=True)
+        broker = replace(self, amqp_port=self._published(5672), management_port=self._published(15672))
+        _wait_until_open(broker)
+        return broker
+
+    def _published(self, port: int) -> int:
+        shown = subprocess.run(
+            ["docker", "port", self.container, str(port)], capture_output=True, text=True, timeout=60, check=True
+        )
+        return int(shown.stdout.split()[0].rsplit(":", 1)[1])
 
     @contextmanager
     def channel(self, user: str = ADMIN, password: str = PASSWORD) -> Iterator[BlockingChannel]:
@@ -102,24 +120,46 @@ def image() -> str:
 
 
 @contextmanager
-def running_broker() -> Iterator[Broker]:
-    """A broker whose virtual host makes quorum queues by default, as Warren's chart configures it."""
-    container = (
-        DockerContainer(image())
-        .with_exposed_ports(5672, 15672)
-        .with_env("RABBITMQ_DEFAULT_USER", ADMIN)
-        .with_env("RABBITMQ_DEFAULT_PASS", PASSWORD)
-    )
-    with container:
+def running_broker(values: Values | None = None) -> Iterator[Broker]:
+    """A broker on the configuration that the chart gives it, contained as its pod is, with an administrator besides.
+
+    Args:
+        values: of the chart.
+    """
+    files = broker_files(values)
+    with tempfile.TemporaryDirectory(prefix="warren-broker-") as folder, _container(files, Path(folder)) as container:
         broker = Broker(
             host=container.get_container_host_ip(),
             amqp_port=int(container.get_exposed_port(5672)),
             management_port=int(container.get_exposed_port(15672)),
             container=str(container.get_wrapped_container().name),
+            passwords=files.passwords,
         )
         _wait_until_open(broker)
-        broker.ctl("update_vhost_metadata", "/", "--default-queue-type", "quorum")
         yield broker
+
+
+def _container(files: BrokerFiles, folder: Path) -> DockerContainer:
+    configuration, secret = files.write(folder, further_user=(ADMIN, PASSWORD))
+    return (
+        DockerContainer(image())
+        .with_exposed_ports(5672, 15672)
+        .with_env("RABBITMQ_USE_LONGNAME", "true")
+        .with_volume_mapping(str(configuration), "/etc/rabbitmq", "ro")
+        .with_volume_mapping(str(secret), "/etc/warren/rabbitmq", "ro")
+        # The data stays where the image has its volume, so that a test can stop and start the container.
+        .with_tmpfs_mount("/tmp")  # noqa: S108  inside the container
+        .with_tmpfs_mount("/var/log/rabbitmq")
+        .with_command(list(files.command[1:]))
+        .with_kwargs(
+            entrypoint=files.command[0],
+            hostname="warren-rabbitmq-0.warren-rabbitmq-nodes.warren.svc.cluster.local",
+            user="999:999",
+            read_only=True,
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+        )
+    )
 
 
 def declare_exchanges(channel: BlockingChannel) -> None:

@@ -40,7 +40,7 @@ def main() -> None:
     """Submit, then follow the task from worker to worker until one has finished it."""
     task = call(f"{QUEUE}/tasks", b"helm test..")["id"]
     print(f"submitted {task}", flush=True)
-    holder, finished = "", 0
+    holder, finished, state = "", 0, None
     while time.monotonic() < DEADLINE:
         state = call(QUEUE)
         for worker in state["worker_states"]:

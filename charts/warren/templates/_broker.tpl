@@ -7,12 +7,14 @@ What RabbitMQ imports each time it starts, before it listens: the virtual host, 
 An import overwrites the passwords of users that are there, so a new release over an old volume works. It removes
 nothing: hence guest is always named, without a password (nobody can log in so) and without rights unless it is wanted,
 or switching it off would change nothing.
+A passive declare, which tells a queue's length, needs one of the three rights on the queue. Hence a producer may write to
+work queues, which allows nothing else but binding them to an exchange that it may read; and no user may read more.
 Takes (dict "users" part → {username, password} "tutorialUser" bool).
 */}}
 {{- define "warren.definitions" -}}
 {{- $workQueues := "(?!amq\\.|warren\\.)(?!.*\\.dead$).+" }}
 {{- $rights := dict
-  "producer" (dict "tags" list "configure" "^warren\\.producer\\..*$" "write" "^warren\\.(tasks|events|producer\\..*)$" "read" "^warren\\.(events|producer\\..*)$")
+  "producer" (dict "tags" list "configure" "^warren\\.producer\\..*$" "write" (printf "^(warren\\.(tasks|events|producer\\..*)|%s)$" $workQueues) "read" "^warren\\.(events|producer\\..*)$")
   "worker" (dict "tags" list "configure" "^$" "write" "^warren\\.(dead|events)$" "read" (printf "^%s$" $workQueues))
   "operator" (dict "tags" (list "policymaker" "monitoring") "configure" ".*" "write" ".*" "read" ".*") }}
 {{- $users := list }}
