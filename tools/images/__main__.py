@@ -7,8 +7,7 @@ from dataclasses import asdict
 from tools.console import Console
 from tools.engine import ensure
 from tools.images.bases import bases
-from tools.images.build import LABEL, build
-from tools.images.stand_in import LABEL as STAND_IN_LABEL
+from tools.images.build import build
 from tools.shell import ToolError
 
 
@@ -33,9 +32,9 @@ def main() -> int:
                 print(f"{kind} {name}")
         else:
             engine = ensure(console)
-            for label in (LABEL, STAND_IN_LABEL):
-                template = "{{.Repository}}:{{.Tag}}\t{{.Size}}\t{{.ID}}"
-                print(engine.run("image", "ls", "--filter", f"label={label}", "--format", template).stdout, end="")
+            template = "{{.Repository}}:{{.Tag}}\t{{.Size}}\t{{.ID}}"
+            for names in ("warren/*", "warren-stand-in/*"):
+                print(engine.run("image", "ls", "--filter", f"reference={names}", "--format", template).stdout, end="")
     except ToolError as error:
         print(error, file=sys.stderr)
         return 1

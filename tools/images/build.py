@@ -16,6 +16,9 @@ from tools.images.builder import builder
 LABEL = "dev.warren.part"
 """Label of an image of ours: which part it is."""
 
+KEPT = 5
+"""Images of each part that are kept for other states of the clone, and for other clones."""
+
 BUILD_LIMIT = 1200.0
 """Seconds for one image: most of it is downloading packages."""
 
@@ -43,7 +46,7 @@ def build(console: Console, root: Path = ROOT) -> Mapping[str, str]:
                 if not _there(engine, [name]):
                     with console.step(f"Building {name}"):
                         _build(part, name, {"PYTHON_IMAGE": base, "VERSION": release}, Path(folder), engine)
-                    _forget_older(part, name, engine)
+                    _forget_older(part, engine)
     # Also where nothing was built: going back to an earlier state of the clone finds its image still there.
     for part, name in names.items():
         engine.run("tag", name, f"{part.image}:{release}")
@@ -85,9 +88,15 @@ def _fill(context: Path, contents: Iterable[Mapping[str, bytes]]) -> None:
     (settings / "pip.conf").write_text(machine.pip_conf(machine.read_pip_settings(), bundle=certificates))
 
 
-def _forget_older(part: parts.Part, name: str, engine: Engine) -> None:
-    """Drop the tags of earlier states, or each edit would leave an image behind; one that a container uses stays."""
-    listed = engine.run("image", "ls", "--filter", f"label={LABEL}={part.name}", "--format", "{{.Repository}}:{{.Tag}}")
-    older = [line for line in listed.stdout.split() if line.startswith(f"{part.image}:") and line != name]
+def _forget_older(part: parts.Part, engine: Engine) -> None:
+    """Drop all but the newest tags, or each edit would leave an image behind; one that a container uses stays.
+
+    Some are kept, because another clone on this machine may be about to use the one that it has just built.
+    """
+    # docker lists the newest first.
+    listed = engine.run(
+        "image", "ls", "--filter", f"reference={part.image}:*-*", "--format", "{{.Repository}}:{{.Tag}}"
+    )
+    older = listed.stdout.split()[KEPT:]
     if older:
         engine.run("rmi", *older, check=False)

@@ -3,6 +3,7 @@
 import hashlib
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def read(part: Part, root: Path) -> dict[str, bytes]:
         if path.is_dir():
             for file in path.rglob("*"):
                 if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".pyc":
-                    found[file.relative_to(root).as_posix()] = file.read_bytes()
+                    # An editor's temporary file may be gone again.
+                    with suppress(FileNotFoundError):
+                        found[file.relative_to(root).as_posix()] = file.read_bytes()
         elif path.is_file():
             found[name] = path.read_bytes()
         else:
