@@ -1,0 +1,61 @@
+"""One attempt: call the handler and turn however it ends into a value."""
+
+import logging
+import traceback
+from contextvars import ContextVar
+
+from warren_worker.task import Handler, Task
+from warren_worker.verdict import DONE, Done, Failed
+
+MAX_MESSAGE = 2_000
+MAX_TRACEBACK = 12_000
+"""Characters kept of an exception's message and traceback: with the headers around them they fit into the 16 KiB that a
+dead letter may add to its task."""
+
+current_task: ContextVar[str | None] = ContextVar("current_task", default=None)
+
+
+def run(handler: Handler, task: Task) -> Done | Failed:
+    """Call the handler. Nothing it raises gets out, not even SystemExit: the worker outlives its tasks."""
+    token = current_task.set(task.id)
+    try:
+        result = handler(task)
+    except BaseException as error:  # noqa: BLE001  whatever it is, it failed
+        return failure(error)
+    finally:
+        current_task.reset(token)
+    if hasattr(result, "__await__"):
+        return Failed("TypeError", "the handler returned an awaitable: write a plain function, nobody awaits it here")
+    return DONE
+
+
+def failure(error: BaseException) -> Failed:
+    """An exception as a value; an exception that cannot even be shown is still a failure."""
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001  somebody else's __str__
+        message = "(its message cannot be shown)"
+    try:
+        # The first frame is our own call of the handler.
+        inner = error.__traceback__.tb_next if error.__traceback__ is not None else None
+        trace = "".join(traceback.format_exception(type(error), error, inner or error.__traceback__))
+    except Exception:  # noqa: BLE001  as above
+        trace = ""
+    return Failed(type(error).__name__, message[:MAX_MESSAGE], trace[-MAX_TRACEBACK:])
+
+
+class TaskIdFilter(logging.Filter):
+    """Adds the id of the task that is being handled to each log record, the handler's own included."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Never drops a record."""
+        task = current_task.get()
+        if task is not None and not hasattr(record, "task"):
+            record.task = task
+        return True
+
+
+def log_task_ids() -> None:
+    """Add the filter to the handlers that write log lines."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(TaskIdFilter())

@@ -1,0 +1,154 @@
+"""One connection to the broker that is always there or on its way: connect, notice the end, wait, connect again."""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, cast
+
+import pika
+from pika.adapters.select_connection import IOLoop, SelectConnection
+from pika.exceptions import AMQPError
+
+from warren_contract.backoff import Backoff
+from warren_contract.settings import SettingError
+from warren_worker.loop import Loop, Timer
+
+log = logging.getLogger(__name__)
+
+STEADY = 10.0
+"""Seconds after which a connection counts as good: the next loss starts again with a short delay."""
+
+
+class LinkUser(Protocol):
+    """What happens on the connection is its user's business."""
+
+    def on_connected(self, connection: SelectConnection) -> None:
+        """The connection is open."""
+
+    def on_disconnected(self, sentence: str) -> None:
+        """The connection that was open is gone; the next attempt is scheduled."""
+
+
+class BrokerLink:
+    """Keeps one connection. All its methods belong to the loop's thread."""
+
+    def __init__(
+        self, loop: Loop, name: str, parameters: Callable[[], pika.ConnectionParameters], backoff: Backoff | None = None
+    ) -> None:
+        self._loop = loop
+        self._name = name
+        self._parameters = parameters
+        self._backoff = backoff or Backoff()
+        self._delays: Iterator[float] = self._backoff.delays()
+        self._connection: SelectConnection | None = None
+        self._address = ""
+        self._is_open = False
+        self._steady: Timer | None = None
+        self._retry: Timer | None = None
+        self._user: LinkUser | None = None
+        self._on_closed: Callable[[bool], object] | None = None
+        self.losses = 0
+        """How often an open connection was lost."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection is open and not on its way down."""
+        return self._is_open and self._connection is not None and self._connection.is_open
+
+    def start(self, user: LinkUser) -> None:
+        """Begin to connect."""
+        self._user = user
+        self._connect()
+
+    def drop(self) -> None:
+        """Give this connection up; another one follows."""
+        if self.is_open and self._connection is not None:
+            self._connection.close(320, "starting again")
+
+    def close(self, on_closed: Callable[[bool], object]) -> None:
+        """Close for good and call `on_closed(whether the broker has confirmed it)`, perhaps at once.
+
+        The broker's answer says that it has read all that was sent before, each acknowledgement included.
+        """
+        if self._retry is not None:
+            self._retry.cancel()
+        if not self.is_open or self._connection is None:
+            # Nobody waits for what is only half open: its callbacks find that they are not wanted any more.
+            self._connection = None
+            on_closed(False)
+            return
+        self._on_closed = on_closed
+        self._connection.close()
+
+    def _connect(self) -> None:
+        self._retry = None
+        try:
+            parameters = self._parameters()
+        except (SettingError, OSError) as error:  # OSError: the CA file
+            self._again(str(error))
+            return
+        self._address = f"{parameters.host}:{parameters.port}"
+        self._connection = SelectConnection(
+            parameters,
+            on_open_callback=self._opened,
+            on_open_error_callback=self._failed,
+            on_close_callback=self._closed,
+            # pika asks for its own loop's type and needs only the methods that ours has too.
+            custom_ioloop=cast("IOLoop", self._loop),
+        )
+
+    def _opened(self, connection: SelectConnection) -> None:
+        if connection is not self._connection or self._user is None:
+            connection.close()
+            return
+        self._is_open = True
+        self._steady = self._loop.call_later(STEADY, self._become_steady)
+        self._user.on_connected(connection)
+
+    def _failed(self, connection: Any, error: BaseException | str) -> None:
+        if connection is self._connection:
+            self._again(f"cannot connect to the broker at {self._address}: {innermost(error)}")
+
+    def _closed(self, connection: Any, reason: BaseException) -> None:
+        if connection is not self._connection:
+            return
+        self._connection = None
+        self._is_open = False
+        if self._steady is not None:
+            self._steady.cancel()
+        if self._on_closed is not None:
+            clean = isinstance(reason, pika.exceptions.ConnectionClosedByClient)
+            self._on_closed(clean)
+            return
+        self.losses += 1
+        self._again(f"connection to the broker lost: {innermost(reason)}")
+        if self._user is not None:
+            self._user.on_disconnected(str(reason))
+
+    def _again(self, sentence: str) -> None:
+        self._connection = None
+        delay = next(self._delays)
+        log.warning("%s: %s; trying again in %.1f s", self._name, sentence, delay)
+        self._retry = self._loop.call_later(delay, self._connect)
+
+    def _become_steady(self) -> None:
+        self._delays = self._backoff.delays()
+
+
+def innermost(error: BaseException | str) -> str:
+    """pika wraps the cause of a failed connect in several layers; the innermost says what happened."""
+    seen: BaseException | str = error
+    while isinstance(seen, BaseException):
+        exceptions = getattr(seen, "exceptions", None)
+        candidates = (
+            exceptions[-1] if exceptions else None,
+            getattr(seen, "exception", None),
+            seen.__cause__,
+            seen.args[0] if seen.args else None,
+        )
+        inner = next((item for item in candidates if isinstance(item, BaseException)), None)
+        if inner is None:
+            break
+        seen = inner
+    if isinstance(seen, AMQPError | OSError):
+        return f"{type(seen).__name__}: {seen}" if str(seen) else repr(seen)
+    return str(seen) or repr(seen)

@@ -1,0 +1,78 @@
+"""A handler's process: reads a task, runs it, answers, and again, until the socket closes."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from warren_worker import attempt, wire
+from warren_worker.task import Handler
+from warren_worker.verdict import Failed
+
+READ_SIZE = 65_536
+"""Bytes; small tasks arrive in one read."""
+
+
+def serve(sock: socket.socket, handler: Handler) -> NoReturn:
+    """Work until the worker closes its end; never returns."""
+    status = 1
+    try:
+        _work(sock, handler)
+        status = 0
+    except OSError:
+        # The worker is gone: nobody waits for an answer, and the broker hands the task to somebody else.
+        status = 0
+    except BaseException:
+        logging.getLogger(__name__).exception("the handler's process ends by an error of its own")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not sys.exit: what the fork server and the handler's module registered for exit is the fork server's.
+        os._exit(status)
+
+
+def prepare_signals() -> None:
+    """Leave it to the worker alone when a task ends.
+
+    A function that does nothing rather than SIG_IGN: programs that a handler starts must not inherit deafness.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _nothing)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _nothing(_number: int, _frame: object) -> None:
+    """See `prepare_signals`."""
+
+
+def _work(sock: socket.socket, handler: Handler) -> None:
+    def report(done: float, note: str) -> None:
+        sock.sendall(wire.encode_progress(done, note))
+
+    while True:
+        frame = _read(sock)
+        if frame is None:
+            return
+        outcome = attempt.run(handler, wire.decode_job(frame, report))
+        if isinstance(outcome, Failed):
+            # What the handler printed comes before the worker's line about its failure.
+            sys.stdout.flush()
+        sock.sendall(wire.encode_answer(outcome))
+
+
+def _read(sock: socket.socket) -> bytes | bytearray | None:
+    """One whole job frame; None at the end."""
+    data = sock.recv(READ_SIZE)
+    size = wire.job_size(data)
+    if size == len(data):
+        return data
+    buffer = bytearray(data)
+    while size is None or len(buffer) < size:
+        if not data:
+            return None
+        data = sock.recv(READ_SIZE)
+        buffer += data
+        size = wire.job_size(buffer)
+    return buffer

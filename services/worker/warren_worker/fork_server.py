@@ -1,0 +1,192 @@
+"""The fork server: a small process that imports the handler once and forks a child for each place.
+
+It is forked itself before the worker starts its first thread or opens its first connection, stays single-threaded and
+holds no socket but the one to the worker. So each fork is safe, quick (the handler's modules are there already, and
+shared), and no child inherits the broker's connection: when the worker dies, the broker sees it at once.
+
+Messages, one JSON array a line. From the worker: `["fork"]` with the child's end of a socket beside it,
+`["kill", pid]`.
+To the worker: `["ready"]`, `["unusable", sentence]`, `["forked", pid]` (in the order asked), `["exited", pid, status]`.
+"""
+
+import array
+import ctypes
+import gc
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from warren_worker import child, handlers
+from warren_worker.task import Handler
+
+log = logging.getLogger(__name__)
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal this process gets when its parent dies."""
+
+CONTROL_READ = 65_536
+MAX_FDS = 64
+
+
+def start(spec: str, before: Callable[[], None]) -> tuple[int, socket.socket]:
+    """Fork the server and return its process id and the control socket. Call this while there is only one thread.
+
+    Args:
+        spec: the handler's name.
+        before: run first in the new process, to undo what only the worker needs.
+    """
+    ours, theirs = socket.socketpair()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return pid, ours
+    status = 1
+    try:
+        before()
+        ours.close()
+        _die_with(parent)
+        status = _Server(theirs, spec).run()
+    except (BrokenPipeError, ConnectionResetError):
+        status = 0  # the worker is gone
+    except BaseException:
+        log.exception("the fork server ends by an error of its own")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _die_with(parent: int) -> None:
+    """End at once when the parent ends, however that happens: a task must not go on under nobody's eyes."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the call
+        os._exit(0)
+
+
+class _Server:
+    def __init__(self, control: socket.socket, spec: str) -> None:
+        self._control = control
+        self._spec = spec
+        self._children: set[int] = set()
+        self._inbox = bytearray()
+        self._fds: deque[int] = deque()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        os.set_blocking(self._wake_read, False)
+
+    def run(self) -> int:
+        """Serve until the worker closes its end; the process's exit status."""
+        os.setsid()  # signals to the worker's group (Ctrl+C) are the worker's to judge
+        child.prepare_signals()
+        try:
+            handler = handlers.load(self._spec)
+        except handlers.HandlerError as error:
+            self._tell("unusable", str(error))
+            return 0
+        gc.collect()
+        gc.freeze()  # what is there now stays shared with the children: their collector does not touch it
+        signal.signal(signal.SIGCHLD, _nothing)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._tell("ready")
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        while True:
+            for fd, _event in poll.poll():
+                if fd == self._wake_read:
+                    self._reap()
+                elif not self._receive(handler):
+                    self._kill_all()
+                    return 0
+
+    def _receive(self, handler: Handler) -> bool:
+        data, ancillary, _flags, _address = self._control.recvmsg(CONTROL_READ, socket.CMSG_SPACE(MAX_FDS * 4))
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+                self._fds.extend(fds)
+        if not data:
+            return False
+        self._inbox += data
+        while (end := self._inbox.find(b"\n")) >= 0:
+            message = json.loads(self._inbox[:end])
+            del self._inbox[: end + 1]
+            if message[0] == "fork":
+                self._fork(handler, socket.socket(fileno=self._fds.popleft()))
+            elif message[1] in self._children:
+                _kill_group(message[1])
+        return True
+
+    def _fork(self, handler: Handler, sock: socket.socket) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            sock.close()
+            self._children.add(pid)
+            self._tell("forked", pid)
+            return
+        self._be_child(handler, sock, parent)
+
+    def _be_child(self, handler: Handler, sock: socket.socket, parent: int) -> NoReturn:
+        try:
+            os.setsid()  # a group of its own: what a handler starts is killed along with it
+            _die_with(parent)
+            signal.set_wakeup_fd(-1)
+            child.prepare_signals()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            self._control.close()
+            for fd in self._fds:
+                os.close(fd)
+            child.serve(sock, handler)
+        finally:
+            os._exit(1)
+
+    def _reap(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wake_read, CONTROL_READ)
+        for _ in range(len(self._children)):
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None:
+                return
+            pid = found.si_pid
+            # Before it is reaped its number cannot belong to anybody else: end what it left running.
+            _kill_group(pid)
+            _, status = os.waitpid(pid, 0)
+            self._children.discard(pid)
+            self._tell("exited", pid, os.waitstatus_to_exitcode(status))
+
+    def _kill_all(self) -> None:
+        for pid in self._children:
+            _kill_group(pid)
+
+    def _tell(self, *message: Any) -> None:
+        self._control.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _nothing(_number: int, _frame: object) -> None:
+    """SIGCHLD only has to wake the poll."""
+
+
+def _kill_group(pid: int) -> None:
+    """SIGKILL to a child and all it started; a child that did not come to make its group yet is killed alone."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

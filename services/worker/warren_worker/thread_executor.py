@@ -1,0 +1,82 @@
+"""Handlers in threads: the quicker way for short tasks, without a hard time limit.
+
+A thread cannot be killed. A handler that crashes the interpreter takes the worker along, and one that holds the
+interpreter's lock for minutes starves the heartbeats; the process executor protects against both.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+
+from warren_worker import attempt, handlers
+from warren_worker.executor import Job, Reports
+from warren_worker.loop import Loop
+from warren_worker.task import Handler, Progress, Task
+from warren_worker.verdict import Outcome
+
+
+class ThreadExecutor:
+    """As many threads as tasks at once, fed by one queue."""
+
+    def __init__(self, loop: Loop, spec: str, concurrency: int) -> None:
+        self._loop = loop
+        self._spec = spec
+        self._concurrency = concurrency
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._reports: Reports | None = None
+
+    def start(self, reports: Reports) -> None:
+        """Load the handler here and now; start the threads."""
+        self._reports = reports
+        try:
+            handler = handlers.load(self._spec)
+        except handlers.HandlerError as error:
+            reports.on_broken(str(error), at_start=True)
+            return
+        for number in range(self._concurrency):
+            # Daemons: a handler that never returns must not keep an ended worker alive.
+            threading.Thread(target=self._work, args=(handler, reports), name=f"handler-{number}", daemon=True).start()
+        self._loop.add_callback(reports.on_ready)
+
+    def submit(self, job: Job) -> None:
+        """Hand a job to the next thread that is free."""
+        self._jobs.put(job)
+
+    def kill(self, ticket: int, outcome: Outcome) -> bool:  # noqa: ARG002  the protocol's
+        """A thread cannot be killed."""
+        return False
+
+    def close(self) -> None:
+        """Let idle threads end; busy ones end with the process."""
+        for _ in range(self._concurrency):
+            self._jobs.put(None)
+
+    def _work(self, handler: Handler, reports: Reports) -> None:
+        while (job := self._jobs.get()) is not None:
+            outcome = attempt.run(handler, _task(job, self._progress(reports, job.ticket)))
+            self._loop.add_callback(_end(reports, job.ticket, outcome))
+
+    def _progress(self, reports: Reports, ticket: int) -> Progress:
+        def report(done: float, note: str) -> None:
+            self._loop.add_callback(lambda: reports.on_progress(ticket, done, note))
+
+        return report
+
+
+def _end(reports: Reports, ticket: int, outcome: Outcome) -> Callable[[], None]:
+    return lambda: reports.on_end(ticket, outcome)
+
+
+def _task(job: Job, report: Progress) -> Task:
+    return Task(
+        body=job.body,
+        id=job.id,
+        attempt=job.attempt,
+        deadline=job.deadline,
+        type=job.type,
+        content_type=job.content_type,
+        correlation_id=job.correlation_id,
+        submitted_at=job.submitted_at,
+        headers=job.headers,
+        report=report,
+    )
