@@ -244,9 +244,10 @@ def _sentence(parameters: pika.ConnectionParameters, error: BaseException | str)
     """pika wraps the cause of a failed connect in several layers; the innermost says what happened."""
     seen = error
     while isinstance(seen, BaseException):
-        inner = getattr(seen, "exception", None) or seen.__cause__ or (seen.args[0] if seen.args else None)
+        several = getattr(seen, "exceptions", None)
+        inner = several[-1] if several else getattr(seen, "exception", None) or (seen.args[0] if seen.args else None)
         if not isinstance(inner, BaseException):
             break
         seen = inner
-    text = repr(seen) if isinstance(seen, BaseException) else str(seen)
+    text = (isinstance(seen, OSError) and seen.strerror) or (str(seen) or repr(seen))
     return f"cannot connect to the broker at {parameters.host}:{parameters.port}: {text}"

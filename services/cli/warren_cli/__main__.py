@@ -1,0 +1,92 @@
+"""The `warren` command."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+
+from warren_cli import arguments
+from warren_cli.client import Client, Refused, Unreachable, WarrenError
+from warren_cli.credentials import Cluster, Scope, find_token
+from warren_cli.submit import UsageError, submit
+from warren_cli.view import table
+from warren_cli.watch import Watch, look, sample_json, watch
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 refused or unreachable, 2 usage, 130 interrupted."""
+    environ = os.environ if environ is None else environ
+    try:
+        args = arguments.parser(environ).parse_args(argv)
+        return _run(args, environ)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `| head` does; Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    cluster = Cluster(namespace=args.namespace, context=args.context, secret=args.secret)
+    scope: Scope = "submit" if args.command == "submit" else "read"
+    try:
+        token = find_token(environ, scope, cluster, args.token_file)
+    except WarrenError as error:
+        return _complain(str(error), USAGE)
+    try:
+        with Client(args.url, token, patience=getattr(args, "retry_for", 0.0)) as client:
+            return _command(args, client)
+    except UsageError as error:
+        return _complain(str(error), USAGE)
+    except WarrenError as error:
+        return _complain(_with_remedy(error, cluster), FAILED)
+
+
+def _command(args: argparse.Namespace, client: Client) -> int:
+    if args.command == "submit":
+        started = time.monotonic()
+        count = submit(
+            args, client, sys.stdin.buffer, terminal=sys.stdin.isatty(), show=lambda task_id: print(task_id, flush=True)
+        )
+        if count != 1 and sys.stderr.isatty():
+            print(f"{count} tasks in {time.monotonic() - started:.1f} s into {args.queue}", file=sys.stderr)
+        return DONE
+    console = Console(highlight=False)
+    if args.command == "queues":
+        sample = look(client, None)
+        if args.json:
+            print(sample_json(sample))
+        else:
+            console.print(table(sample.queues))
+        return DONE
+    try:
+        watch(client, Watch(args.queue, args.once, args.json, args.interval), console)
+    except KeyboardInterrupt:
+        # The way to end it, so nothing went wrong.
+        return DONE
+    return DONE
+
+
+def _with_remedy(error: WarrenError, cluster: Cluster) -> str:
+    cause = error.__cause__ if isinstance(error.__cause__, WarrenError) else error
+    if isinstance(cause, Unreachable) and cause.refused:
+        command = " ".join(cluster.kubectl("port-forward", "service/warren-producer", "8080"))
+        return f"{error}\nIf it runs in Kubernetes, forward its port in another terminal:\n  {command}"
+    if isinstance(cause, Refused) and cause.id is not None:
+        return f"{error}\nTo submit it again under the same id: --id {cause.id}"
+    return str(error)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"warren: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""`warren submit`: tasks from words, a file or standard input, several at once."""
+
+import argparse
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice, repeat
+from pathlib import Path
+from typing import BinaryIO
+
+from warren_cli.client import Client, TaskOptions, WarrenError
+
+TEXT = "text/plain; charset=utf-8"
+BYTES = "application/octet-stream"
+AHEAD = 4
+"""Tasks read ahead for each submit at work, so that a slow answer does not stop the others."""
+
+
+class UsageError(WarrenError):
+    """The command line asks for something that does not fit together."""
+
+
+class Interrupted(WarrenError):
+    """Submitting many tasks ended before the last one; the message says how far it came."""
+
+
+def submit(
+    args: argparse.Namespace, client: Client, stdin: BinaryIO, *, terminal: bool, show: Callable[[str], None]
+) -> int:
+    """Submit what the command line says and return the number of tasks.
+
+    Args:
+        args: of the command line.
+        client: of the producer.
+        stdin: standard input.
+        terminal: standard input is a terminal, where nobody expects to be read from.
+        show: prints an id, in the order of the tasks.
+
+    Raises:
+        WarrenError: as it is from `Client.submit`; of several tasks, those whose ids were shown are submitted.
+    """
+    bodies, several, content_type = _bodies(args, stdin, terminal=terminal)
+    if args.id is not None and several:
+        raise UsageError("--id names one task: leave it out to submit several")
+    options = TaskOptions(
+        id=args.id,
+        content_type=args.content_type or content_type,
+        type=args.type,
+        priority=args.priority,
+        expiration=args.expiration,
+        correlation_id=args.correlation_id,
+        headers=dict(args.header),
+    )
+    try:
+        options.http_headers("check")
+    except ValueError as error:
+        raise UsageError(f"--header: {error}") from error
+    if not several:
+        for body in bodies:
+            show(client.submit(body, args.queue, options))
+        return 1
+    return _submit_all(bodies, lambda body: client.submit(body, args.queue, options), args.parallel, show)
+
+
+def _submit_all(
+    bodies: Iterable[bytes], send: Callable[[bytes], str], parallel: int, show: Callable[[str], None]
+) -> int:
+    """Several at once, shown in order; the first error ends it, once what is under way has its answer."""
+    done = 0
+    failure: WarrenError | None = None
+    pending: deque[Future[str]] = deque()
+    source = iter(bodies)
+    with ThreadPoolExecutor(parallel, thread_name_prefix="submit") as pool:
+        while True:
+            if failure is None:
+                pending.extend(pool.submit(send, body) for body in islice(source, parallel * AHEAD - len(pending)))
+            if not pending:
+                break
+            try:
+                show(pending.popleft().result())
+                done += 1
+            except WarrenError as error:
+                # What has not been started is not submitted; what has been is waited for, so that its id is shown.
+                failure = failure or error
+                pending = deque(future for future in pending if not future.cancel())
+    if failure is not None:
+        raise Interrupted(f"{failure} ({done} tasks were submitted before; their ids are above)") from failure
+    return done
+
+
+def _bodies(args: argparse.Namespace, stdin: BinaryIO, *, terminal: bool) -> tuple[Iterator[bytes], bool, str]:
+    """The tasks, whether they may be several, and their content type."""
+    if args.text and args.file is not None:
+        raise UsageError("give the task as words or with --file, not both")
+    if args.text and args.lines:
+        raise UsageError("--lines reads a file or standard input: leave the words out")
+    if args.text:
+        body = " ".join(args.text).encode("utf-8", "surrogateescape")
+        return repeat(body, args.repeat), args.repeat > 1, TEXT
+    if args.file is None and terminal:
+        raise UsageError('say what to submit: warren submit "Hello...", or --file F, or pipe it in')
+    source = None if args.file in {None, "-"} else Path(args.file)
+    if args.lines:
+        if args.repeat > 1 and source is None:
+            raise UsageError("standard input can be read once only: --repeat needs --file F")
+        return chain.from_iterable(_lines(source, stdin) for _ in range(args.repeat)), True, TEXT
+    body = _read(source, stdin)
+    return repeat(body, args.repeat), args.repeat > 1, TEXT if source is None else BYTES
+
+
+def _read(source: Path | None, stdin: BinaryIO) -> bytes:
+    if source is None:
+        return stdin.read()
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {source}: {error.strerror}") from error
+
+
+def _lines(source: Path | None, stdin: BinaryIO) -> Iterator[bytes]:
+    """The lines without their ends, as they come."""
+    try:
+        with stdin if source is None else source.open("rb") as file:
+            for line in file:
+                if line.strip():
+                    yield line.rstrip(b"\r\n")
+    except OSError as error:
+        raise UsageError(f"cannot read {source}: {error.strerror}") from error
