@@ -1,1 +1,1 @@
-"""The operator: observe, decide, act, explain."""
+"""Warren's operator: observes the queues, decides how many workers each needs, acts, and explains itself."""

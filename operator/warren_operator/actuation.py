@@ -1,0 +1,146 @@
+"""Carrying a decision out: mark the pods that are to go, then change the replicas in one patch.
+
+Dying anywhere in here is harmless: marks without a patch take nobody away, and the next run of this code takes them off
+pods that are to stay.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from warren_operator.kube import JSON_PATCH, MERGE_PATCH, Api, KubeError
+from warren_operator.resource import Key
+from warren_operator.workloads import DELETION_COST, DEPLOYMENTS, PODS, TargetState
+
+log = logging.getLogger(__name__)
+
+VICTIM_COST = "-1000"
+"""Pods without the annotation count as 0; the ReplicaSet deletes the cheapest of the ready ones first."""
+
+SEEN_LIMIT = 1.0
+"""Seconds to wait until the marks come back by our own watch, and so reach ReplicaSets, too."""
+
+SEEN_EVERY = 0.01
+"""Seconds between two looks. A mark comes back within a few milliseconds."""
+
+
+class Outdated(Exception):
+    """The world is no longer as the decision saw it; the next one is due at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleIn:
+    """A decision to have fewer workers.
+
+    Attributes:
+        target: the Deployment.
+        current: its replicas.
+        wanted: replicas to have.
+        victims: pods that are to go.
+    """
+
+    target: Key
+    current: int
+    wanted: int
+    victims: tuple[str, ...]
+
+
+class Actuator:
+    """Changes the replicas of Deployments."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def scale(self, target: Key, current: int, wanted: int) -> None:
+        """Set the replicas of a Deployment through its scale subresource, provided that they still are `current`.
+
+        Raises:
+            Outdated: somebody else changed them in between.
+            KubeError: refused, or not reachable.
+        """
+        path = DEPLOYMENTS.path(target.namespace, target.name, "scale")
+        if current == 0:
+            # Kubernetes leaves a zero out of the object, so there is nothing to test; adding workers harms nothing.
+            body: object = {"spec": {"replicas": wanted}}
+            content_type = MERGE_PATCH
+        else:
+            body = [
+                {"op": "test", "path": "/spec/replicas", "value": current},
+                {"op": "replace", "path": "/spec/replicas", "value": wanted},
+            ]
+            content_type = JSON_PATCH
+        try:
+            await self._api.request("PATCH", path, body=body, content_type=content_type)
+        except KubeError as error:
+            if error.conflict:
+                raise Outdated(f"replicas of {target} are no longer {current}") from error
+            raise
+
+    async def scale_in(
+        self,
+        order: ScaleIn,
+        look: Callable[[], TargetState | None],
+        still_free: Callable[[tuple[str, ...]], bool],
+    ) -> None:
+        """Take exactly the victims away, by one patch.
+
+        Args:
+            order: what to do.
+            look: the target as it is known now.
+            still_free: whether none of the victims has been given a task since.
+
+        Raises:
+            Outdated: a victim is gone or has a task, the pods changed, or the replicas did.
+            KubeError: refused, or not reachable.
+        """
+        target, victims = order.target, order.victims
+        state = look()
+        if state is None:
+            raise Outdated(f"Deployment {target} is gone")
+        marks: dict[str, str | None] = {}
+        for pod in state.pods:
+            if pod.name in victims:
+                if pod.cost != VICTIM_COST:
+                    marks[pod.name] = VICTIM_COST
+            elif pod.cost == VICTIM_COST:
+                marks[pod.name] = None  # left over from a scale-in that did not happen: this pod stays
+        await self._mark(target.namespace, marks)
+        await self._until_seen(marks, look)
+        state = look()
+        if state is None or not {pod.name for pod in state.pods}.issuperset(victims):
+            raise Outdated(f"pods of {target} changed while they were being marked")
+        if not still_free(victims):
+            raise Outdated(f"a worker of {target} took a task while it was being marked")
+        await self.scale(target, order.current, order.wanted)
+
+    async def _mark(self, namespace: str, marks: dict[str, str | None]) -> None:
+        results = await asyncio.gather(
+            *(self._set_cost(Key(namespace, name), cost) for name, cost in marks.items()), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, KubeError) and result.gone:
+                raise Outdated(f"a pod is gone: {result}") from result
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _set_cost(self, pod: Key, cost: str | None) -> None:
+        await self._api.request(
+            "PATCH",
+            PODS.path(pod.namespace, pod.name),
+            body={"metadata": {"annotations": {DELETION_COST: cost}}},
+            content_type=MERGE_PATCH,
+        )
+
+    @staticmethod
+    async def _until_seen(marks: dict[str, str | None], look: Callable[[], TargetState | None]) -> None:
+        try:
+            async with asyncio.timeout(SEEN_LIMIT):
+                while marks:
+                    state = look()
+                    costs = {pod.name: pod.cost for pod in state.pods} if state else {}
+                    if all(costs.get(name, cost) == cost for name, cost in marks.items()):
+                        return
+                    await asyncio.sleep(SEEN_EVERY)
+        except TimeoutError:
+            raise Outdated("the marks on the pods do not come back by the watch") from None

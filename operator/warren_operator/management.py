@@ -1,0 +1,106 @@
+"""The few calls to RabbitMQ's management API that the operator makes: listings, and policies."""
+
+import asyncio
+import json
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+from warren_contract.settings import BrokerSettings, SettingError
+
+ANSWER_LIMIT = 10.0
+"""Seconds. The largest listing, 5,000 queues, takes a tenth of that on a small broker."""
+
+
+class ManagementUnavailable(Exception):
+    """The management API cannot be used; the message says why and what to do."""
+
+
+class Management:
+    """Calls for one virtual host; each opens a session of its own, because idle ones get dropped and calls are rare."""
+
+    def __init__(self, load: Callable[[], BrokerSettings]) -> None:
+        self._load = load
+
+    async def queues(self) -> list[dict[str, Any]]:
+        """Each queue with its type, arguments, effective policy and totals, by the cheap variant of the listing.
+
+        Raises:
+            ManagementUnavailable: it cannot be had.
+        """
+        return await self._get("queues/{vhost}?disable_stats=true&enable_queue_totals=true")
+
+    async def exchanges(self) -> list[dict[str, Any]]:
+        """Each exchange with its type."""
+        return await self._get("exchanges/{vhost}")
+
+    async def bindings(self, exchange: str) -> list[dict[str, Any]]:
+        """The bindings from an exchange."""
+        return await self._get(f"exchanges/{{vhost}}/{quote(exchange, safe='')}/bindings/source")
+
+    async def policies(self) -> list[dict[str, Any]]:
+        """The user policies of the virtual host."""
+        return await self._get("policies/{vhost}")
+
+    async def default_queue_type(self) -> str:
+        """What a queue becomes that is declared without a type."""
+        body = await self._request("GET", "vhosts/{vhost}")
+        return str(body.get("default_queue_type", "classic"))
+
+    async def put_policy(self, name: str, body: Mapping[str, Any]) -> None:
+        """Make or replace a policy."""
+        await self._request("PUT", f"policies/{{vhost}}/{quote(name, safe='')}", body)
+
+    async def delete_policy(self, name: str) -> None:
+        """Delete a policy."""
+        await self._request("DELETE", f"policies/{{vhost}}/{quote(name, safe='')}")
+
+    async def _get(self, path: str) -> list[dict[str, Any]]:
+        body = await self._request("GET", path)
+        return body if isinstance(body, list) else []
+
+    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        try:
+            settings = self._load()
+        except SettingError as error:
+            raise ManagementUnavailable(str(error)) from error
+        if settings.management_url is None:
+            raise ManagementUnavailable("the broker's management API is not known: set management-url in its Secret")
+        url = f"{settings.management_url}/api/{path.format(vhost=quote(settings.vhost, safe=''))}"
+        cafile = None if settings.ca_file is None else str(settings.ca_file)
+        tls: ssl.SSLContext | bool = ssl.create_default_context(cafile=cafile) if url.startswith("https") else True
+        try:
+            async with (
+                asyncio.timeout(ANSWER_LIMIT),
+                aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls)) as session,
+                session.request(
+                    method,
+                    url,
+                    data=None if body is None else json.dumps(body).encode(),
+                    headers={
+                        "Authorization": aiohttp.encode_basic_auth(settings.username, settings.password),
+                        "Content-Type": "application/json",
+                    },
+                ) as answer,
+            ):
+                content = await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            text = str(error) or type(error).__name__
+            raise ManagementUnavailable(f"the broker's management API cannot be reached: {text}") from error
+        if answer.status == 404 and method == "DELETE":
+            return {}
+        if answer.status >= 400:
+            said = f"{answer.status} {content[:200].decode(errors='replace')}{_advice(answer.status)}"
+            raise ManagementUnavailable(f"the broker's management API refused {method} {url}: {said}")
+        return json.loads(content) if content else {}
+
+
+def _advice(code: int) -> str:
+    if code == 401:
+        return " (give the operator's user its right password and the tags policymaker and monitoring)"
+    if code == 403:
+        return " (give the operator's user the tags policymaker and monitoring, and all rights in the virtual host)"
+    return ""

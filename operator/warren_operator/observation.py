@@ -1,0 +1,322 @@
+"""What is seen of one queue, put together from the broker's counts, the workers' reports and Kubernetes.
+
+`observe` is pure. What arrives by and by is kept in two small stores: `WorkerReports` (events of the workers) and
+`Counts`/`Statistics` (values that `broker.py` and `management.py` read).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from warren_contract.events import WorkerState
+from warren_operator.policy import Backlog, Observation, Phase, Worker
+from warren_operator.workloads import Pod, TargetState
+
+STATISTICS_LAG = 6.0
+"""Seconds that a broker's statistics may be old when they are read: quorum queues report each 5 s."""
+
+STATISTICS_AGE = 30.0
+"""Seconds after which statistics that could not be read again count for nothing."""
+
+REPORT_AGE = 35.0
+"""Seconds after which a report counts for nothing. A worker gives a sign of life each 10 s; three may get lost."""
+
+SILENCE = 15.0
+"""Seconds that a pod may be ready without a report before it counts as silent: one and a half signs of life."""
+
+SLOW_READING = 0.2
+"""Seconds. RabbitMQ answers zero for a quorum queue whose leader does not answer within 250 ms; 1 ms is normal."""
+
+HALF_LIFE = 300.0
+"""Seconds in which finished tasks lose half their weight in the mean service time."""
+
+LEAST_FINISHED = 5
+"""Tasks that must have ended before a mean service time is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """One passive declare.
+
+    Attributes:
+        ready: tasks that wait.
+        consumers: of the queue.
+        at: seconds of the loop's clock.
+        took: seconds for the answer.
+    """
+
+    ready: int
+    consumers: int
+    at: float
+    took: float = 0.0
+
+    @property
+    def suspect(self) -> bool:
+        """Whether a zero may only mean that the queue's leader did not answer."""
+        return self.ready == 0 and self.took >= SLOW_READING
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A queue in the management API.
+
+    Attributes:
+        ready: tasks that wait.
+        unacked: tasks delivered and not acknowledged.
+        total: of both, and of those that wait for a retry.
+        available: whether the queue has a leader.
+        dead: tasks in its dead-letter queue; None where that is not there.
+        at: seconds of the loop's clock.
+    """
+
+    ready: int
+    unacked: int
+    total: int
+    available: bool
+    dead: int | None
+    at: float
+
+    @property
+    def delayed(self) -> int:
+        """Tasks that wait for their retry: they count in the total only."""
+        return max(0, self.total - self.ready - self.unacked)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The latest state of one worker.
+
+    Attributes:
+        state: as it sent it.
+        received: seconds of the loop's clock.
+        idle_since: seconds of the loop's clock at which it was first heard to be idle; None while it is busy.
+    """
+
+    state: WorkerState
+    received: float
+    idle_since: float | None
+
+
+@dataclass(slots=True)
+class _Queue:
+    reports: dict[str, Report] = field(default_factory=dict)
+    finished: float = 0.0
+    seconds: float = 0.0
+    weighed_at: float = 0.0
+    active_at: float = float("-inf")
+
+
+class WorkerReports:
+    """What the workers report, by queue."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, _Queue] = {}
+
+    def add(self, state: WorkerState, now: float) -> None:
+        """Take in a report; one that is older than what is known of the worker is dropped."""
+        queue = self._queues.setdefault(state.queue, _Queue(weighed_at=now))
+        known = queue.reports.get(state.worker)
+        if known is not None and known.state.at > state.at and known.state.started_at == state.started_at:
+            return
+        self._weigh(queue, known.state if known else None, state, now)
+        idle_since = None
+        if not state.busy:
+            idle_since = now if known is None or known.idle_since is None else known.idle_since
+            if known is not None and state.finished + state.failed != known.state.finished + known.state.failed:
+                idle_since = now  # it was busy in between, too briefly to say so
+        if known is None or _doings(known.state) != _doings(state):
+            queue.active_at = now
+        queue.reports[state.worker] = Report(state, now, idle_since)
+
+    def of(self, queue: str) -> Mapping[str, Report]:
+        """The latest report of each worker of a queue, by the worker's name."""
+        known = self._queues.get(queue)
+        return known.reports if known else {}
+
+    def active_at(self, queue: str) -> float:
+        """When a worker of the queue last took up or put down a task, in seconds of the loop's clock."""
+        known = self._queues.get(queue)
+        return known.active_at if known else float("-inf")
+
+    def forget(self, queue: str, gone: Iterable[str], now: float) -> None:
+        """Drop the reports of pods that are gone, and those that are too old."""
+        known = self._queues.get(queue)
+        if known is None:
+            return
+        for name in gone:
+            known.reports.pop(name, None)
+        for name in [name for name, report in known.reports.items() if now - report.received > REPORT_AGE]:
+            del known.reports[name]
+
+    def service_time(self, queue: str, now: float) -> float | None:
+        """Mean seconds of one task: (seconds finished + seconds running) / tasks finished; None until five have ended.
+
+        Running tasks count with the time they have run so far: long ones are not forgotten while short ones end.
+        """
+        known = self._queues.get(queue)
+        if known is None or known.finished < LEAST_FINISHED:
+            return None
+        running = sum(
+            report.state.running_seconds + len(report.state.running) * (now - report.received)
+            for report in known.reports.values()
+        )
+        return (known.seconds + running) / known.finished
+
+    @staticmethod
+    def _weigh(queue: _Queue, before: WorkerState | None, state: WorkerState, now: float) -> None:
+        same_run = before is not None and before.started_at == state.started_at
+        if before is None or not same_run:
+            # What a worker did before we heard of it is as good a sample as any, unless it is older than our memory.
+            count, spent = state.finished + state.failed, state.finished_seconds
+        else:
+            count = state.finished + state.failed - before.finished - before.failed
+            spent = state.finished_seconds - before.finished_seconds
+        if count <= 0:
+            return
+        weight = 0.5 ** ((now - queue.weighed_at) / HALF_LIFE)
+        # The weight of what has ended is kept above the least count: an old mean is better than none.
+        weight = max(weight, min(1.0, LEAST_FINISHED / queue.finished)) if queue.finished else 1.0
+        queue.finished = queue.finished * weight + count
+        queue.seconds = queue.seconds * weight + spent
+        queue.weighed_at = now
+
+
+def _doings(state: WorkerState) -> tuple[object, ...]:
+    return state.running, state.finished, state.failed, state.draining
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that is known of one queue at one moment: the policy's input, and what only explains.
+
+    Attributes:
+        seen: what the policy decides on.
+        unknown: why the backlog is not known; empty if it is.
+        busy, idle: workers, as they report.
+        delayed, dead: tasks; None where unknown.
+        failing: why pods cannot start; empty if they can.
+        service_time: mean seconds of a task; None until known.
+        estimated_wait: seconds until a task submitted now starts; None where unknown.
+    """
+
+    seen: Observation
+    unknown: str = ""
+    busy: int = 0
+    idle: int = 0
+    delayed: int | None = None
+    dead: int | None = None
+    failing: str = ""
+    service_time: float | None = None
+    estimated_wait: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What `observe` puts together.
+
+    Attributes:
+        counts: the latest reading; None where it failed.
+        unknown: why it failed.
+        statistics: of the queue; None where there are none.
+        reports: of its workers, by name.
+        active_at: when the queue's tasks last moved, in seconds of the loop's clock.
+        service_time: mean seconds of a task.
+        concurrency: tasks at once in one worker.
+        target: its Deployment.
+        now: seconds of the loop's clock.
+        wall: Unix time in seconds, for the ages of pods.
+        listening_since: since when workers' reports have been received, in seconds of the loop's clock; None while they
+            are not.
+    """
+
+    counts: Counts | None
+    unknown: str
+    statistics: Statistics | None
+    reports: Mapping[str, Report]
+    active_at: float
+    service_time: float | None
+    concurrency: int
+    target: TargetState
+    now: float
+    wall: float
+    listening_since: float | None
+
+
+def observe(inputs: Inputs) -> View:
+    """Put one observation together."""
+    statistics = inputs.statistics
+    if statistics is not None and inputs.now - statistics.at > STATISTICS_AGE:
+        statistics = None
+    counts, unknown = inputs.counts, inputs.unknown
+    if counts is not None and counts.suspect:
+        counts, unknown = None, "the queue's leader did not answer in time"
+    elif counts is not None and counts.ready == 0 and statistics is not None and not statistics.available:
+        counts, unknown = None, "the queue has no leader"
+    workers = tuple(_worker(pod, inputs, statistics) for pod in inputs.target.pods)
+    backlog = None if counts is None else Backlog(counts.ready, _unacked(inputs, counts, statistics))
+    running = sum(worker.phase is Phase.READY for worker in workers)
+    wait = None
+    if backlog is not None and backlog.ready == 0:
+        wait = 0.0 if running > sum(worker.busy is True for worker in workers) else None
+    elif backlog is not None and inputs.service_time is not None and running:
+        wait = backlog.ready * inputs.service_time / (running * inputs.concurrency)
+    return View(
+        seen=Observation(
+            backlog=backlog,
+            replicas=inputs.target.deployment.replicas,
+            workers=workers,
+            rollout=inputs.target.rollout,
+            settled=inputs.target.settled,
+        ),
+        unknown=unknown if backlog is None else "",
+        busy=sum(worker.busy is True for worker in workers),
+        idle=sum(worker.busy is False and worker.phase is Phase.READY for worker in workers),
+        delayed=statistics.delayed if statistics else None,
+        dead=statistics.dead if statistics else None,
+        failing=next((pod.failing for pod in inputs.target.pods if pod.failing), ""),
+        service_time=inputs.service_time,
+        estimated_wait=wait,
+    )
+
+
+def _unacked(inputs: Inputs, counts: Counts, statistics: Statistics | None) -> int:
+    """Tasks delivered and not acknowledged: the largest of three views, each of which can only miss some.
+
+    Statistics see every consumer, but late: while tasks move, they would still count those that are long done. So they
+    count only where there are consumers that do not report, or where nothing has moved for longer than they lag.
+    """
+    reported = sum(len(report.state.running) for report in inputs.reports.values())
+    waiting_for = counts.consumers * inputs.concurrency if counts.ready else 0
+    late = 0
+    if statistics is not None:
+        reporting = sum(not report.state.draining for report in inputs.reports.values())
+        settled = statistics.at - inputs.active_at > STATISTICS_LAG
+        if counts.consumers > reporting or settled:
+            late = statistics.unacked
+    return max(reported, waiting_for, late)
+
+
+def _worker(pod: Pod, inputs: Inputs, statistics: Statistics | None) -> Worker:
+    report = inputs.reports.get(pod.name)
+    busy: bool | None = None
+    idle_for = 0.0
+    if report is not None and not report.state.draining:
+        busy = report.state.busy
+        if report.idle_since is not None:
+            idle_for = inputs.now - report.idle_since
+        elif (
+            statistics is not None
+            and statistics.unacked == 0
+            and statistics.at - max(report.received, inputs.active_at) > STATISTICS_LAG
+        ):
+            busy = None  # it says that it works, and the broker says that nothing is in work: its last word got lost
+    silent = False
+    if busy is None and pod.ready_since is not None and inputs.listening_since is not None:
+        heard_for = min(inputs.wall - pod.ready_since, inputs.now - inputs.listening_since)
+        silent = heard_for > SILENCE
+    if pod.failing:
+        phase = Phase.FAILING
+    elif pod.ready:
+        phase = Phase.READY
+    else:
+        phase = Phase.STARTING if pod.running else Phase.PENDING
+    return Worker(pod.name, phase, busy, idle_for, silent, max(0.0, inputs.wall - pod.created))

@@ -1,0 +1,357 @@
+"""How many workers a queue gets: a pure function of what is wanted, what is seen, what is remembered, and the time.
+
+No I/O, no clock, no surprises: the loop calls `decide` with each reading, the tests with readings they made up. Read
+from the top: the rule (`_answer`), then what may hold back a change up (`_up`) or down (`_down`).
+
+Three principles:
+
+* What is not known changes nothing. A failed reading holds the workers; it never takes one away.
+* Up is free, down is not. More workers come at once and in one step; a worker goes only when it has nothing to do.
+* A reading of zero is weak evidence, because a queue without a leader reads as empty. It counts when it is repeated.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+ZERO_READINGS = 3
+"""Readings of zero in a row that make a queue count as empty."""
+
+ZERO_SPAN = 0.5
+"""Seconds that these readings must span at least, however fast they come."""
+
+IDLE_FOR = 1.0
+"""Seconds that a worker must have been idle. They report at most once a second: a younger report may be overtaken."""
+
+SILENT_QUIET = 15.0
+"""Seconds that a queue must have nothing ready and nothing unacknowledged before workers that report nothing may go.
+Their tasks are known from statistics alone, which are up to 6 s old when read, and read each 5 s."""
+
+PENDING_LIMIT = 300.0
+"""Seconds that a pod may be pending before more pods are held back. A cluster autoscaler needs them, and minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class FallbackRule:
+    """Workers to have while the backlog cannot be read.
+
+    Attributes:
+        after_failures: readings that must fail in a row.
+        replicas: to have at least.
+    """
+
+    after_failures: int
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What the user wants.
+
+    Attributes:
+        max_replicas, min_replicas: bounds.
+        backlog_per_worker: tasks, ready or unacknowledged, for each worker.
+        max_step: workers that may be starting at once; None for any number.
+        stabilization: seconds; workers stay that were wanted at some moment within it.
+        fallback: None for none.
+        paused: change nothing.
+        suspended: no workers.
+    """
+
+    max_replicas: int
+    min_replicas: int = 0
+    backlog_per_worker: int = 5
+    max_step: int | None = None
+    stabilization: float = 0.0
+    fallback: FallbackRule | None = None
+    paused: bool = False
+    suspended: bool = False
+
+
+class Phase(StrEnum):
+    """How far a worker's pod has come, in the order in which a ReplicaSet prefers to delete."""
+
+    PENDING = "pending"
+    FAILING = "failing"
+    STARTING = "starting"
+    READY = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One pod of the scale target that is not being deleted.
+
+    Attributes:
+        name: of the pod.
+        phase: how far it has come.
+        busy: whether it has a task in hand, as it reports; None where it has not reported.
+        idle_for: seconds since it reported that it has none.
+        silent: it has been ready for so long that it should have reported, and has not: not a Warren worker, or its
+            reports got lost.
+        age: seconds since the pod was made.
+    """
+
+    name: str
+    phase: Phase
+    busy: bool | None = None
+    idle_for: float = 0.0
+    silent: bool = False
+    age: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Tasks in the queue.
+
+    Attributes:
+        ready: waiting.
+        unacked: delivered and not acknowledged.
+    """
+
+    ready: int
+    unacked: int
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What is seen at one moment.
+
+    Attributes:
+        backlog: None where it is unknown or cannot be trusted.
+        replicas: that the scale target asks for.
+        workers: its pods.
+        rollout: more than one ReplicaSet of it has pods.
+        settled: its controllers have caught up with what was asked for.
+    """
+
+    backlog: Backlog | None
+    replicas: int
+    workers: tuple[Worker, ...] = ()
+    rollout: bool = False
+    settled: bool = True
+
+
+class Limit(StrEnum):
+    """What held a decision back."""
+
+    NONE = ""
+    MAX_REPLICAS = "maxReplicas"
+    MIN_REPLICAS = "minReplicas"
+    MAX_STEP = "maxStep"
+    STABILIZATION = "stabilization"
+    PAUSED = "paused"
+    SUSPENDED = "suspend"
+    UNKNOWN = "backlogUnknown"
+    FALLBACK = "fallback"
+    FAILING = "workersFailing"
+    PENDING = "workersPending"
+    READY_TASKS = "tasksReady"
+    UNCONFIRMED = "emptyUnconfirmed"
+    ROLLOUT = "rollout"
+    UNSETTLED = "podsChanging"
+    STARTING = "workersStarting"
+    BUSY = "workersBusy"
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the next decision needs to know of the earlier ones. Empty after a restart, which only makes it cautious.
+
+    Attributes:
+        failures: readings that failed in a row.
+        zeros: readings in a row with nothing ready.
+        zero_since: time of the first of them.
+        quiet_since: since when nothing has been ready nor unacknowledged; None while something is.
+        wanted: (time, answer) of the past stabilization window; only answers larger than all later ones matter.
+    """
+
+    failures: int = 0
+    zeros: int = 0
+    zero_since: float = 0.0
+    quiet_since: float | None = None
+    wanted: tuple[tuple[float, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do, and why.
+
+    Attributes:
+        current: replicas asked for so far.
+        asked: answer of the rule before any bound; None where the backlog is unknown.
+        replicas: to ask for now.
+        victims: workers that are to go with a scale-in; each other one stays.
+        limit: what held it back, or pushed it.
+        memory: for the next decision.
+    """
+
+    current: int
+    asked: int | None
+    replicas: int
+    limit: Limit
+    memory: Memory = field(repr=False)
+    victims: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """Whether replicas are to change."""
+        return self.replicas != self.current
+
+
+def decide(spec: Scaling, seen: Observation, memory: Memory, now: float) -> Decision:
+    """Decide on one reading.
+
+    Args:
+        spec: what the user wants.
+        seen: the reading.
+        memory: of the previous decision on the same queue; `Memory()` for the first.
+        now: seconds on a clock that never goes back.
+    """
+    memory = _remember(memory, seen, now)
+    asked = None if seen.backlog is None else _answer(spec, seen.backlog)
+    current = seen.replicas
+
+    def hold(limit: Limit, replicas: int = current) -> Decision:
+        return Decision(current, asked, replicas, limit, memory)
+
+    if spec.paused:
+        return hold(Limit.PAUSED)
+    if asked is None:
+        return _blind(spec, seen, memory)
+    low, high = (0, 0) if spec.suspended else (spec.min_replicas, spec.max_replicas)
+    bounded = min(max(asked, low), high)
+    bound = Limit.NONE
+    if bounded < asked:
+        bound = Limit.SUSPENDED if spec.suspended else Limit.MAX_REPLICAS
+    elif bounded > asked:
+        bound = Limit.MIN_REPLICAS
+    past = memory.wanted or ((now, current),)  # after a restart: what is there was wanted until now
+    memory = replace(memory, wanted=_window(past, spec.stabilization, bounded, now))
+    if bounded > current:
+        replicas, limit = _up(spec, seen, bounded)
+        return hold(limit or bound, replicas)
+    stable = min(max(answer for _, answer in memory.wanted), high)
+    if stable >= current:
+        return hold(bound if bounded == current else Limit.STABILIZATION)
+    down = _down(seen, memory, stable, high, now)
+    return Decision(current, asked, current - down.count, down.limit or bound, memory, down.victims)
+
+
+def _answer(spec: Scaling, backlog: Backlog) -> int:
+    """backlogPerWorker: as many workers as give each at most so many tasks."""
+    return math.ceil((backlog.ready + backlog.unacked) / spec.backlog_per_worker)
+
+
+def _remember(memory: Memory, seen: Observation, now: float) -> Memory:
+    if seen.backlog is None:
+        return replace(memory, failures=memory.failures + 1, zeros=0, quiet_since=None)
+    empty = seen.backlog.ready == 0
+    quiet = empty and seen.backlog.unacked == 0
+    return replace(
+        memory,
+        failures=0,
+        zeros=min(memory.zeros + 1, ZERO_READINGS) if empty else 0,
+        zero_since=memory.zero_since if empty and memory.zeros else now,
+        quiet_since=(now if memory.quiet_since is None else memory.quiet_since) if quiet else None,
+    )
+
+
+def _window(past: tuple[tuple[float, int], ...], span: float, answer: int, now: float) -> tuple[tuple[float, int], ...]:
+    """The answers of the window that are larger than all later ones, the present one last."""
+    kept = tuple((at, value) for at, value in past if now - at <= span and value > answer) if span else ()
+    return (*kept, (now, answer))
+
+
+def _blind(spec: Scaling, seen: Observation, memory: Memory) -> Decision:
+    """Nothing is known: hold, or raise to the fallback."""
+    replicas, limit = seen.replicas, Limit.UNKNOWN
+    fallback = spec.fallback
+    if fallback is not None and not spec.suspended and memory.failures >= fallback.after_failures:
+        least = min(fallback.replicas, spec.max_replicas)
+        if least > replicas:
+            replicas, limit = least, Limit.FALLBACK
+        elif least == replicas:
+            limit = Limit.FALLBACK
+    return Decision(seen.replicas, None, replicas, limit, memory)
+
+
+def _up(spec: Scaling, seen: Observation, wanted: int) -> tuple[int, Limit]:
+    """Straight to what is wanted, unless more pods would only meet the same fate as those that are there."""
+    ready = sum(worker.phase is Phase.READY for worker in seen.workers)
+    failing = sum(worker.phase is Phase.FAILING for worker in seen.workers)
+    if failing and failing >= ready:
+        return seen.replicas, Limit.FAILING
+    if any(worker.phase is Phase.PENDING and worker.age > PENDING_LIMIT for worker in seen.workers):
+        return seen.replicas, Limit.PENDING
+    if spec.max_step is not None and wanted > ready + spec.max_step:
+        return max(seen.replicas, ready + spec.max_step), Limit.MAX_STEP
+    return wanted, Limit.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class _Down:
+    """A scale-in: how many fewer replicas, which pods, and why not more."""
+
+    count: int
+    limit: Limit
+    victims: tuple[str, ...] = ()
+
+
+def _down(seen: Observation, memory: Memory, wanted: int, bound: int, now: float) -> _Down:
+    """Take away what does nothing: pods that are not up, then idle workers; busy ones only under a lowered bound."""
+    if not seen.settled:
+        return _Down(0, Limit.UNSETTLED)
+    if seen.rollout and bound > 0:  # a bound of zero leaves nothing to choose between
+        return _Down(0, Limit.ROLLOUT)
+    surplus = seen.replicas - wanted
+    forced = max(0, seen.replicas - bound)
+    order = _removable(seen, memory, now)
+    idle = [worker for worker in order if not _kept(worker, memory, now)]
+    unborn = max(0, seen.replicas - len(seen.workers))  # asked for, and not even made yet
+    if forced:
+        chosen = order[: max(0, forced - unborn)]
+        return _Down(forced, Limit.NONE, tuple(worker.name for worker in chosen))
+    if seen.backlog is None or seen.backlog.ready:
+        return _Down(0, Limit.READY_TASKS)
+    if memory.zeros < ZERO_READINGS or now - memory.zero_since < ZERO_SPAN:
+        return _Down(0, Limit.UNCONFIRMED)
+    chosen = idle[: max(0, surplus - unborn)]
+    limit = Limit.NONE
+    if any(worker.phase is Phase.STARTING for worker in seen.workers):
+        # The ReplicaSet deletes what is not ready first, whatever we say: wait until the starting ones are ready.
+        chosen = [worker for worker in chosen if worker.phase is not Phase.READY]
+        limit = Limit.STARTING
+    count = min(surplus, unborn + len(chosen))
+    if count == surplus:
+        limit = Limit.NONE
+    return _Down(count, limit if limit or count == surplus else Limit.BUSY, tuple(worker.name for worker in chosen))
+
+
+_DELETION_ORDER = (Phase.PENDING, Phase.FAILING, Phase.STARTING, Phase.READY)
+
+
+def _removable(seen: Observation, memory: Memory, now: float) -> list[Worker]:
+    """All workers, those first whose going costs least; among equals the youngest first."""
+    return sorted(
+        seen.workers,
+        key=lambda worker: (
+            _DELETION_ORDER.index(worker.phase),
+            _kept(worker, memory, now),
+            worker.busy is not False,
+            worker.busy is True,
+            worker.age,
+            worker.name,
+        ),
+    )
+
+
+def _kept(worker: Worker, memory: Memory, now: float) -> bool:
+    """Whether a worker has, or may have, something to do."""
+    if worker.phase in (Phase.PENDING, Phase.FAILING):
+        return False
+    if worker.phase is Phase.STARTING or worker.busy:
+        return True
+    if worker.busy is None:
+        quiet = memory.quiet_since is not None and now - memory.quiet_since >= SILENT_QUIET
+        return not (worker.silent and quiet)
+    return worker.idle_for < IDLE_FOR

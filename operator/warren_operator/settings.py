@@ -1,0 +1,99 @@
+"""The operator's settings: environment variables, and the file with the virtual host's defaults."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+
+from warren_contract.settings import SettingError, setting, whole_number
+from warren_operator.resource import Duration, Model, QueueSettings, Retry, first_problem
+
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+"""Where Kubernetes tells a pod its namespace."""
+
+DEFAULTS_FILE = "/etc/warren/defaults.yaml"
+
+ALL_NAMESPACES = "*"
+
+BUILT_IN = QueueSettings(max_length=100_000, max_attempts=5, min_delay=1.0, max_delay=300.0, time_limit=1500.0)
+"""What holds where neither the defaults file nor the WorkQueue says otherwise."""
+
+
+class DefaultsFile(Model):
+    """The defaults file, written with the words of the WorkQueue."""
+
+    max_length: int | None = pydantic.Field(default=None, ge=1)
+    message_ttl: Duration | None = pydantic.Field(default=None, alias="messageTTL")
+    retry: Retry = Retry()
+    time_limit: Duration | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one operator runs.
+
+    Attributes:
+        namespaces: whose WorkQueues it serves; `("*",)` for all.
+        health_port: of `/healthz`, `/readyz` and `/metrics`.
+        defaults: of the virtual host.
+        name: of this operator in Kubernetes Events and in the broker's list of connections.
+    """
+
+    namespaces: tuple[str, ...]
+    health_port: int
+    defaults: QueueSettings
+    name: str
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read the settings.
+
+        Raises:
+            SettingError: one is missing or wrong.
+        """
+        return cls(
+            namespaces=setting(environ, "WARREN_NAMESPACES", _namespaces, _own_namespace()),
+            health_port=setting(environ, "WARREN_HEALTH_PORT", whole_number(0, 65535), 8081),
+            defaults=_load_defaults(environ),
+            name=setting(environ, "HOSTNAME", str, "warren-operator"),
+        )
+
+
+def _namespaces(text: str) -> tuple[str, ...]:
+    names = tuple(sorted({name.strip() for name in text.split(",") if name.strip()}))
+    if not names or (ALL_NAMESPACES in names and len(names) > 1):
+        raise ValueError("write namespaces with commas between them, or * alone for all")
+    return names
+
+
+def _own_namespace() -> tuple[str, ...] | None:
+    try:
+        return (NAMESPACE_FILE.read_text("utf-8").strip(),)
+    except OSError:
+        return None
+
+
+def _load_defaults(environ: Mapping[str, str]) -> QueueSettings:
+    """The defaults file; the built-in defaults where the usual file is not there."""
+    named = environ.get("WARREN_DEFAULTS_FILE", "")
+    path = Path(named or DEFAULTS_FILE)
+    try:
+        content: Any = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        if named:
+            raise SettingError(
+                f"WARREN_DEFAULTS_FILE={named!r} does not exist: mount it or unset the variable"
+            ) from error
+        return BUILT_IN
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingError(f"cannot read the queue defaults {path}: {error}") from error
+    try:
+        read = DefaultsFile.model_validate(content or {})
+    except pydantic.ValidationError as error:
+        raise SettingError(f"the queue defaults {path} are wrong: {first_problem(error)}") from error
+    return BUILT_IN.refined(
+        max_length=read.max_length, message_ttl=read.message_ttl, retry=read.retry, time_limit=read.time_limit
+    )

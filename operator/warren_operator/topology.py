@@ -1,0 +1,545 @@
+"""What there is to be in the broker for the WorkQueues that are served, against what is there.
+
+The first part is pure: `desired` says what is to be, `plan` what is to be done about the difference, `findings` what
+cannot be mended and has to be told. `Topology` reads, plans and applies, again and again, so that what somebody deletes
+by hand comes back. Nothing that holds tasks is ever deleted: a queue outlives its WorkQueue, with its tasks.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from warren_contract.aio import BrokerUnavailable
+from warren_contract.names import DEAD_EXCHANGE, DEAD_SUFFIX, EVENTS_EXCHANGE, TASKS_EXCHANGE, dead_queue
+from warren_operator.broker import OLDEST_BROKER, Broker, QueueMismatch
+from warren_operator.management import Management, ManagementUnavailable
+from warren_operator.observation import Statistics
+from warren_operator.resource import Key, QueueSettings
+
+log = logging.getLogger(__name__)
+
+DEFAULT_POLICY = "warren-default"
+DEAD_POLICY = "warren-dead"
+POLICY_PREFIX = "warren."
+
+DEFAULT_PRIORITY = 10
+"""Above 0, RabbitMQ's default, so that somebody's catch-all policy does not quietly switch dead-lettering off."""
+
+OWN_PRIORITY = 20
+"""Of the policy of one queue, above the default's."""
+
+REDELIVERIES = 15
+"""Deliveries beyond maxAttempts until the broker gives a task up: workers that die at work use deliveries up, too."""
+
+CONSUMER_SLACK = 300.0
+"""Seconds beyond the time limit of a task until the broker takes it back from its worker."""
+
+STATISTICS_EVERY = 5.0
+"""Seconds between two listings of the queues. The broker's own statistics are no fresher."""
+
+FULL_EVERY = 30.0
+"""Seconds between two comparisons of everything else: exchanges, bindings, policies."""
+
+FAILURES = 3
+"""Listings that must fail in a row until it is told; one may fall into a restart of the broker."""
+
+EXCHANGES: Mapping[str, str] = {TASKS_EXCHANGE: "direct", DEAD_EXCHANGE: "direct", EVENTS_EXCHANGE: "topic"}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A RabbitMQ policy for quorum queues.
+
+    Attributes:
+        pattern: of queue names.
+        priority: the highest that matches is the only one that applies; policies do not merge.
+        definition: keys as RabbitMQ names them; times in milliseconds.
+    """
+
+    pattern: str
+    priority: int
+    definition: Mapping[str, Any]
+
+    def body(self) -> dict[str, Any]:
+        """As the management API takes it."""
+        return {
+            "pattern": self.pattern,
+            "apply-to": "quorum_queues",
+            "priority": self.priority,
+            "definition": dict(self.definition),
+        }
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Binding:
+    """From an exchange to a queue."""
+
+    exchange: str
+    queue: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What there is to be.
+
+    Attributes:
+        exchanges: type of each.
+        queues: work queues; each has its dead-letter queue.
+        bindings: of both.
+        policies: by name.
+        policy_of: name of the policy that is to apply to each work queue.
+    """
+
+    exchanges: Mapping[str, str]
+    queues: frozenset[str]
+    bindings: frozenset[Binding]
+    policies: Mapping[str, Policy]
+    policy_of: Mapping[str, str]
+
+    @property
+    def all_queues(self) -> list[str]:
+        """Dead-letter queues first, so that no task can die before it has a place to go to."""
+        return [*(dead_queue(queue) for queue in sorted(self.queues)), *sorted(self.queues)]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFacts:
+    """A queue as the broker lists it.
+
+    Attributes:
+        type: `quorum`, `classic`, `stream`.
+        durable, exclusive, auto_delete: as declared.
+        arguments: as declared.
+        policy: that applies; empty without one.
+        effective: what holds in the end, an operator policy included.
+    """
+
+    type: str
+    durable: bool
+    exclusive: bool
+    auto_delete: bool
+    arguments: Mapping[str, Any]
+    policy: str
+    effective: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Actual:
+    """What there is.
+
+    Attributes:
+        exchanges: type of each.
+        queues: by name.
+        bindings: from our exchanges.
+        policies: by name.
+        default_queue_type: of the virtual host.
+    """
+
+    exchanges: Mapping[str, str] = field(default_factory=dict)
+    queues: Mapping[str, QueueFacts] = field(default_factory=dict)
+    bindings: frozenset[Binding] = frozenset()
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    default_queue_type: str = "quorum"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, in this order."""
+
+    exchanges: tuple[tuple[str, str], ...] = ()
+    put: tuple[tuple[str, Policy], ...] = ()
+    queues: tuple[str, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+    drop: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether all is as it is to be."""
+        return not (self.exchanges or self.put or self.queues or self.bindings or self.drop)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about a queue that the operator cannot or may not mend.
+
+    Attributes:
+        reason: one word, for a condition.
+        message: what differs, and what to do.
+    """
+
+    reason: str
+    message: str
+
+
+MISMATCH = "QueueMismatch"
+OVERRIDDEN = "PolicyOverridden"
+
+
+def definition(settings: QueueSettings) -> dict[str, Any]:
+    """A policy's definition, for RabbitMQ 4.3.1 and later."""
+    keys: dict[str, Any] = {
+        "dead-letter-exchange": DEAD_EXCHANGE,
+        "dead-letter-strategy": "at-least-once",
+        "overflow": "reject-publish",  # at-least-once dead-lettering needs it
+        "delivery-limit": settings.max_attempts + REDELIVERIES,
+        "delayed-retry-type": "failed",
+        "delayed-retry-min": _milliseconds(settings.min_delay),
+        "delayed-retry-max": _milliseconds(settings.max_delay),
+        "consumer-timeout": _milliseconds(settings.time_limit + CONSUMER_SLACK),
+        "max-length": settings.max_length,
+    }
+    if settings.message_ttl is not None:
+        keys["message-ttl"] = _milliseconds(settings.message_ttl)
+    return keys
+
+
+def policy_name(key: Key) -> str:
+    """Name of the policy of one WorkQueue. The namespace tells which operator it belongs to."""
+    return f"{POLICY_PREFIX}{key.namespace}.{key.name}"
+
+
+def desired(queues: Mapping[Key, tuple[str, QueueSettings]], defaults: QueueSettings) -> Desired:
+    """What there is to be for these WorkQueues: name of the queue and settings of each.
+
+    One policy serves all queues with the default settings, because each policy is matched against each queue.
+    """
+    policies = {
+        DEFAULT_POLICY: Policy(r"^(?!amq\.|warren\.).*(?<!\.dead)$", DEFAULT_PRIORITY, definition(defaults)),
+        # People look into dead letters and put them back: that must not use up deliveries until a letter is dropped.
+        DEAD_POLICY: Policy(r"^(?!amq\.|warren\.).*\.dead$", DEFAULT_PRIORITY, {"delivery-limit": -1}),
+    }
+    policy_of: dict[str, str] = {}
+    bindings: set[Binding] = set()
+    for key, (queue, settings) in queues.items():
+        policy_of[queue] = DEFAULT_POLICY
+        if settings != defaults:
+            policy_of[queue] = policy_name(key)
+            pattern = f"^{queue.replace('.', '[.]')}$"
+            policies[policy_name(key)] = Policy(pattern, OWN_PRIORITY, definition(settings))
+        bindings.add(Binding(TASKS_EXCHANGE, queue, queue))
+        bindings.add(Binding(DEAD_EXCHANGE, dead_queue(queue), queue))
+    return Desired(EXCHANGES, frozenset(policy_of), frozenset(bindings), policies, policy_of)
+
+
+def plan(want: Desired, have: Actual, owned: Callable[[str], bool]) -> Plan:
+    """What to do so that everything that is wanted is there.
+
+    Args:
+        want: what there is to be.
+        have: what there is.
+        owned: whether a policy of this name is ours to delete once it is no longer wanted.
+    """
+    return Plan(
+        exchanges=tuple((name, kind) for name, kind in want.exchanges.items() if name not in have.exchanges),
+        put=tuple((name, policy) for name, policy in want.policies.items() if have.policies.get(name) != policy),
+        queues=tuple(name for name in want.all_queues if name not in have.queues)
+        if have.default_queue_type == "quorum"
+        else (),
+        bindings=tuple(sorted(want.bindings - have.bindings)),
+        drop=tuple(sorted(name for name in have.policies if name not in want.policies and owned(name))),
+    )
+
+
+def findings(want: Desired, have: Actual, queue: str) -> tuple[Finding, ...]:
+    """What is wrong with one work queue and cannot be mended by `plan`."""
+    found: list[Finding] = []
+    for name in (queue, dead_queue(queue)):
+        facts = have.queues.get(name)
+        if facts is None:
+            if have.default_queue_type != "quorum":
+                found.append(_wrong_default(name, have.default_queue_type))
+        elif differing := _differing(facts):
+            found.append(
+                Finding(
+                    MISMATCH,
+                    f"queue {name} exists with {differing}; Warren needs a durable quorum queue without arguments and "
+                    "changes nothing about it: move its messages elsewhere and delete it (the operator makes it anew), "
+                    f"or name another queue in spec.queue.name",
+                )
+            )
+    for name, kind in want.exchanges.items():
+        if have.exchanges.get(name, kind) != kind:
+            found.append(
+                Finding(
+                    MISMATCH,
+                    f"exchange {name} is of type {have.exchanges[name]}; Warren needs {kind}: delete it, and the "
+                    "operator makes it anew",
+                )
+            )
+    facts = have.queues.get(queue)
+    if facts is not None and not found and queue in want.policy_of:
+        name = want.policy_of[queue]
+        if have.policies.get(name) == want.policies[name]:  # else it is about to be put in place
+            found += _override(queue, facts, name, want.policies[name].definition, have)
+    return tuple(found)
+
+
+def _wrong_default(name: str, kind: str) -> Finding:
+    return Finding(
+        "DefaultQueueType",
+        f"queue {name} is not declared: the virtual host's default queue type is {kind}, and Warren declares without "
+        "arguments; set it with `rabbitmqctl update_vhost_metadata VHOST --default-queue-type quorum`",
+    )
+
+
+def _differing(facts: QueueFacts) -> str:
+    """In words, how a queue differs from a durable quorum queue without arguments; empty if it does not."""
+    parts = []
+    if facts.type != "quorum":
+        parts.append(f"type {facts.type}")
+    if not facts.durable:
+        parts.append("durable=false")
+    if facts.exclusive:
+        parts.append("exclusive=true")
+    if facts.auto_delete:
+        parts.append("auto_delete=true")
+    parts += [f"{key}={value}" for key, value in sorted(facts.arguments.items()) if key != "x-queue-type"]
+    return ", ".join(parts)
+
+
+def _override(queue: str, facts: QueueFacts, name: str, wanted: Mapping[str, Any], have: Actual) -> Iterable[Finding]:
+    keys = sorted(key for key in {*facts.effective, *wanted} if facts.effective.get(key) != wanted.get(key))
+    if not keys:
+        return
+    differing = ", ".join(
+        f"{key} is {facts.effective.get(key, 'unset')} instead of {wanted.get(key, 'unset')}" for key in keys
+    )
+    if facts.policy == name:
+        cause, remedy = "an operator policy", "change that operator policy"
+    else:
+        other = have.policies.get(facts.policy)
+        priority = f" of priority {other.priority}" if other else ""
+        cause = f"policy {facts.policy or '(none)'}{priority}"
+        remedy = (
+            f"remove it, or give it a priority below {OWN_PRIORITY if name != DEFAULT_POLICY else DEFAULT_PRIORITY}"
+        )
+    yield Finding(OVERRIDDEN, f"{cause} overrides {name} on queue {queue}: {differing}; {remedy}")
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def read_queue(body: Mapping[str, Any]) -> QueueFacts:
+    """A queue from the listing."""
+    effective = body.get("effective_policy_definition")
+    return QueueFacts(
+        type=str(body.get("type", "classic")),
+        durable=bool(body.get("durable")),
+        exclusive=bool(body.get("exclusive")),
+        auto_delete=bool(body.get("auto_delete")),
+        arguments=body.get("arguments") or {},
+        policy=str(body.get("policy") or ""),
+        effective=effective if isinstance(effective, dict) else {},  # the API writes an empty one as []
+    )
+
+
+def read_policy(body: Mapping[str, Any]) -> Policy:
+    """A policy from the listing; one that applies to other things than ours do is equal to none of ours."""
+    applies = body.get("apply-to") == "quorum_queues"
+    return Policy(body["pattern"] if applies else "", body.get("priority", 0), body.get("definition") or {})
+
+
+def read_statistics(listing: Iterable[Mapping[str, Any]], now: float) -> dict[str, Statistics]:
+    """The totals of each queue that is no dead-letter queue."""
+    totals = {body["name"]: body for body in listing}
+    result = {}
+    for name, body in totals.items():
+        if name.endswith(DEAD_SUFFIX):
+            continue
+        dead = totals.get(dead_queue(name))
+        result[name] = Statistics(
+            ready=body.get("messages_ready", 0),
+            unacked=body.get("messages_unacknowledged", 0),
+            total=body.get("messages", 0),
+            available=body.get("state", "running") == "running",
+            dead=None if dead is None else dead.get("messages", 0),
+            at=now,
+        )
+    return result
+
+
+class Topology:
+    """Keeps the broker as the WorkQueues want it.
+
+    Attributes:
+        statistics: of each queue, as last listed.
+        problem: why the broker cannot be compared or mended at present; empty while it can.
+        compared: whether it has been, at least once on this connection.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        management: Management,
+        defaults: QueueSettings,
+        owned: Callable[[str], bool],
+        changed: Callable[[Iterable[str]], None],
+    ) -> None:
+        """Args:
+        broker: declares.
+        management: lists, and sets policies.
+        defaults: of the virtual host.
+        owned: whether a policy of this name is ours to delete once it is no longer wanted.
+        changed: called with the queues that came into being or whose findings changed.
+        """
+        self.statistics: dict[str, Statistics] = {}
+        self.problem = ""
+        self.compared = False
+        self._broker = broker
+        self._management = management
+        self._defaults = defaults
+        self._owned = owned
+        self._changed = changed
+        self._queues: Mapping[Key, tuple[str, QueueSettings]] | None = None
+        self._may_drop = False
+        self._actual = Actual()
+        self._findings: dict[str, tuple[Finding, ...]] = {}
+        self._wake = asyncio.Event()
+        self._full_at = float("-inf")
+        self._failures = 0
+
+    def serve(self, queues: Mapping[Key, tuple[str, QueueSettings]], *, may_drop: bool) -> None:
+        """Say which queues are to be there.
+
+        Args:
+            queues: name and settings, by WorkQueue.
+            may_drop: whether policies that are no longer wanted may be deleted; not while a WorkQueue is unreadable.
+        """
+        self._queues, self._may_drop = queues, may_drop
+        self.wake()
+
+    def wake(self) -> None:
+        """Compare everything at once: something is missing, or is new."""
+        self._full_at = float("-inf")
+        self._wake.set()
+
+    def missing(self, queue: str) -> None:
+        """Somebody found a queue missing: compare at once, unless that is known and beyond our means."""
+        if self.compared and not self.findings(queue):
+            self.wake()
+
+    def findings(self, queue: str) -> tuple[Finding, ...]:
+        """What is wrong with a queue and cannot be mended."""
+        return self._findings.get(queue, ())
+
+    async def run(self) -> None:
+        """Compare and mend until cancelled."""
+        while True:
+            self._wake.clear()
+            await self.compare()
+            try:
+                async with asyncio.timeout(STATISTICS_EVERY):
+                    await self._wake.wait()
+                await asyncio.sleep(0.05)  # what comes in a flock is done in one go
+            except TimeoutError:
+                pass
+
+    async def compare(self) -> None:
+        """List, plan, apply, and note what cannot be mended. Never raises because of the broker."""
+        if self._queues is None or self._broker.problem:
+            self.compared = False
+            self._full_at = float("-inf")
+            return
+        if self._broker.too_old:
+            oldest = ".".join(str(number) for number in OLDEST_BROKER)
+            self.problem = f"the broker is RabbitMQ {self._broker.version}: Warren needs {oldest} or later, upgrade it"
+            return
+        try:
+            await self._mend(desired(self._queues, self._defaults))
+        except (ManagementUnavailable, BrokerUnavailable) as error:
+            self._failures += 1
+            self._full_at = float("-inf")
+            if self._failures >= FAILURES or not self.compared:
+                self.problem = str(error)
+            log.warning("topology: %s", error)
+        else:
+            self._failures, self.problem, self.compared = 0, "", True
+
+    async def _mend(self, want: Desired) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await self._list(loop.time(), full=loop.time() - self._full_at >= FULL_EVERY)
+        except ManagementUnavailable:
+            # Without the listing nothing is known, but declaring what is there already harms nothing.
+            await self._apply(Plan(tuple(want.exchanges.items()), (), (), ()), want)
+            raise
+        todo = plan(want, self._actual, self._owned if self._may_drop else lambda _name: False)
+        await self._apply(todo, want)
+        if todo.empty:
+            self._note({queue: findings(want, self._actual, queue) for queue in want.queues})
+        else:
+            await self._list(loop.time(), full=True)
+            self._note({queue: findings(want, self._actual, queue) for queue in want.queues})
+            self._changed(name for name in todo.queues if name in want.queues)
+
+    async def _list(self, now: float, *, full: bool) -> None:
+        listing = await self._management.queues()
+        self.statistics = read_statistics(listing, now)
+        queues = {body["name"]: read_queue(body) for body in listing if "name" in body}
+        if not full:
+            self._actual = Actual(
+                self._actual.exchanges,
+                queues,
+                self._actual.bindings,
+                self._actual.policies,
+                self._actual.default_queue_type,
+            )
+            return
+        bindings: set[Binding] = set()
+        exchanges = {body["name"]: body["type"] for body in await self._management.exchanges()}
+        for exchange in (TASKS_EXCHANGE, DEAD_EXCHANGE):
+            if exchange in exchanges:
+                bindings |= {
+                    Binding(exchange, body["destination"], body["routing_key"])
+                    for body in await self._management.bindings(exchange)
+                    if body.get("destination_type") == "queue"
+                }
+        self._actual = Actual(
+            exchanges=exchanges,
+            queues=queues,
+            bindings=frozenset(bindings),
+            policies={body["name"]: read_policy(body) for body in await self._management.policies()},
+            default_queue_type=await self._management.default_queue_type(),
+        )
+        self._full_at = now
+
+    async def _apply(self, todo: Plan, want: Desired) -> None:
+        """Do what is planned; what one queue refuses keeps no other from being done."""
+        for name, kind in todo.exchanges:
+            try:
+                await self._broker.declare("exchange_declare", exchange=name, exchange_type=kind, durable=True)
+            except QueueMismatch as error:  # a finding says how it differs, as soon as it is listed
+                log.warning("exchange %s is not as it is to be: %s", name, error)
+        for name, policy in todo.put:
+            await self._management.put_policy(name, policy.body())
+            log.info("policy %s set", name)
+        refused: set[str] = set()
+        for name in todo.queues:
+            try:
+                await self._broker.declare("queue_declare", queue=name, durable=True)
+                log.info("queue %s declared", name)
+            except QueueMismatch as error:  # made by somebody else since the listing; the next one says how it differs
+                refused.add(name)
+                log.warning("queue %s is not as it is to be: %s", name, error)
+        for binding in todo.bindings:
+            if binding.queue in refused or not self._bindable(binding, todo, want):
+                continue
+            await self._broker.declare(
+                "queue_bind", queue=binding.queue, exchange=binding.exchange, routing_key=binding.key
+            )
+        for name in todo.drop:
+            await self._management.delete_policy(name)
+            log.info("policy %s removed", name)
+
+    def _bindable(self, binding: Binding, todo: Plan, want: Desired) -> bool:
+        exists = binding.queue in self._actual.queues or binding.queue in todo.queues
+        kind = self._actual.exchanges.get(binding.exchange)
+        return exists and kind in (None, want.exchanges[binding.exchange])
+
+    def _note(self, found: dict[str, tuple[Finding, ...]]) -> None:
+        before, self._findings = self._findings, found
+        self._changed(queue for queue in found if found[queue] != before.get(queue, ()))

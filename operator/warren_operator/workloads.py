@@ -1,0 +1,292 @@
+"""What runs in Kubernetes: Deployments, their ReplicaSets and pods, and whoever else scales them, as compact values."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from warren_operator.kube import Api
+from warren_operator.mirror import Kind, Mirror
+from warren_operator.resource import GROUP, PLURAL, VERSION, Key, WorkQueue, read_work_queue
+
+WORK_QUEUES = Kind(f"apis/{GROUP}/{VERSION}", PLURAL)
+DEPLOYMENTS = Kind("apis/apps/v1", "deployments")
+REPLICA_SETS = Kind("apis/apps/v1", "replicasets")
+PODS = Kind("api/v1", "pods")
+AUTOSCALERS = Kind("apis/autoscaling/v2", "horizontalpodautoscalers")
+
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+
+FAILING_REASONS = frozenset(
+    {
+        "CrashLoopBackOff",
+        "ImagePullBackOff",
+        "ErrImagePull",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    }
+)
+"""Reasons of a waiting container that more pods of the same kind would meet as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A Deployment.
+
+    Attributes:
+        uid: owner of its ReplicaSets.
+        replicas: asked for.
+        settled: whether its controller has seen the present spec.
+    """
+
+    uid: str
+    replicas: int
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSet:
+    """A ReplicaSet of a Deployment.
+
+    Attributes:
+        uid: owner of its pods.
+        owner: uid of the Deployment.
+        replicas: asked for.
+        pods: that it has, without those being deleted.
+    """
+
+    uid: str
+    owner: str
+    replicas: int
+    pods: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of a ReplicaSet.
+
+    Attributes:
+        name: of the pod.
+        owner: uid of the ReplicaSet.
+        created: Unix time in seconds.
+        running: its containers have been started.
+        ready: it passes its readiness probe.
+        ready_since: Unix time in seconds; None while it is not ready.
+        ending: it is being deleted.
+        over: it has ended for good and its ReplicaSet no longer counts it.
+        failing: why it cannot start; empty if it can.
+        cost: its pod-deletion-cost, None without one.
+    """
+
+    name: str
+    owner: str
+    created: float
+    running: bool
+    ready: bool
+    ready_since: float | None
+    ending: bool
+    over: bool
+    failing: str
+    cost: str | None
+
+
+def read_deployment(body: Mapping[str, Any]) -> Deployment:
+    """The compact value of a Deployment."""
+    metadata, status = body["metadata"], body.get("status") or {}
+    return Deployment(
+        uid=metadata["uid"],
+        replicas=body["spec"].get("replicas", 1),
+        settled=status.get("observedGeneration", 0) >= metadata.get("generation", 0),
+    )
+
+
+def read_replica_set(body: Mapping[str, Any]) -> ReplicaSet | None:
+    """The compact value of a ReplicaSet; None where no Deployment owns it."""
+    owner = _controller(body, "Deployment")
+    if owner is None:
+        return None
+    return ReplicaSet(
+        uid=body["metadata"]["uid"],
+        owner=owner,
+        replicas=body["spec"].get("replicas", 1),
+        pods=(body.get("status") or {}).get("replicas", 0),
+    )
+
+
+def read_pod(body: Mapping[str, Any]) -> Pod | None:
+    """The compact value of a pod; None where no ReplicaSet owns it."""
+    owner = _controller(body, "ReplicaSet")
+    if owner is None:
+        return None
+    metadata, status = body["metadata"], body.get("status") or {}
+    conditions: list[Mapping[str, Any]] = status.get("conditions") or []
+    ready: Mapping[str, Any] = next((item for item in conditions if item["type"] == "Ready"), {})
+    is_ready = ready.get("status") == "True"
+    phase = status.get("phase", "Pending")
+    return Pod(
+        name=metadata["name"],
+        owner=owner,
+        created=_unix(metadata["creationTimestamp"]),
+        running=phase == "Running",
+        ready=is_ready,
+        ready_since=_unix(ready["lastTransitionTime"]) if is_ready else None,
+        ending="deletionTimestamp" in metadata,
+        over=phase in ("Succeeded", "Failed"),
+        failing=_failing(status),
+        cost=(metadata.get("annotations") or {}).get(DELETION_COST),
+    )
+
+
+def read_autoscaler(body: Mapping[str, Any]) -> str | None:
+    """Name of the Deployment that a HorizontalPodAutoscaler scales; None where it scales something else."""
+    target = body["spec"]["scaleTargetRef"]
+    return str(target["name"]) if target.get("kind") == "Deployment" else None
+
+
+def _controller(body: Mapping[str, Any], kind: str) -> str | None:
+    for owner in body["metadata"].get("ownerReferences") or ():
+        if owner.get("controller") and owner["kind"] == kind:
+            return str(owner["uid"])
+    return None
+
+
+def _failing(status: Mapping[str, Any]) -> str:
+    for group in ("initContainerStatuses", "containerStatuses"):
+        for container in status.get(group) or ():
+            reason = (container.get("state") or {}).get("waiting", {}).get("reason", "")
+            if reason in FAILING_REASONS:
+                return str(reason)
+    return ""
+
+
+def _unix(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class TargetState:
+    """The scale target of one WorkQueue.
+
+    Attributes:
+        deployment: asked for and seen by its controller.
+        pods: that count (neither ended nor being deleted), oldest first.
+        ending: pods that are being deleted and may still work.
+        rollout: more than one ReplicaSet has pods.
+        settled: pods and replicas agree, as far as the controllers have got.
+    """
+
+    deployment: Deployment
+    pods: tuple[Pod, ...]
+    ending: tuple[Pod, ...]
+    rollout: bool
+    settled: bool
+
+
+class Workloads:
+    """Mirrors of all the kinds the operator reads, for all namespaces it serves."""
+
+    def __init__(self, api: Api, namespaces: tuple[str, ...], work_queue_changed: Callable[[Key], None]) -> None:
+        """Args:
+        api: session.
+        namespaces: served; `("*",)` for all.
+        work_queue_changed: called with the key of each WorkQueue that came, changed or went.
+        """
+        self._replica_sets: defaultdict[str, dict[Key, ReplicaSet]] = defaultdict(dict)
+        self._pods: defaultdict[str, dict[Key, Pod]] = defaultdict(dict)
+        self._autoscalers: defaultdict[Key, set[str]] = defaultdict(set)
+        scopes: tuple[str | None, ...] = (None,) if namespaces == ("*",) else namespaces
+
+        def notify(key: Key, before: WorkQueue | None, after: WorkQueue | None) -> None:
+            if before is None or after is None or (before.uid, before.generation) != (after.uid, after.generation):
+                work_queue_changed(key)
+
+        self._work_queues = [Mirror(api, WORK_QUEUES, scope, read_work_queue, notify) for scope in scopes]
+        self._deployments = [Mirror(api, DEPLOYMENTS, scope, read_deployment, _ignore) for scope in scopes]
+        self._mirrors: tuple[Mirror[Any], ...] = (
+            *self._work_queues,
+            *self._deployments,
+            *(Mirror(api, REPLICA_SETS, scope, read_replica_set, self._replica_set_changed) for scope in scopes),
+            *(Mirror(api, PODS, scope, read_pod, self._pod_changed) for scope in scopes),
+            *(Mirror(api, AUTOSCALERS, scope, read_autoscaler, self._autoscaler_changed) for scope in scopes),
+        )
+
+    @property
+    def mirrors(self) -> tuple[Mirror[Any], ...]:
+        """All mirrors; each has to be run."""
+        return self._mirrors
+
+    @property
+    def synced(self) -> bool:
+        """Whether everything has been listed at least once; nothing is decided before."""
+        return all(mirror.synced for mirror in self._mirrors)
+
+    @property
+    def problem(self) -> str:
+        """Why what is known of the cluster may be out of date; empty while it is not."""
+        return next((mirror.problem for mirror in self._mirrors if mirror.problem), "")
+
+    def work_queues(self) -> list[WorkQueue]:
+        """All WorkQueues."""
+        return [item for mirror in self._work_queues for item in mirror]
+
+    def work_queue(self, key: Key) -> WorkQueue | None:
+        """One WorkQueue."""
+        return next((item for mirror in self._work_queues if (item := mirror.get(key))), None)
+
+    def autoscalers(self, deployment: Key) -> list[str]:
+        """Names of the HorizontalPodAutoscalers that scale a Deployment."""
+        return sorted(self._autoscalers.get(deployment, ()))
+
+    def target(self, key: Key) -> TargetState | None:
+        """The state of the Deployment `key`; None where there is none."""
+        deployment = next((item for mirror in self._deployments if (item := mirror.get(key))), None)
+        if deployment is None:
+            return None
+        sets = list(self._replica_sets.get(deployment.uid, {}).values())
+        pods = [pod for item in sets for pod in self._pods.get(item.uid, {}).values() if not pod.over]
+        active = tuple(sorted((pod for pod in pods if not pod.ending), key=lambda pod: (pod.created, pod.name)))
+        asked = sum(item.replicas for item in sets)
+        return TargetState(
+            deployment=deployment,
+            pods=active,
+            ending=tuple(pod for pod in pods if pod.ending),
+            rollout=sum(1 for item in sets if item.replicas or item.pods) > 1,
+            settled=deployment.settled and asked == deployment.replicas and len(active) <= deployment.replicas,
+        )
+
+    def _replica_set_changed(self, key: Key, before: ReplicaSet | None, after: ReplicaSet | None) -> None:
+        if before is not None:
+            _take(self._replica_sets, before.owner, key)
+        if after is not None:
+            self._replica_sets[after.owner][key] = after
+
+    def _pod_changed(self, key: Key, before: Pod | None, after: Pod | None) -> None:
+        if before is not None:
+            _take(self._pods, before.owner, key)
+        if after is not None:
+            self._pods[after.owner][key] = after
+
+    def _autoscaler_changed(self, key: Key, before: str | None, after: str | None) -> None:
+        if before is not None:
+            names = self._autoscalers[Key(key.namespace, before)]
+            names.discard(key.name)
+            if not names:
+                del self._autoscalers[Key(key.namespace, before)]
+        if after is not None:
+            self._autoscalers[Key(key.namespace, after)].add(key.name)
+
+
+def _take(index: dict[str, dict[Key, Any]], owner: str, key: Key) -> None:
+    """Remove an entry, and its owner's dictionary with the last one: owners come and go for as long as we run."""
+    entries = index.get(owner, {})
+    entries.pop(key, None)
+    if not entries:
+        index.pop(owner, None)
+
+
+def _ignore(_key: Key, _before: object, _after: object) -> None:
+    """For kinds that are looked up by key only."""
