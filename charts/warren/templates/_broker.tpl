@@ -42,6 +42,7 @@ log.console.use_colors = off
 log.file = false
 # A line for each connection that comes and goes, and for each call to the management API, is no news.
 log.connection.level = warning
+log.user.level = warning
 
 # Users, their rights and the virtual host; imported at each start.
 load_definitions = /etc/warren/rabbitmq/definitions.json
@@ -70,4 +71,8 @@ prometheus.tcp.port = 15692
 
 {{ trimSuffix "\n" . }}
 {{- end }}
-{{ end }}
+{{- end }}
+
+{{- define "warren.enabledPlugins" -}}
+[{{ concat (list "rabbitmq_management" "rabbitmq_prometheus" "rabbitmq_peer_discovery_k8s") .Values.broker.extraPlugins | uniq | join "," }}].
+{{- end }}

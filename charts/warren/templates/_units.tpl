@@ -16,7 +16,7 @@
 {{/* Bytes in a quantity such as 512Mi; empty where it is not written in bytes. */}}
 {{- define "warren.bytes" -}}
 {{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
-{{- $text := toString . }}
+{{- $text := kindIs "string" . | ternary . (int64 . | toString) }}
 {{- if regexMatch "^[0-9]+(\\.[0-9]+)?([kMGT]|[KMGT]i)?$" $text }}
 {{- mulf (regexFind "^[0-9.]+" $text | float64) (get $units (regexFind "[A-Za-z]*$" $text) | float64) | floor | int64 }}
 {{- end }}

@@ -1,0 +1,425 @@
+"""What the chart makes: who may do what, who runs how, and what an upgrade leaves alone."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+from chart import CHART, Manifest, find, identity, pod_spec, render, secret_text
+
+TOKEN_HOLDERS = {"Deployment/warren-operator", "Job/warren-crd-upgrade"}
+"""The only pods that talk to Kubernetes."""
+
+
+def pods(manifests: list[Manifest]) -> dict[str, dict[str, Any]]:
+    """Pod specs by the objects that make them."""
+    return {identity(item): spec for item in manifests if (spec := pod_spec(item)) is not None}
+
+
+def env(spec: dict[str, Any]) -> dict[str, Any]:
+    """Environment of the first container; None where it comes from elsewhere."""
+    return {item["name"]: item.get("value") for item in spec["containers"][0]["env"]}
+
+
+def test_every_pod_runs_with_the_least(variant: dict[str, Any]) -> None:
+    """Pod Security Standard "restricted", a read-only root, a memory limit, and no token without need."""
+    found = pods(render(variant))
+    assert {"Deployment/warren-producer", "Deployment/warren-operator", "Pod/warren-test-task"} <= found.keys()
+    for name, spec in found.items():
+        security = spec["securityContext"]
+        assert security["runAsNonRoot"] is True, name
+        assert security["runAsUser"] in (10001, 999), name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert spec["automountServiceAccountToken"] is (name in TOKEN_HOLDERS), name
+        assert spec["enableServiceLinks"] is False, name
+        assert "hostNetwork" not in spec
+        for volume in spec["volumes"]:
+            assert "hostPath" not in volume, name
+        for container in spec["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, name
+            assert container["resources"]["limits"]["memory"], name
+            assert container["resources"]["requests"]["cpu"], name
+            assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {"/tmp"}, name  # noqa: S108
+
+
+def test_no_account_gives_its_token_away(variant: dict[str, Any]) -> None:
+    """A pod has to ask for it."""
+    for item in render(variant):
+        if item["kind"] == "ServiceAccount":
+            assert item["automountServiceAccountToken"] is False
+
+
+def test_each_part_sees_its_own_secrets_only(variant: dict[str, Any]) -> None:
+    """The worker cannot read the producer's password, nor the API tokens."""
+    own = {
+        "producer": {"warren-broker-producer", "warren-tokens"},
+        "operator": {"warren-broker-operator"},
+        "worker": {"warren-broker-worker"},
+        "rabbitmq": {"warren-rabbitmq"},
+        "test": {"warren-tokens"},
+    }
+    for item in render({**variant, "broker": {**variant.get("broker", {}), "external": {"enabled": False}}}):
+        if spec := pod_spec(item):
+            mounted = {volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume}
+            assert mounted == own[item["metadata"]["labels"]["app.kubernetes.io/component"]], identity(item)
+
+
+OPERATOR_RIGHTS = {
+    ("warren.dev", "workqueues", "get"),
+    ("warren.dev", "workqueues", "list"),
+    ("warren.dev", "workqueues", "watch"),
+    ("warren.dev", "workqueues/status", "patch"),
+    ("apps", "deployments", "get"),
+    ("apps", "deployments", "list"),
+    ("apps", "deployments", "watch"),
+    ("apps", "deployments/scale", "get"),
+    ("apps", "deployments/scale", "patch"),
+    ("apps", "replicasets", "get"),
+    ("apps", "replicasets", "list"),
+    ("apps", "replicasets", "watch"),
+    ("autoscaling", "horizontalpodautoscalers", "get"),
+    ("autoscaling", "horizontalpodautoscalers", "list"),
+    ("autoscaling", "horizontalpodautoscalers", "watch"),
+    ("", "pods", "get"),
+    ("", "pods", "list"),
+    ("", "pods", "watch"),
+    ("", "pods", "patch"),
+    ("", "events", "create"),
+    ("events.k8s.io", "events", "create"),
+}
+
+
+def rights(role: Manifest) -> set[tuple[str, str, str]]:
+    """(API group, resource, verb) of a role."""
+    return {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "kind", "where"),
+    [
+        ([], "Role", ["warren"]),
+        (["shop", "post"], "Role", ["shop", "post"]),
+        (["*"], "ClusterRole", [None]),
+    ],
+)
+def test_the_operator_s_rights(namespaces: list[str], kind: str, where: list[str | None]) -> None:
+    """Exactly these, exactly there, for exactly its account; nobody else has any."""
+    manifests = render({"operator": {"watchNamespaces": namespaces}})
+    roles = [item for item in manifests if item["kind"] in ("Role", "ClusterRole")]
+    assert {item["kind"] for item in roles} == {kind}
+    assert [item["metadata"].get("namespace") for item in roles] == where
+    for role in roles:
+        assert rights(role) == OPERATOR_RIGHTS
+        bindings = [
+            item
+            for item in manifests
+            if item["kind"] == f"{kind}Binding"
+            and item["metadata"].get("namespace") == role["metadata"].get("namespace")
+        ]
+        (binding,) = bindings
+        assert binding["roleRef"]["name"] == role["metadata"]["name"]
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "warren-operator", "namespace": "warren"}]
+    operator = pods(manifests)["Deployment/warren-operator"]
+    assert env(operator)["WARREN_NAMESPACES"] == (",".join(namespaces) or None)
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"), [("25m", 1560), ("1s", 61), ("1h30m", 5460), ("500ms", 61), ("1.5s", 62), ("1m0.5s", 121)]
+)
+def test_the_grace_period_is_the_time_limit_and_a_minute(limit: str, seconds: int) -> None:
+    """This is what lets a worker finish its task at every scale-in, rollout and drain."""
+    for values in ({"worker": {"timeLimit": limit}}, {"queues": {"task_queue": {"timeLimit": limit}}}):
+        manifests = render(values)
+        spec = pods(manifests)["Deployment/warren-worker-task-queue"]
+        assert spec["terminationGracePeriodSeconds"] == seconds
+        assert env(spec)["WARREN_TIME_LIMIT"] == limit
+        assert find(manifests, "WorkQueue", "task-queue")["spec"]["timeLimit"] == limit
+
+
+def test_replicas_of_workers_are_the_operator_s(variant: dict[str, Any]) -> None:
+    """A Deployment with `replicas` would be set back by every upgrade."""
+    for item in render(variant):
+        if item["kind"] == "Deployment" and item["metadata"]["labels"]["app.kubernetes.io/component"] == "worker":
+            assert "replicas" not in item["spec"]
+
+
+def test_a_queue_is_a_deployment_and_a_work_queue() -> None:
+    """Both follow the entry, and what the entry leaves out follows `worker`."""
+    manifests = render(
+        {
+            "worker": {
+                "concurrency": 2,
+                "retry": {"maxAttempts": 9},
+                "env": {"A": "1", "B": "1"},
+                "replicas": {"min": 2},
+            },
+            "queues": {
+                "mail.out:eu_1": {
+                    "handler": "mail:send",
+                    "replicas": {"min": 0, "max": 3},
+                    "retry": {"minDelay": "2s"},
+                    "env": {"B": "2"},
+                    "messageTTL": "1h",
+                }
+            },
+        }
+    )
+    work_queue = find(manifests, "WorkQueue", "mail-out-eu-1")
+    assert work_queue["spec"] == {
+        "queue": {"name": "mail.out:eu_1", "maxLength": 100000, "messageTTL": "1h"},
+        "retry": {"maxAttempts": 9, "minDelay": "2s", "maxDelay": "5m"},
+        "timeLimit": "25m",
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "warren-worker-mail-out-eu-1"},
+        "concurrency": 2,
+        "minReplicas": 0,
+        "maxReplicas": 3,
+        "target": {"backlogPerWorker": 5},
+    }
+    deployment = find(manifests, "Deployment", "warren-worker-mail-out-eu-1")
+    assert deployment["spec"]["template"]["metadata"]["labels"]["warren.dev/queue"] == "mail-out-eu-1"
+    spec = pod_spec(deployment)
+    assert spec is not None
+    assert {
+        "WARREN_QUEUE": "mail.out:eu_1",
+        "WARREN_HANDLER": "mail:send",
+        "WARREN_CONCURRENCY": "2",
+        "WARREN_MAX_ATTEMPTS": "9",
+        "A": "1",
+        "B": "2",
+    }.items() <= env(spec).items()
+    assert find(manifests, "WorkQueue", "task-queue")["spec"]["minReplicas"] == 2
+
+
+def test_the_example_queue_can_be_taken_away() -> None:
+    """`task_queue: null`, and nothing of it is left."""
+    manifests = render({"queues": {"task_queue": None}})
+    assert not [item for item in manifests if item["kind"] == "WorkQueue" or "worker-task" in item["metadata"]["name"]]
+
+
+def test_optional_fields_reach_the_work_queue() -> None:
+    """And only where they are set."""
+    fields = {
+        "behavior": {"scaleUp": {"maxStep": 5}, "scaleDown": {"stabilization": "30s"}},
+        "fallback": {"afterFailures": 5, "replicas": 2},
+        "mode": "Recommend",
+        "paused": True,
+        "suspend": True,
+    }
+    spec = find(render({"queues": {"mail": fields}}), "WorkQueue", "mail")["spec"]
+    assert {name: spec[name] for name in fields} == fields
+
+
+def test_the_operator_s_defaults_are_the_workers() -> None:
+    """One place says them; the operator's policy for the virtual host and the workers read the same."""
+    manifests = render({"worker": {"maxLength": 7, "timeLimit": "3m", "retry": {"maxAttempts": 2}}})
+    written = find(manifests, "ConfigMap", "warren-operator")["data"]["defaults.yaml"]
+    assert yaml.safe_load(written) == {
+        "maxLength": 7,
+        "timeLimit": "3m",
+        "retry": {"maxAttempts": 2, "minDelay": "1s", "maxDelay": "5m"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "producer", "worker"),
+    [
+        ({}, "warren/producer:0.1.0", "warren/worker:0.1.0"),
+        ({"image": {"tag": "abc"}}, "warren/producer:abc", "warren/worker:abc"),
+        ({"image": {"registry": "r.io/"}}, "r.io/warren/producer:0.1.0", "r.io/warren/worker:0.1.0"),
+        ({"producer": {"image": {"tag": "p"}}, "image": {"tag": "abc"}}, "warren/producer:p", "warren/worker:abc"),
+        (
+            {
+                "queues": {"task_queue": {"image": {"repository": "shop", "tag": "7"}}},
+                "image": {"tag": "a", "registry": "r"},
+            },
+            "r/warren/producer:a",
+            "shop:7",
+        ),
+        (
+            {"worker": {"image": {"digest": f"sha256:{'0' * 64}"}}},
+            "warren/producer:0.1.0",
+            f"warren/worker@sha256:{'0' * 64}",
+        ),
+    ],
+)
+def test_images(values: dict[str, Any], producer: str, worker: str) -> None:
+    """One tag for the release, which a part or a queue can override; a queue's own image is taken as it is written."""
+    found = pods(render(values))
+    assert found["Deployment/warren-producer"]["containers"][0]["image"] == producer
+    assert found["Deployment/warren-worker-task-queue"]["containers"][0]["image"] == worker
+    assert found["StatefulSet/warren-rabbitmq"]["containers"][0]["image"] == "rabbitmq:4.3-management"
+
+
+def templates(manifests: list[Manifest]) -> dict[str, Any]:
+    """Pod templates by the objects that hold them; a change of one is a rollout."""
+    return {identity(item): item["spec"]["template"] for item in manifests if "template" in item.get("spec", {})}
+
+
+@pytest.mark.parametrize(
+    ("change", "rolled"),
+    [
+        ({"commonLabels": {"team": "pictures"}}, set()),
+        ({"queues": {"mail": {}}}, set()),
+        ({"queues": {"task_queue": {"replicas": {"max": 3}}}}, set()),
+        ({"worker": {"maxLength": 5}}, {"Deployment/warren-operator"}),
+        ({"broker": {"extraConfig": "channel_max = 9"}}, {"StatefulSet/warren-rabbitmq"}),
+        ({"producer": {"submitTimeout": "5s"}}, {"Deployment/warren-producer"}),
+        ({"producer": {"service": {"port": 80}}}, set()),
+    ],
+)
+def test_an_upgrade_rolls_only_what_it_concerns(change: dict[str, Any], rolled: set[str]) -> None:
+    """A rollout interrupts nobody, but it costs."""
+    before, after = templates(render()), templates(render(change))
+    assert {name for name in before if before[name] != after[name]} == rolled
+
+
+def test_a_new_chart_version_alone_rolls_nothing() -> None:
+    """No label or annotation of a pod tells the chart's version."""
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))["version"]
+    for name, template in templates(render()).items():
+        told = {**template["metadata"].get("labels", {}), **template["metadata"].get("annotations", {})}
+        assert not [key for key, value in told.items() if version in str(value)], name
+
+
+def test_selectors_pick_exactly_their_pods(variant: dict[str, Any]) -> None:
+    """Every workload, Service and budget selects its own component's pods and no other's."""
+    manifests = render(variant)
+    labels = {name: template["metadata"]["labels"] for name, template in templates(manifests).items()}
+    for item in manifests:
+        selector = item.get("spec", {}).get("selector") or {}
+        wanted = selector.get("matchLabels", selector)
+        if item["kind"] in ("ServiceMonitor", "PodMonitor") or not wanted:
+            continue
+        selected = [name for name, own in labels.items() if wanted.items() <= own.items()]
+        assert len(selected) == 1, f"{identity(item)} selects {selected}"
+
+
+def test_nothing_is_made_where_the_chart_is_only_rendered() -> None:
+    """GitOps renders again and again: new credentials each time would lock every part out."""
+    first, second = render(), render()
+    assert first == second
+    assert not [item for item in first if item["kind"] == "Secret"]
+    mounted = re.findall(r"'secretName': '([\w-]+)'", str(first))
+    assert set(mounted) == {
+        "warren-tokens",
+        "warren-rabbitmq",
+        "warren-broker-producer",
+        "warren-broker-worker",
+        "warren-broker-operator",
+    }
+
+
+def test_credentials_can_be_printed_once() -> None:
+    """With `always`, for whoever keeps them elsewhere; they fit together."""
+    values = {"credentials": {"create": "always"}}
+    manifests = render(values)
+    tokens = find(manifests, "Secret", "warren-tokens")
+    assert {key: len(secret_text(tokens, key)) for key in tokens["data"]} == {"submit": 40, "read": 40, "admin": 40}
+    definitions = yaml.safe_load(secret_text(find(manifests, "Secret", "warren-rabbitmq"), "definitions.json"))
+    passwords = {user["name"]: user.get("password") for user in definitions["users"]}
+    for part in ("producer", "worker", "operator"):
+        secret = find(manifests, "Secret", f"warren-broker-{part}")
+        assert passwords[secret_text(secret, "username")] == secret_text(secret, "password")
+        assert secret_text(secret, "host") == "warren-rabbitmq"
+        assert ("management-url" in secret["data"]) is (part == "operator")
+    assert len({*passwords.values()}) == len(passwords), "no password twice"
+
+
+def test_secrets_of_the_user_s_own() -> None:
+    """Each can be replaced; what is replaced is not made."""
+    names = {part: f"my-{part}" for part in ("tokens", "producer", "worker", "operator", "rabbitmq")}
+    manifests = render({"credentials": {"create": "always", "existingSecrets": names}})
+    assert not [item for item in manifests if item["kind"] == "Secret"]
+    mounted = set(re.findall(r"'secretName': '([\w-]+)'", str(manifests)))
+    assert mounted == set(names.values())
+
+
+def test_an_external_broker_leaves_nothing_of_ours() -> None:
+    """No StatefulSet, no broker Service, no broker Secret; every part reads the Secret that is named."""
+    manifests = render(
+        {
+            "broker": {"external": {"enabled": True, "existingSecret": "rabbit"}},
+            "credentials": {"create": "always", "existingSecrets": {"worker": "rabbit-worker"}},
+        }
+    )
+    assert not [identity(item) for item in manifests if "rabbitmq" in item["metadata"]["name"]]
+    assert [identity(item) for item in manifests if item["kind"] == "Secret"] == ["Secret/warren-tokens"]
+    found = pods(manifests)
+    for name, secret in (("producer", "rabbit"), ("operator", "rabbit"), ("worker-task-queue", "rabbit-worker")):
+        volumes = {volume["name"]: volume for volume in found[f"Deployment/warren-{name}"]["volumes"]}
+        assert volumes["broker"]["secret"]["secretName"] == secret
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [("1Gi", 1073741824), ("1.5Gi", 1610612736), ("800M", 800000000), (1000000000, 1000000000), ("512Mi", 536870912)],
+)
+def test_rabbitmq_is_told_its_memory(limit: str | int, told: int) -> None:
+    """In bytes; it does not see the container's limit."""
+    manifests = render({"broker": {"resources": {"limits": {"memory": limit}}}})
+    conf = find(manifests, "ConfigMap", "warren-rabbitmq")["data"]["rabbitmq.conf"]
+    assert f"\ntotal_memory_available_override_value = {told}\n" in conf
+
+
+def test_the_broker_s_configuration() -> None:
+    """The keys on which Warren relies. The integration tests boot on them, which shows that RabbitMQ takes them."""
+    manifests = render({"broker": {"extraConfig": "heartbeat = 30", "extraPlugins": ["rabbitmq_shovel"]}})
+    data = find(manifests, "ConfigMap", "warren-rabbitmq")["data"]
+    lines = [line for line in data["rabbitmq.conf"].splitlines() if line and not line.startswith("#")]
+    keys = dict(line.split(" = ", 1) for line in lines)
+    assert {
+        "load_definitions": "/etc/warren/rabbitmq/definitions.json",
+        "loopback_users.guest": "true",
+        "default_queue_type": "quorum",
+        "cluster_formation.peer_discovery_backend": "k8s",
+        "raft.wal_max_size_bytes": "67108864",
+        "disk_free_limit.absolute": "512MB",
+        "vm_memory_high_watermark.relative": "0.6",
+        "log.console": "true",
+    }.items() <= keys.items()
+    assert lines[-1] == "heartbeat = 30", "the user's lines come last, and so win"
+    assert data["enabled_plugins"].strip() == (
+        "[rabbitmq_management,rabbitmq_prometheus,rabbitmq_peer_discovery_k8s,rabbitmq_shovel]."
+    )
+    assert not re.search("passw|cookie", data["rabbitmq.conf"], re.IGNORECASE)
+
+
+def test_the_broker_keeps_its_volume() -> None:
+    """Deleting or shrinking the StatefulSet deletes no task."""
+    broker = find(render(), "StatefulSet", "warren-rabbitmq")["spec"]
+    assert broker["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+    (claim,) = broker["volumeClaimTemplates"]
+    assert claim["spec"]["resources"]["requests"]["storage"] == "4Gi"
+    assert "storageClassName" not in claim["spec"]
+    assert broker["podManagementPolicy"] == "Parallel"
+    (container,) = broker["template"]["spec"]["containers"]
+    assert "livenessProbe" not in container
+    assert container["readinessProbe"]["tcpSocket"] == {"port": "amqp"}
+
+
+def test_names_follow_the_release() -> None:
+    """A release with `warren` in its name is not called so twice, and long names stay within Kubernetes' limits."""
+    assert "Deployment/eu-warren-producer" in pods(render(release="eu-warren"))
+    assert "Deployment/eu-warren-producer" in pods(render(release="eu"))
+    assert "Deployment/x-producer" in pods(render({"fullnameOverride": "x"}))
+    for item in render(release="r" * 53):
+        limit = 52 if item["kind"] == "StatefulSet" else 63
+        assert len(item["metadata"]["name"]) <= limit, identity(item)
+
+
+def test_extra_objects_are_templates() -> None:
+    """They may use the release's name."""
+    values = {
+        "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-own"}}]
+    }
+    assert find(render(values), "ConfigMap", "warren-own")

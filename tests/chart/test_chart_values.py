@@ -1,0 +1,143 @@
+"""What the chart refuses, and whether it says what is wrong and what to do."""
+
+from typing import Any
+
+import pytest
+from chart import CHART, ChartError, helm, render
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """`a/b` → {a: {b: value}}."""
+    result = value
+    for key in reversed(path.split("/")):
+        result = {key: result}
+    assert isinstance(result, dict)
+    return result
+
+
+def refusal(values: dict[str, Any]) -> str:
+    """Helm's words."""
+    with pytest.raises(ChartError) as error:
+        render(values)
+    return str(error.value)
+
+
+def test_lint_finds_nothing(variant: dict[str, Any]) -> None:
+    """Helm's own linter, strictly."""
+    assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART), "--kube-version", "1.34.0", values=variant)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "queue",
+        "image/tags",
+        "log/colour",
+        "queues/mail/handlr",
+        "queues/mail/replicas/minimum",
+        "queues/mail/target/backlog",
+        "queues/mail/retry/attempts",
+        "queues/mail/behavior/scaleup",
+        "queues/mail/podDisruptionBudget/min",
+        "worker/replica",
+        "worker/resources/request",
+        "producer/ingress/hosts",
+        "producer/service/ports",
+        "operator/replicas",
+        "operator/image/repo",
+        "broker/replicaCount",
+        "broker/persistence/storageClassName",
+        "broker/external/host",
+        "broker/tutorialUser/password",
+        "credentials/existingSecret",
+        "credentials/existingSecrets/token",
+        "crds/install",
+        "networkPolicy/from",
+        "serviceMonitor/label",
+    ],
+)
+def test_a_typing_error_is_refused(path: str) -> None:
+    """Nothing is guessed at or passed over; the message names the key."""
+    said = refusal(nested(path, {"enabled": True}))
+    assert f"additional properties '{path.rsplit('/', 1)[-1]}' not allowed" in said
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("worker/timeLimit", "25 minutes"),
+        ("worker/timeLimit", 1500),
+        ("queues/mail/retry/minDelay", "1"),
+        ("queues/mail/messageTTL", "-1s"),
+        ("queues/mail/replicas/max", -1),
+        ("queues/mail/target/backlogPerWorker", 0),
+        ("queues/mail/concurrency", 0),
+        ("queues/mail/executor", "greenlet"),
+        ("queues/mail/handler", "dots()"),
+        ("queues/mail/mode", "DryRun"),
+        ("queues/mail/fallback", {"afterFailures": 3}),
+        ("queues/mail/name", "Mail_Queue"),
+        ("queues/mail/env", {"A-B": "c"}),
+        ("queues/a mail", {}),
+        ("queues/-mail", {}),
+        ("queues/mail", None),
+        ("log/level", "INFO"),
+        ("producer/ingress/path", "tasks"),
+        ("producer/resources/limits", {"memory": "1 Gi"}),
+        ("image/pullPolicy", "Sometimes"),
+        ("image/tag", "a b"),
+        ("broker/extraPlugins", ["rabbitmq_shovel]."]),
+        ("broker/persistence/size", "4 GB"),
+        ("operator/watchNamespaces", ["a", "*"]),
+        ("credentials/create", "maybe"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_path(path: str, value: Any) -> None:
+    """The message says where."""
+    said = refusal(nested(path, value))
+    keys = path.split("/")
+    assert f"at '/{keys[0]}" in said
+    assert keys[-1] in said
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"broker": {"replicas": 3}}, "this release of Warren runs one RabbitMQ node; set it to 1"),
+        ({"broker": {"external": {"enabled": True}}}, "set broker.external.existingSecret"),
+        (
+            {"broker": {"external": {"enabled": True, "existingSecret": "x"}, "tutorialUser": {"enabled": True}}},
+            "create the user in your broker yourself",
+        ),
+        ({"broker": {"resources": {"limits": {"memory": "1E"}}}}, "write a number of bytes"),
+        ({"producer": {"ingress": {"enabled": True}}}, "needs producer.ingress.host"),
+        ({"queues": {"amq.mail": {}}}, "reserved; choose another"),
+        ({"queues": {"warren.mail": {}}}, "reserved; choose another"),
+        ({"queues": {"mail.dead": {}}}, "reserved; choose another"),
+        ({"queues": {"a" * 64: {}}}, "give it a shorter one with queues."),
+        ({"queues": {"mail_in": {}, "mail-in": {}}}, "would both be called mail-in in Kubernetes"),
+        ({"queues": {"mail": {}, "post": {"name": "mail"}}}, "would both be called mail in Kubernetes"),
+        ({"queues": {"mail": {"replicas": {"min": 11}}}}, "replicas.min is 11 and replicas.max is 10"),
+        ({"queues": {"mail": {"retry": {"minDelay": "10m"}}}}, "retry.minDelay is 10m and retry.maxDelay is 5m"),
+        ({"queues": {"mail": {"image": {"repository": "mail"}}}}, "set queues.mail.image.tag or .digest"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_a_remedy(values: dict[str, Any], sentence: str) -> None:
+    """What the schema cannot say, a sentence does."""
+    assert sentence in refusal(values)
+
+
+def test_names_that_collide_can_be_parted() -> None:
+    """The remedy that the refusal names works."""
+    names = {
+        item["metadata"]["name"]
+        for item in render({"queues": {"mail_in": {}, "mail-in": {"name": "mail-in-2"}}})
+        if item["kind"] == "WorkQueue"
+    }
+    assert names == {"mail-in", "mail-in-2", "task-queue"}
+
+
+def test_an_old_kubernetes_is_refused() -> None:
+    """The chart says what it needs."""
+    with pytest.raises(ChartError, match="requires kubeVersion"):
+        render(options=["--kube-version", "1.27.0"])
