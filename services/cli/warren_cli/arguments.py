@@ -49,8 +49,8 @@ def _add_submit(commands: Any, common: argparse.ArgumentParser) -> None:
         "submit",
         parents=[common],
         help="submit tasks and print their ids",
-        description="Submit a task: the words joined by spaces, a file, or standard input. Prints the id of each task once "
-        "the broker has it safely.",
+        description="Submit a task: the words joined by spaces, a file, or standard input. Prints the id of each task "
+        "once the broker has it safely.",
     )
     submit.add_argument(
         "text", nargs="*", metavar="TEXT", help="the task; each dot is a second of work for `dots` workers"

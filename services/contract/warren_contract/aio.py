@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pika
 import pika.channel
 from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.exceptions import AMQPError, ChannelClosed, ConnectionClosed
+from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from warren_contract.backoff import Backoff
 from warren_contract.settings import SettingError
@@ -57,7 +57,7 @@ class Channel:
         """Send a request such as `channel.raw.queue_declare` and return the method frame that answers it.
 
         Raises:
-            ChannelClosed: the broker refused the request and closed the channel (reply_code says why).
+            ChannelClosedByBroker: the broker refused the request and closed the channel (reply_code says why).
             BrokerUnavailable: the connection went away, or no answer came within `limit` seconds.
         """
         if self.closed.done():
@@ -70,7 +70,7 @@ class Channel:
                 return await answer
         except TimeoutError:
             raise BrokerUnavailable(f"the broker did not answer {method.__name__} within {limit:g} s") from None
-        except ChannelClosed:
+        except ChannelClosedByBroker:
             raise
         except AMQPError as error:
             raise _as_error(error) from error
@@ -235,7 +235,7 @@ def _abandon(raw: AsyncioConnection) -> None:
 
 def _as_error(reason: BaseException) -> Exception:
     """A refused request keeps pika's error with its reply code; everything else is a lost connection."""
-    if isinstance(reason, ChannelClosed) and not isinstance(reason, ConnectionClosed):
+    if isinstance(reason, ChannelClosedByBroker):
         return reason
     return BrokerUnavailable(f"the connection to the broker was lost: {reason}")
 

@@ -1,0 +1,106 @@
+"""A producer as its own process, as in its pod."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from waiting import eventually
+
+SUBMIT_TOKEN = "submit-token-of-the-tests"
+READ_TOKEN = "read-token-of-the-tests"
+ADMIN_TOKEN = "admin-token-of-the-tests"
+
+
+@dataclass(frozen=True, slots=True)
+class Producer:
+    """A running producer.
+
+    Attributes:
+        url: of its API.
+        tokens: folder with its token files.
+        process: its process.
+        log: file with what it prints.
+    """
+
+    url: str
+    tokens: Path
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def client(self, token: str | None = ADMIN_TOKEN) -> httpx.Client:
+        """A client with this token."""
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False)
+
+    def wait_until_ready(self) -> None:
+        """Until it can publish."""
+        with self.client(None) as client:
+            eventually(lambda: client.get("/readyz").text == "ready\n", "the producer is ready to publish")
+
+    def stop(self, limit: float = 30.0) -> int:
+        """SIGTERM, as Kubernetes sends it; returns the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(limit)
+
+
+def write_tokens(folder: Path) -> Path:
+    """The three token files."""
+    folder.mkdir(exist_ok=True)
+    for name, token in (("submit", SUBMIT_TOKEN), ("read", READ_TOKEN), ("admin", ADMIN_TOKEN)):
+        (folder / name).write_text(token + "\n")
+    return folder
+
+
+@contextmanager
+def running_producer(broker: Mapping[str, str], folder: Path, **settings: str) -> Iterator[Producer]:
+    """A producer that answers HTTP; whether it has found its broker is another matter.
+
+    Args:
+        broker: environment that names the broker.
+        folder: for its tokens and its log.
+        settings: further environment.
+    """
+    port = free_port()
+    tokens = write_tokens(folder / "tokens")
+    environ = {
+        "PATH": os.environ["PATH"],
+        "WARREN_HTTP_PORT": str(port),
+        "WARREN_TOKEN_DIR": str(tokens),
+        "PYTHONUNBUFFERED": "1",
+        **broker,
+        **settings,
+    }
+    log = folder / "producer.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-m", "warren_producer"], env=environ, stdout=output, stderr=output)
+    producer = Producer(f"http://127.0.0.1:{port}", tokens, process, log)
+    try:
+        with producer.client(None) as client:
+            eventually(lambda: _answers(client, process), f"the producer answers; its log: {log}")
+        yield producer
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(30)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(client: httpx.Client, process: "subprocess.Popen[bytes]") -> bool:
+    assert process.poll() is None, f"the producer ended with code {process.returncode}"
+    try:
+        return client.get("/healthz").status_code == 200
+    except httpx.ConnectError:
+        return False
