@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import yaml
 from chart import CHART, ChartError, helm, render
 
 
@@ -141,3 +142,28 @@ def test_an_old_kubernetes_is_refused() -> None:
     """The chart says what it needs."""
     with pytest.raises(ChartError, match="requires kubeVersion"):
         render(options=["--kube-version", "1.27.0"])
+
+
+def test_the_readme_names_every_value() -> None:
+    """Each leaf of values.yaml stands in the table of the chart's README, or in the sentence on what all parts take."""
+    text = (CHART / "README.md").read_text("utf-8")
+    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+
+    def leaves(tree: Any, path: str) -> set[str]:
+        if not isinstance(tree, dict) or not tree or path in ("queues", "broker.resources", "worker.strategy"):
+            return {path}
+        return {leaf for key, value in tree.items() for leaf in leaves(value, f"{path}.{key}".removeprefix("."))}
+
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    common = text[text.index("also take `image`") :]
+    missing = []
+    for leaf in leaves(values, ""):
+        part, _, rest = leaf.partition(".")
+        shared = part in ("worker", "producer", "operator", "broker") and f"`{rest.partition('.')[0]}`" in common
+        parent, _, last = leaf.rpartition(".")
+        told = any(
+            f"`{leaf}`" in row or f"`{leaf}." in row or (f"`{parent}." in row and f"`.{last}`" in row) for row in rows
+        )
+        if not shared and not told and leaf != "queues":
+            missing.append(leaf)
+    assert not missing
