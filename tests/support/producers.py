@@ -52,7 +52,7 @@ class Producer:
 
 def write_tokens(folder: Path) -> Path:
     """The three token files."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, token in (("submit", SUBMIT_TOKEN), ("read", READ_TOKEN), ("admin", ADMIN_TOKEN)):
         (folder / name).write_text(token + "\n")
     return folder

@@ -1,0 +1,236 @@
+"""What a producer says and does while its broker is away, silent, blocked or not set up yet."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from brokers import Broker, declare_exchanges, declare_work_queue, running_broker
+from producers import Producer, running_producer
+from proxies import Proxy, proxy_to
+from waiting import eventually
+
+from warren_contract.names import EVENTS_EXCHANGE, TASKS_EXCHANGE
+
+QUEUE = "task_queue"
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    """A broker of these tests' own: they stop it, block it and take its exchanges away."""
+    with running_broker() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def topology(broker: Broker) -> None:
+    with broker.channel() as channel:
+        declare_work_queue(channel, QUEUE)
+        channel.queue_purge(QUEUE)
+
+
+@contextmanager
+def producer_on(broker: Broker, folder: Path, **settings: str) -> Iterator[tuple[Producer, httpx.Client]]:
+    environ = broker.environment("warren-producer", broker.passwords["producer"])
+    with running_producer({**environ, **settings}, folder) as producer, producer.client() as client:
+        yield producer, client
+
+
+@pytest.fixture
+def proxy(broker: Broker) -> Iterator[Proxy]:
+    with proxy_to(broker.host, broker.amqp_port) as opened:
+        yield opened
+
+
+def submit(client: httpx.Client, **headers: str) -> httpx.Response:
+    return client.post(f"/v1/queues/{QUEUE}/tasks", content=b"x", headers=headers)
+
+
+def refusal(answer: httpx.Response) -> dict[str, Any]:
+    """The error of a 503, which must say when to come back."""
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["retry-after"]) >= 1
+    found = answer.json()["error"]
+    assert isinstance(found, dict)
+    return found
+
+
+def ids(broker: Broker) -> list[str | None]:
+    """Ids of all tasks in the queue, taken out."""
+    with broker.channel() as channel:
+        found = []
+        while (got := channel.basic_get(QUEUE, auto_ack=True))[0] is not None:
+            found.append(got[1].message_id)
+        return found
+
+
+def test_before_the_operator_it_waits_and_says_for_what(broker: Broker, tmp_path: Path) -> None:
+    with broker.channel() as channel:
+        channel.exchange_delete(TASKS_EXCHANGE)
+        channel.exchange_delete(EVENTS_EXCHANGE)
+    with producer_on(broker, tmp_path) as (producer, client):
+        eventually(lambda: refusal(submit(client))["code"] == "broker_not_ready", "it found no exchange")
+        assert "operator" in refusal(submit(client))["message"]
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/healthz").status_code == 200
+        with broker.channel() as channel:
+            declare_exchanges(channel)
+            channel.queue_bind(QUEUE, TASKS_EXCHANGE, QUEUE)
+        producer.wait_until_ready()
+        assert submit(client).status_code == 202
+
+
+def test_an_exchange_that_goes_away_is_missed_and_found_again(broker: Broker, tmp_path: Path) -> None:
+    with producer_on(broker, tmp_path) as (producer, client):
+        producer.wait_until_ready()
+        with broker.channel() as channel:
+            channel.exchange_delete(TASKS_EXCHANGE)
+        # The first one finds out, by the loss of its channel.
+        assert refusal(submit(client))["code"] == "outcome_unknown"
+        eventually(lambda: refusal(submit(client))["code"] == "broker_not_ready", "it says what it waits for")
+        assert client.get("/readyz").status_code == 200, "readiness is latched"
+        with broker.channel() as channel:
+            declare_work_queue(channel, QUEUE)
+        eventually(lambda: submit(client).status_code == 202, "it recovers by itself")
+
+
+def test_events_that_cannot_be_sent_fail_no_submit(broker: Broker, tmp_path: Path) -> None:
+    with producer_on(broker, tmp_path) as (producer, client):
+        producer.wait_until_ready()
+        with broker.channel() as channel:
+            channel.exchange_delete(EVENTS_EXCHANGE)
+        with ThreadPoolExecutor(8) as pool:
+            statuses = list(pool.map(lambda _: submit(client).status_code, range(50)))
+        assert statuses == [202] * 50
+    assert len(ids(broker)) == 50
+
+
+def test_a_broker_that_stops_is_503_at_once_and_comes_back(broker: Broker, tmp_path: Path) -> None:
+    with producer_on(broker, tmp_path) as (producer, client):
+        producer.wait_until_ready()
+        broker.ctl("stop_app")
+        try:
+            eventually(lambda: refusal(submit(client))["code"] == "broker_unavailable", "it noticed")
+            assert client.get(f"/v1/queues/{QUEUE}").status_code == 503
+            assert client.get("/readyz").status_code == 200, "readiness is latched: its 503 says more than no answer"
+            assert client.get("/healthz").status_code == 200
+            metrics = client.get("/metrics").text
+            assert 'warren_producer_broker_connected{connection="publish"} 0.0' in metrics
+        finally:
+            broker.ctl("start_app")
+        eventually(lambda: submit(client).status_code == 202, "it recovers by itself")
+        eventually(lambda: client.get(f"/v1/queues/{QUEUE}").status_code == 200, "so does reading")
+
+
+def test_without_a_broker_it_starts_and_says_so(broker: Broker, tmp_path: Path) -> None:
+    with producer_on(broker, tmp_path, WARREN_BROKER_PASSWORD="wrong-" * 3) as (producer, client):
+        assert refusal(submit(client))["code"] == "broker_unavailable"
+        assert client.get("/readyz").status_code == 503
+        eventually(lambda: "ACCESS_REFUSED" in producer.log.read_text(), "the log says why")
+        assert "wrong-wrong" not in producer.log.read_text()
+
+
+def test_an_alarm_is_503_at_once_and_reading_goes_on(broker: Broker, tmp_path: Path) -> None:
+    with producer_on(broker, tmp_path, WARREN_SUBMIT_TIMEOUT="3s") as (producer, client):
+        producer.wait_until_ready()
+        broker.ctl("set_vm_memory_high_watermark", "0.00001")
+        try:
+            # The broker tells only a connection that publishes: the first submit may find out at its deadline.
+            first = refusal(submit(client, **{"Idempotency-Key": "first"}))
+            assert first["code"] in {"outcome_unknown", "broker_blocked"}
+            assert refusal(submit(client, **{"Idempotency-Key": "second"}))["code"] == "broker_blocked"
+            assert client.get(f"/v1/queues/{QUEUE}").json()["ready"] == 0
+            with producer_on(broker, tmp_path / "late", WARREN_SUBMIT_TIMEOUT="20s") as (_, late):
+                # A producer that starts now finds out before it takes any task.
+                eventually(lambda: refusal(submit(late))["code"] == "broker_blocked", "it knows without a task")
+        finally:
+            broker.ctl("set_vm_memory_high_watermark", "0.6")
+        eventually(lambda: submit(client, **{"Idempotency-Key": "third"}).status_code == 202, "it recovers by itself")
+    found = ids(broker)
+    assert "third" in found
+    assert "second" not in found, "what was refused is not there"
+    assert found.count("first") <= 1
+
+
+def test_a_confirm_that_stays_out_ends_with_the_outcome_unknown_and_the_id(
+    broker: Broker, proxy: Proxy, tmp_path: Path
+) -> None:
+    via = {"WARREN_BROKER_HOST": "127.0.0.1", "WARREN_BROKER_PORT": str(proxy.port), "WARREN_SUBMIT_TIMEOUT": "1s"}
+    with producer_on(broker, tmp_path, **via) as (producer, client):
+        producer.wait_until_ready()
+        proxy.hold()
+        found = refusal(submit(client, **{"Idempotency-Key": "may-be"}))
+        assert found["code"] == "outcome_unknown"
+        assert found["id"] == "may-be"
+        assert "Idempotency-Key: may-be" in found["message"]
+        proxy.release()
+        eventually(lambda: submit(client).status_code == 202, "later answers are told apart from earlier ones")
+    assert ids(broker)[0] == "may-be", "this time it was there"
+
+
+def test_a_connection_that_breaks_leaves_those_in_flight_unknown(broker: Broker, proxy: Proxy, tmp_path: Path) -> None:
+    via = {"WARREN_BROKER_HOST": "127.0.0.1", "WARREN_BROKER_PORT": str(proxy.port), "WARREN_SUBMIT_TIMEOUT": "30s"}
+    with producer_on(broker, tmp_path, **via) as (producer, client):
+        producer.wait_until_ready()
+        proxy.hold()
+        with ThreadPoolExecutor(10) as pool:
+            waiting = [pool.submit(submit, client, **{"Idempotency-Key": f"k-{n}"}) for n in range(10)]
+            eventually(lambda: "tasks_in_flight 10.0" in client.get("/metrics").text, "all ten are in flight")
+            proxy.cut()
+            answers = [future.result() for future in waiting]
+        assert {refusal(answer)["id"] for answer in answers} == {f"k-{n}" for n in range(10)}
+        proxy.release()
+        eventually(lambda: submit(client).status_code == 202, "it recovers by itself")
+
+
+def test_sigterm_answers_what_was_accepted_and_ends_with_zero(broker: Broker, proxy: Proxy, tmp_path: Path) -> None:
+    via = {"WARREN_BROKER_HOST": "127.0.0.1", "WARREN_BROKER_PORT": str(proxy.port), "WARREN_SUBMIT_TIMEOUT": "20s"}
+    with producer_on(broker, tmp_path, **via) as (producer, client):
+        producer.wait_until_ready()
+        proxy.hold()
+        with ThreadPoolExecutor(5) as pool:
+            waiting = [pool.submit(submit, client) for _ in range(5)]
+            eventually(lambda: "tasks_in_flight 5.0" in client.get("/metrics").text, "all five are in flight")
+            producer.process.terminate()
+            eventually(lambda: "shutting down" in producer.log.read_text(), "it heard")
+            with pytest.raises(httpx.ConnectError), producer.client() as late:
+                eventually(lambda: late.get("/healthz") is None, "it takes no more connections", limit=10)
+            proxy.release()
+            assert [future.result().status_code for future in waiting] == [202] * 5
+        assert producer.process.wait(30) == 0
+    assert len(ids(broker)) == 5
+
+
+def test_sigterm_does_not_wait_for_ever(broker: Broker, proxy: Proxy, tmp_path: Path) -> None:
+    via = {"WARREN_BROKER_HOST": "127.0.0.1", "WARREN_BROKER_PORT": str(proxy.port), "WARREN_SUBMIT_TIMEOUT": "1s"}
+    with producer_on(broker, tmp_path, **via) as (producer, _):
+        producer.wait_until_ready()
+        proxy.hold()
+        started = time.monotonic()
+        assert producer.stop() == 0
+        assert time.monotonic() - started < 25, "two closing handshakes that nobody answers, and no more"
+
+
+def test_changed_credentials_are_taken_up_at_the_next_connection(broker: Broker, tmp_path: Path) -> None:
+    settings = broker.settings("warren-producer", broker.passwords["producer"])
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    for name, value in (("host", settings.host), ("port", str(settings.port)), ("vhost", "/"), ("username", "rotated")):
+        (folder / name).write_text(value)
+    (folder / "password").write_text("first-password")
+    broker.ctl("add_user", "rotated", "first-password")
+    broker.ctl("set_permissions", "rotated", r"^warren\.producer\.", r"^warren\.", r"^warren\.")
+    with (
+        running_producer({"WARREN_BROKER_DIR": str(folder)}, tmp_path) as producer,
+        producer.client() as client,
+    ):
+        producer.wait_until_ready()
+        broker.ctl("change_password", "rotated", "second-password")
+        (folder / "password").write_text("second-password")
+        broker.ctl("close_all_user_connections", "rotated", "rotation")
+        eventually(lambda: submit(client).status_code == 202, "it came back with the new password")
+    broker.ctl("delete_user", "rotated")
