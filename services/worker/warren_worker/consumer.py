@@ -34,10 +34,12 @@ class Session:
         alive: False once the broker has cancelled a consumer, or the channel or connection is gone.
         capacity: sum of the prefetch of its consumers.
         consuming: whether the broker has agreed to deliver.
+        unsettled: delivery tags that the broker waits for, in the order of their delivery.
+        done: those of them that are to be acknowledged at the end of the turn.
         tags: its consumers'.
     """
 
-    __slots__ = ("alive", "capacity", "channel", "consuming", "number", "tags")
+    __slots__ = ("alive", "capacity", "channel", "consuming", "done", "number", "tags", "unsettled")
 
     def __init__(self, number: int, channel: Channel) -> None:
         self.number = number
@@ -46,6 +48,8 @@ class Session:
         self.capacity = 0
         self.consuming = False
         self.tags: set[str] = set()
+        self.unsettled: dict[int, None] = {}
+        self.done: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +133,13 @@ class Consumer:
         session = delivery.session
         if not session.alive or not session.channel.is_open:
             return False
+        if verdict is Verdict.ACK:
+            if not session.done:
+                self._loop.at_end_of_turn(partial(self._acknowledge, session))
+            session.done.add(delivery.tag)
+            return True
+        del session.unsettled[delivery.tag]
         match verdict:
-            case Verdict.ACK:
-                session.channel.basic_ack(delivery.tag)
             case Verdict.RETRY:
                 session.channel.basic_reject(delivery.tag, requeue=True)
             case Verdict.DEAD:
@@ -139,6 +147,33 @@ class Consumer:
             case Verdict.RETURN:
                 session.channel.basic_nack(delivery.tag, requeue=True)
         return True
+
+    def flush(self) -> None:
+        """Send what waits for the end of the turn; to be called before the connection is closed."""
+        if self._session is not None:
+            self._acknowledge(self._session)
+
+    def _acknowledge(self, session: Session) -> None:
+        """Acknowledge all that was done in this turn, in as few frames as that takes.
+
+        `multiple` covers every older delivery of the channel, so it is used only where all of those are done as well.
+        """
+        if not session.alive or not session.channel.is_open:
+            return
+        covered = 0
+        last = 0
+        for tag in session.unsettled:
+            if tag not in session.done:
+                break
+            covered += 1
+            last = tag
+        if covered:
+            session.channel.basic_ack(last, multiple=covered > 1)
+        for tag in session.done:
+            del session.unsettled[tag]
+            if tag > last:
+                session.channel.basic_ack(tag)
+        session.done.clear()
 
     def cancel(self, on_cancelled: Callable[[], object]) -> None:
         """Ask the broker to deliver no more and call `on_cancelled` when it has agreed (or is gone), perhaps at once.
@@ -215,6 +250,7 @@ class Consumer:
         self, session: Session, _channel: object, method: Any, properties: pika.BasicProperties, body: bytes
     ) -> None:
         delivery = Delivery(session, method.delivery_tag, method.redelivered, properties, body)
+        session.unsettled[delivery.tag] = None
         if self._cancelling is not None:
             self.settle(delivery, Verdict.RETURN)
         elif session.alive and self._user is not None:

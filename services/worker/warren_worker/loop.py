@@ -63,6 +63,7 @@ class Loop(_Interface):
         self._added: set[int] = set()
         self._timers: list[Timer] = []
         self._callbacks: deque[Callable[[], object]] = deque()
+        self._last: list[Callable[[], object]] = []
         self._stopped = False
         self._asleep = False
         self._wake_read, self._wake_write = socket.socketpair()
@@ -121,6 +122,10 @@ class Loop(_Interface):
 
     add_callback_threadsafe = add_callback
 
+    def at_end_of_turn(self, callback: Callable[[], object]) -> None:
+        """Run `callback` once before the loop waits again: for what is better done once for many events."""
+        self._last.append(callback)
+
     def add_handler(self, fd: int, handler: Handler, events: int) -> None:
         """Call `handler(fd, events)` whenever one of `events` is there."""
         self._handlers[fd] = handler
@@ -148,6 +153,10 @@ class Loop(_Interface):
         self._epoll.modify(fd, events)
 
     def _turn(self) -> None:
+        if self._last:
+            last, self._last = self._last, []
+            for callback in last:
+                callback()
         if self._eager:
             self._write_eagerly()
         self._asleep = True

@@ -6,6 +6,7 @@ interpreter's lock for minutes starves the heartbeats; the process executor prot
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from warren_worker import attempt, handlers
@@ -16,13 +17,20 @@ from warren_worker.verdict import Outcome
 
 
 class ThreadExecutor:
-    """As many threads as tasks at once, fed by one queue."""
+    """As many threads as tasks at once.
+
+    Threads are woken one by one: whoever takes a job wakes the next thread if there is more to do, and then works. A
+    thread that is done before the next one is awake takes that job too, so short tasks cost few wake-ups, and long ones
+    run side by side all the same.
+    """
 
     def __init__(self, loop: Loop, spec: str, concurrency: int) -> None:
         self._loop = loop
         self._spec = spec
         self._concurrency = concurrency
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: deque[Job] = deque()
+        self._wakes: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._waking = False
         self._reports: Reports | None = None
 
     def start(self, reports: Reports) -> None:
@@ -40,7 +48,8 @@ class ThreadExecutor:
 
     def submit(self, job: Job) -> None:
         """Hand a job to the next thread that is free."""
-        self._jobs.put(job)
+        self._jobs.append(job)
+        self._wake()
 
     def kill(self, ticket: int, outcome: Outcome) -> bool:  # noqa: ARG002  the protocol's
         """A thread cannot be killed."""
@@ -49,12 +58,28 @@ class ThreadExecutor:
     def close(self) -> None:
         """Let idle threads end; busy ones end with the process."""
         for _ in range(self._concurrency):
-            self._jobs.put(None)
+            self._wakes.put(False)
+
+    def _wake(self) -> None:
+        # Whoever is being woken lowers the flag before it looks for jobs, so it sees all that came before.
+        if not self._waking:
+            self._waking = True
+            self._wakes.put(True)
 
     def _work(self, handler: Handler, reports: Reports) -> None:
-        while (job := self._jobs.get()) is not None:
-            outcome = attempt.run(handler, _task(job, self._progress(reports, job.ticket)))
-            self._loop.add_callback(_end(reports, job.ticket, outcome))
+        while self._wakes.get():
+            self._waking = False
+            while (job := self._take()) is not None:
+                if self._jobs:
+                    self._wake()
+                outcome = attempt.run(handler, _task(job, self._progress(reports, job.ticket)))
+                self._loop.add_callback(_end(reports, job.ticket, outcome))
+
+    def _take(self) -> Job | None:
+        try:
+            return self._jobs.popleft()
+        except IndexError:
+            return None
 
     def _progress(self, reports: Reports, ticket: int) -> Progress:
         def report(done: float, note: str) -> None:
