@@ -69,27 +69,20 @@ def test_each_part_sees_its_own_secrets_only(variant: dict[str, Any]) -> None:
 
 
 OPERATOR_RIGHTS = {
-    ("warren.dev", "workqueues", "get"),
     ("warren.dev", "workqueues", "list"),
     ("warren.dev", "workqueues", "watch"),
     ("warren.dev", "workqueues/status", "patch"),
-    ("apps", "deployments", "get"),
     ("apps", "deployments", "list"),
     ("apps", "deployments", "watch"),
-    ("apps", "deployments/scale", "get"),
     ("apps", "deployments/scale", "patch"),
-    ("apps", "replicasets", "get"),
     ("apps", "replicasets", "list"),
     ("apps", "replicasets", "watch"),
-    ("autoscaling", "horizontalpodautoscalers", "get"),
     ("autoscaling", "horizontalpodautoscalers", "list"),
     ("autoscaling", "horizontalpodautoscalers", "watch"),
-    ("", "pods", "get"),
     ("", "pods", "list"),
     ("", "pods", "watch"),
     ("", "pods", "patch"),
     ("", "events", "create"),
-    ("events.k8s.io", "events", "create"),
 }
 
 
