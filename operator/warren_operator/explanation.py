@@ -103,7 +103,7 @@ def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
         Limit.ROLLOUT: f", {count} stay during the rollout",
         Limit.UNSETTLED: f", {count} stay while pods change",
         Limit.STARTING: f", {count} stay until all have started",
-        Limit.BUSY: f", {count} stay: {busy} busy" if busy else f", {count} stay: not known to be idle",
+        Limit.BUSY: f", {count} stay: {busy} busy" if busy else f", {count} stay: not heard to be idle for a second",
     }
     return texts[decision.limit]
 

@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 BUSY_EVERY = 0.25
 """Seconds between two readings of a queue that has tasks or workers."""
 
+GROWING_EVERY = 0.1
+"""Seconds between two readings while more workers are wanted: a burst takes a moment to arrive."""
+
 IDLE_EVERY = 1.0
 """Seconds between two readings of a queue that has neither, or that cannot be read."""
 
@@ -52,6 +55,9 @@ ACTING_EVERY = 0.05
 
 ECHO_LIMIT = 2.0
 """Seconds to wait until a change of replicas comes back by the watch, before anything else is decided."""
+
+FIRST_READING = 5.0
+"""Seconds to wait for the first reading of a queue before it is told that there is none."""
 
 RETRY_EVERY = 1.0
 """Seconds until the next try of a call that the API server refused or did not answer."""
@@ -88,6 +94,7 @@ class Entry:
         expected: replicas that the watch has yet to bring back, and the time until which that is waited for.
         act_after: no change before this time, after one that was refused.
         trouble: why the last change was refused.
+        unread_since: since when readings have failed; None while they do not.
         aside: the queue is missing or slow, and read on a channel of its own.
         serving: it is being read right now.
         pods: names seen last.
@@ -109,6 +116,7 @@ class Entry:
     expected: tuple[int, float] | None = None
     act_after: float = float("-inf")
     trouble: Problem | None = None
+    unread_since: float | None = None
     aside: bool = False
     serving: bool = False
     pods: frozenset[str] = frozenset()
@@ -286,30 +294,44 @@ class Loop:
 
     async def _look(self, entry: Entry) -> float:
         """Observe, decide, act and explain once; returns the seconds until the next look."""
-        loop = asyncio.get_running_loop()
-        item, spec = entry.item, entry.item.spec
+        spec = entry.item.spec
         if entry.refusal is not None or spec is None:
-            self._explain(entry, Explained(entry.refusal), loop.time())
+            self._explain(entry, Explained(entry.refusal))
             return IDLE_EVERY
         if entry.acting:
             return ACTING_EVERY
-        key = _target(item.key, spec)
+        key = _target(entry.item.key, spec)
         reading = await self._read(entry)
         target = self.workloads.target(key)
-        now = loop.time()
         if target is None:
             text = f"Deployment {key.name} does not exist: make it, or name another in spec.scaleTargetRef.name"
-            self._explain(entry, Explained(Problem("ScaleTargetMissing", text)), now)
+            self._explain(entry, Explained(Problem("ScaleTargetMissing", text)))
             return IDLE_EVERY
+        if self._too_early(entry, target, reading[0]):
+            return ACTING_EVERY
+        return self._judge(entry, spec, target, self._observe(entry, spec, target, reading))
+
+    def _too_early(self, entry: Entry, target: TargetState, counts: Counts | None) -> bool:
+        """Whether a look tells nothing yet: a change has still to come back, or everything has only just begun."""
+        now = asyncio.get_running_loop().time()
         if entry.expected is not None:
             if target.deployment.replicas != entry.expected[0] and now < entry.expected[1]:
-                return ACTING_EVERY
+                return True
             entry.expected = None
-        view = self._observe(entry, spec, target, reading)
+        if counts is not None:
+            entry.unread_since = None
+        elif entry.unread_since is None:
+            entry.unread_since = now
+        begun = entry.told is None and entry.unread_since is not None
+        return begun and now - (entry.unread_since or now) < FIRST_READING
+
+    def _judge(self, entry: Entry, spec: Spec, target: TargetState, view: View) -> float:
+        """Decide on an observation, have it carried out, and explain it; returns the seconds until the next look."""
+        now = asyncio.get_running_loop().time()
+        key, scaling = _target(entry.item.key, spec), scaling_of(spec)
         problem, override = self._problem(entry, key, view), self._override(entry)
-        scaling = scaling_of(spec)
         if problem is not None and problem.reason == AUTOSCALER_CONFLICT:
-            self._explain(entry, Explained(problem, override, view), now)
+            self._explain(entry, Explained(problem, override, view))
             return IDLE_EVERY
         decision = decide(scaling, view.seen, entry.memory, now)
         entry.memory = decision.memory
@@ -317,7 +339,9 @@ class Loop:
         if decision.changes and spec.mode is Mode.ENFORCE and now >= entry.act_after:
             entry.acting = True
             self._spawn(self._act(entry, key, told, decision))
-        self._explain(entry, told, now)
+        self._explain(entry, told)
+        if decision.replicas > target.deployment.replicas:
+            return GROWING_EVERY
         return BUSY_EVERY if _is_active(view, decision) else IDLE_EVERY
 
     async def _read(self, entry: Entry) -> tuple[Counts | None, str]:
@@ -425,8 +449,6 @@ class Loop:
         finally:
             entry.trouble = trouble
             entry.acting = False
-            self._agenda.hint(entry.item.key)
-            self._wake.set()
 
     def _free(self, queue: str, victims: tuple[str, ...]) -> bool:
         reports = self._reports.of(queue)
@@ -434,8 +456,9 @@ class Loop:
 
     # -- explain -------------------------------------------------------------------------------------------------------
 
-    def _explain(self, entry: Entry, told: Explained, now: float) -> None:
+    def _explain(self, entry: Entry, told: Explained) -> None:
         """Keep the explanation, tell it, and write the status if there is reason to."""
+        now = asyncio.get_running_loop().time()
         entry.told, entry.mark = told, _mark(entry.item, told)
         self._tell(entry, now)
         regular = now - entry.written_at >= STATUS_EVERY

@@ -46,9 +46,13 @@ class Management:
         return await self._get("policies/{vhost}")
 
     async def default_queue_type(self) -> str:
-        """What a queue becomes that is declared without a type."""
-        body = await self._request("GET", "vhosts/{vhost}")
-        return str(body.get("default_queue_type", "classic"))
+        """What a queue becomes that is declared without a type.
+
+        Taken from the list of all virtual hosts, because one alone is shown to administrators only.
+        """
+        vhost = self._settings().vhost
+        found = next((body for body in await self._get("vhosts") if body.get("name") == vhost), {})
+        return str(found.get("default_queue_type", "classic"))
 
     async def put_policy(self, name: str, body: Mapping[str, Any]) -> None:
         """Make or replace a policy."""
@@ -58,15 +62,18 @@ class Management:
         """Delete a policy."""
         await self._request("DELETE", f"policies/{{vhost}}/{quote(name, safe='')}")
 
+    def _settings(self) -> BrokerSettings:
+        try:
+            return self._load()
+        except SettingError as error:
+            raise ManagementUnavailable(str(error)) from error
+
     async def _get(self, path: str) -> list[dict[str, Any]]:
         body = await self._request("GET", path)
         return body if isinstance(body, list) else []
 
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        try:
-            settings = self._load()
-        except SettingError as error:
-            raise ManagementUnavailable(str(error)) from error
+        settings = self._settings()
         if settings.management_url is None:
             raise ManagementUnavailable("the broker's management API is not known: set management-url in its Secret")
         url = f"{settings.management_url}/api/{path.format(vhost=quote(settings.vhost, safe=''))}"

@@ -1,0 +1,184 @@
+"""What is told: the sentence, the status and its conditions, Events, event messages."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from warren_operator.explanation import (
+    Explained,
+    Problem,
+    event_body,
+    queue_state,
+    scaled,
+    sentence,
+    status,
+    status_patch,
+    substance,
+    transitions,
+)
+from warren_operator.observation import View
+from warren_operator.policy import Backlog, Decision, Limit, Memory, Observation, Phase, Scaling, Worker
+from warren_operator.resource import Key, Spec, Status, WorkQueue, parse_spec
+
+THEN = datetime(2026, 1, 1, 12, tzinfo=UTC)
+SCALING = Scaling(max_replicas=12, backlog_per_worker=5)
+ITEM = WorkQueue(
+    Key("media", "thumbnails"),
+    "u-1",
+    "2026-01-01T00:00:00Z",
+    3,
+    parse_spec({"scaleTargetRef": {"name": "w"}}, "thumbnails"),
+    "",
+    {},
+)
+
+
+def told(
+    backlog: Backlog | None = Backlog(60, 0),  # noqa: B008  frozen
+    *,
+    replicas: int = 12,
+    current: int = 0,
+    limit: Limit = Limit.NONE,
+    problem: Problem | None = None,
+    override: str | None = None,
+) -> Explained:
+    """An explanation of one decision."""
+    asked = None if backlog is None else -(-(backlog.ready + backlog.unacked) // 5)
+    pods = (Worker("a", Phase.READY, busy=True), Worker("b", Phase.READY, busy=False, idle_for=9))
+    view = View(Observation(backlog, current, pods), unknown="" if backlog else "gone fishing", busy=1, idle=1, dead=2)
+    return Explained(problem, override, view, Decision(current, asked, replicas, limit, Memory()), SCALING)
+
+
+def text(what: Explained) -> str:
+    """The sentence of an explanation."""
+    assert what.decision is not None
+    assert what.view is not None
+    assert what.scaling is not None
+    return sentence(what.decision, what.view, what.scaling)
+
+
+def conditions(of: Status) -> dict[str, tuple[str, str]]:
+    """Status and reason of each condition."""
+    return {condition.type: (condition.status.value, condition.reason) for condition in of.conditions}
+
+
+def test_the_sentence_has_inputs_rule_and_answer() -> None:
+    assert text(told()) == "60 tasks at 5 a worker ask for 12"
+    assert text(told(Backlog(0, 1), replicas=1)) == "1 task at 5 a worker ask for 1"
+    assert text(told(Backlog(0, 0))) == "queue is empty"
+
+
+@pytest.mark.parametrize("limit", list(Limit))
+def test_every_limit_has_its_words_and_its_advice(limit: Limit) -> None:
+    what = told(limit=limit)
+    assert (text(what) == text(told())) is (limit is Limit.NONE)
+    rows = {condition.type: condition for condition in status(ITEM, what, THEN).conditions}
+    limited = rows["ScalingLimited"]
+    assert (limited.status.value == "True") is (limit is not Limit.NONE)
+    assert limited.message.count(". ") >= (limit is not Limit.NONE)
+
+
+def test_an_unknown_backlog_says_why() -> None:
+    assert text(told(None, limit=Limit.UNKNOWN, replicas=4)) == "backlog unknown: gone fishing, 4 stay"
+
+
+def test_a_recommendation_says_that_it_is_one() -> None:
+    spec = parse_spec({"scaleTargetRef": {"name": "w"}, "mode": "Recommend"}, "thumbnails")
+    decision = status(replace(ITEM, spec=spec), told(), THEN).decision
+    assert decision is not None
+    assert decision.reason.endswith("(recommended only)")
+
+
+def test_the_status_tells_the_story() -> None:
+    body = status_patch(status(ITEM, told(limit=Limit.MAX_REPLICAS), THEN))["status"]
+    assert body["observedGeneration"] == 3
+    assert body["backlog"] == {"ready": 60, "unacked": 0, "delayed": None, "dead": 2}
+    assert body["workers"] == {"total": 2, "busy": 1, "idle": 1}
+    assert body["desiredReplicas"] == 12
+    assert body["decision"]["from"] == 0
+    assert body["decision"]["limitedBy"] == "maxReplicas"
+    assert body["conditions"][0]["lastTransitionTime"] == "2026-01-01T12:00:00Z"
+
+
+def written(first: Explained, item: WorkQueue = ITEM) -> WorkQueue:
+    """The resource after this explanation has been written."""
+    return replace(item, status=status_patch(status(item, first, THEN))["status"])
+
+
+def test_times_are_those_of_the_change() -> None:
+    later = THEN + timedelta(minutes=5)
+    again = status(written(told()), told(current=12), later)
+    assert again.decision is not None
+    assert (again.decision.at, again.decision.from_) == ("2026-01-01T12:00:00Z", 0)
+    assert {condition.last_transition_time for condition in again.conditions} == {"2026-01-01T12:00:00Z"}
+    broken = status(written(told()), told(current=12, problem=Problem("BrokerUnavailable", "x")), later)
+    times = {condition.type: condition.last_transition_time for condition in broken.conditions}
+    assert times["Ready"] == "2026-01-01T12:05:00Z"
+    assert times["Active"] == "2026-01-01T12:00:00Z"
+
+
+def test_conditions_follow_what_is_wrong() -> None:
+    rows = conditions(status(ITEM, told(problem=Problem("QueueMismatch", "differs"), override="foreign"), THEN))
+    assert rows["Ready"] == ("False", "QueueMismatch")
+    assert rows["PolicyOverridden"] == ("True", "ForeignPolicy")
+    assert conditions(status(ITEM, told(), THEN))["Ready"] == ("True", "Working")
+    assert conditions(status(ITEM, told(None), THEN))["Active"] == ("Unknown", "BacklogUnknown")
+
+
+def test_without_a_view_there_are_conditions_only() -> None:
+    result = status(ITEM, Explained(Problem("InvalidSpec", "no")), THEN)
+    assert set(conditions(result)) == {"Ready", "PolicyOverridden"}
+    assert result.backlog is None
+
+
+def test_counts_alone_are_no_substance() -> None:
+    assert substance(status(ITEM, told(Backlog(60, 0)), THEN)) == substance(status(ITEM, told(Backlog(59, 1)), THEN))
+    assert substance(status(ITEM, told(), THEN)) != substance(status(ITEM, told(replicas=11), THEN))
+
+
+def test_events_are_for_what_begins_and_ends() -> None:
+    def notes(before: Explained, after: Explained) -> list[tuple[str, bool]]:
+        found = transitions(written(before).status["conditions"], status(ITEM, after, THEN).conditions)
+        return [(note.reason, note.warning) for note in found]
+
+    well, ill = told(), told(problem=Problem("BrokerUnavailable", "x"))
+    assert notes(well, well) == []
+    assert notes(well, ill) == [("BrokerUnavailable", True)]
+    assert notes(ill, ill) == []
+    assert notes(ill, told(problem=Problem("QueueMismatch", "y"))) == [("QueueMismatch", True)]
+    assert notes(ill, well) == [("Ready", False)]
+    assert notes(well, told(override="z")) == [("ForeignPolicy", True)]
+    assert notes(told(override="z"), well) == [("PolicyInForce", False)]
+    assert notes(well, told(Backlog(0, 0), limit=Limit.UNCONFIRMED)) == []
+
+
+def test_a_new_resource_that_is_ill_is_an_event() -> None:
+    found = transitions([], status(ITEM, told(problem=Problem("ScaleTargetMissing", "x")), THEN).conditions)
+    assert [(note.reason, note.warning) for note in found] == [("ScaleTargetMissing", True)]
+
+
+def test_an_event_names_its_resource() -> None:
+    decision = told().decision
+    assert decision is not None
+    body: dict[str, Any] = event_body(ITEM, scaled(decision, "because"), "operator-1", THEN)
+    assert body["involvedObject"]["uid"] == "u-1"
+    assert (body["reason"], body["type"]) == ("ScaledUp", "Normal")
+    assert body["message"] == "0 → 12 workers: because"
+
+
+def test_the_event_message_has_the_same_sentence() -> None:
+    what = told(limit=Limit.MAX_REPLICAS)
+    state = queue_state(ITEM, what, 5.0)
+    assert state is not None
+    assert state.reason == text(what)
+    assert (state.queue, state.resource) == ("thumbnails", "media/thumbnails")
+    assert (state.ready, state.desired, state.max_replicas, state.limited_by) == (60, 12, 12, "maxReplicas")
+    assert queue_state(ITEM, told(None), 5.0) is None
+
+
+def test_the_spec_is_not_needed_to_explain_that_it_is_wrong() -> None:
+    broken: Spec | None = None
+    result = status(replace(ITEM, spec=broken, problem="no"), Explained(Problem("InvalidSpec", "no")), THEN)
+    assert conditions(result)["Ready"] == ("False", "InvalidSpec")

@@ -1,0 +1,237 @@
+"""One observation from the broker's counts, the workers' reports and Kubernetes."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from warren_contract.events import RunningTask, WorkerState
+from warren_operator.observation import Counts, Inputs, Report, Statistics, View, WorkerReports, observe
+from warren_operator.policy import Phase
+from warren_operator.workloads import Deployment, Pod, TargetState
+
+NOW = 1000.0
+WALL = 5_000_000.0
+EMPTY = Counts(ready=0, consumers=0, at=NOW)
+
+
+def state(worker: str, running: int = 0, **changes: Any) -> WorkerState:
+    """A report of a worker with so many tasks in hand."""
+    base = WorkerState(
+        queue="q",
+        worker=worker,
+        at=WALL,
+        started_at=WALL - 100,
+        concurrency=1,
+        running=tuple(RunningTask(f"{worker}-{number}", WALL) for number in range(running)),
+        finished=0,
+        failed=0,
+        finished_seconds=0.0,
+        running_seconds=0.0,
+    )
+    return replace(base, **changes)
+
+
+def report(worker: str, running: int = 0, *, received: float = NOW - 5, **changes: Any) -> Report:
+    """The same as it is kept."""
+    return Report(state(worker, running, **changes), received, None if running else received)
+
+
+def pod(name: str, **changes: Any) -> Pod:
+    """A pod that has been ready for 50 s."""
+    return replace(Pod(name, "rs", WALL - 60, True, True, WALL - 50, False, False, "", None), **changes)
+
+
+def see(
+    counts: Counts | None = EMPTY,
+    pods: tuple[Pod, ...] = (),
+    reports: tuple[Report, ...] = (),
+    **changes: Any,
+) -> View:
+    """One observation."""
+    base = Inputs(
+        counts=counts,
+        unknown="",
+        statistics=None,
+        reports={item.state.worker: item for item in reports},
+        active_at=float("-inf"),
+        service_time=None,
+        concurrency=1,
+        target=TargetState(Deployment("d", len(pods), True), pods, (), False, True),
+        now=NOW,
+        wall=WALL,
+        listening_since=NOW - 100,
+    )
+    return observe(replace(base, **changes))
+
+
+def unacked(view: View) -> int | None:
+    """Tasks in work; None where the backlog is unknown."""
+    return None if view.seen.backlog is None else view.seen.backlog.unacked
+
+
+def stats(
+    *, unacked: int = 0, at: float = NOW - 1, ready: int = 0, total: int = 0, available: bool = True
+) -> Statistics:
+    """Statistics of the management API."""
+    return Statistics(ready, unacked, total, available, 0, at)
+
+
+def test_reports_say_what_is_in_work() -> None:
+    view = see(Counts(0, 2, NOW), (pod("a"), pod("b")), (report("a", 1), report("b")), active_at=NOW - 1)
+    assert unacked(view) == 1
+    assert (view.busy, view.idle) == (1, 1)
+
+
+def test_tasks_of_workers_that_are_ending_count() -> None:
+    view = see(Counts(0, 0, NOW), (), (report("leaving", 1, draining=True),))
+    assert unacked(view) == 1
+
+
+def test_with_tasks_waiting_every_consumer_is_busy() -> None:
+    assert unacked(see(Counts(5, 3, NOW))) == 3
+    assert unacked(see(Counts(5, 3, NOW), concurrency=4)) == 12
+
+
+def test_statistics_count_where_a_consumer_does_not_report() -> None:
+    """A consumer that forgets to acknowledge is seen by statistics alone."""
+    view = see(Counts(0, 2, NOW), (pod("a"),), (report("a"),), statistics=stats(unacked=1), active_at=NOW - 1)
+    assert unacked(view) == 1
+
+
+def test_statistics_that_lag_behind_the_reports_do_not_count() -> None:
+    view = see(Counts(0, 1, NOW), (pod("a"),), (report("a"),), statistics=stats(unacked=9), active_at=NOW - 3)
+    assert unacked(view) == 0
+
+
+def test_statistics_count_again_once_nothing_has_moved_for_long() -> None:
+    view = see(Counts(0, 1, NOW), (pod("a"),), (report("a"),), statistics=stats(unacked=9), active_at=NOW - 20)
+    assert unacked(view) == 9
+
+
+def test_old_statistics_count_for_nothing() -> None:
+    view = see(Counts(0, 5, NOW), statistics=stats(unacked=9, at=NOW - 60))
+    assert unacked(view) == 0
+    assert view.dead is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "statistics", "known"),
+    [
+        (Counts(0, 0, NOW, took=0.25), None, False),
+        (Counts(4, 0, NOW, took=0.25), None, True),
+        (Counts(0, 0, NOW), stats(available=False), False),
+        (Counts(4, 0, NOW), stats(available=False), True),
+        (Counts(0, 0, NOW), stats(), True),
+    ],
+)
+def test_a_zero_without_a_leader_is_no_reading(counts: Counts, statistics: Statistics | None, known: bool) -> None:
+    view = see(counts, statistics=statistics)
+    assert (view.seen.backlog is not None) is known
+    assert bool(view.unknown) is not known
+
+
+def test_phases_of_pods() -> None:
+    view = see(
+        pods=(
+            pod("up"),
+            pod("starting", ready=False, ready_since=None),
+            pod("pending", running=False, ready=False, ready_since=None),
+            pod("crashing", ready=False, ready_since=None, failing="CrashLoopBackOff"),
+        )
+    )
+    phases = {worker.name: worker.phase for worker in view.seen.workers}
+    assert phases == {
+        "up": Phase.READY,
+        "starting": Phase.STARTING,
+        "pending": Phase.PENDING,
+        "crashing": Phase.FAILING,
+    }
+    assert view.failing == "CrashLoopBackOff"
+
+
+def test_a_pod_without_reports_is_silent_after_a_while_of_listening() -> None:
+    def silent(**changes: Any) -> bool:
+        return see(pods=(pod("a"),), **changes).seen.workers[0].silent
+
+    assert silent()
+    assert not silent(listening_since=NOW - 3), "the operator has only just begun to listen"
+    assert not silent(listening_since=None)
+    assert not silent(reports=(report("a"),))
+    assert not see(pods=(pod("a", ready_since=WALL - 3),)).seen.workers[0].silent
+
+
+def test_a_busy_report_that_the_broker_denies_is_not_believed() -> None:
+    """The event that said idle got lost."""
+    lost = report("a", 1, received=NOW - 20)
+    view = see(Counts(0, 1, NOW), (pod("a"),), (lost,), statistics=stats(unacked=0), active_at=NOW - 20)
+    assert view.seen.workers[0].busy is None
+
+
+def test_waiting_time_is_estimated_from_service_time_and_workers() -> None:
+    view = see(Counts(30, 3, NOW), tuple(pod(name, ready=name != "c") for name in "abc"), service_time=4.0)
+    assert view.estimated_wait == 60.0
+    assert see(Counts(30, 3, NOW), service_time=4.0).estimated_wait is None
+
+
+# -- reports over time ---
+
+
+def test_idle_since_is_kept_over_signs_of_life_and_renewed_by_work() -> None:
+    reports = WorkerReports()
+    reports.add(state("a"), 10)
+    reports.add(state("a", at=WALL + 10), 20)
+    assert reports.of("q")["a"].idle_since == 10
+    reports.add(state("a", at=WALL + 20, finished=1, finished_seconds=0.1), 30)
+    assert reports.of("q")["a"].idle_since == 30, "it has worked in between, too briefly to say so"
+    reports.add(state("a", 1, at=WALL + 30), 40)
+    assert reports.of("q")["a"].idle_since is None
+
+
+def test_a_report_that_was_overtaken_is_dropped() -> None:
+    reports = WorkerReports()
+    reports.add(state("a", 1, at=WALL + 5), 10)
+    reports.add(state("a", at=WALL), 11)
+    assert reports.of("q")["a"].state.busy
+
+
+def test_a_restarted_worker_is_believed_whatever_its_clock_says() -> None:
+    reports = WorkerReports()
+    reports.add(state("a", 1, at=WALL + 50), 10)
+    reports.add(state("a", at=WALL, started_at=WALL), 11)
+    assert not reports.of("q")["a"].state.busy
+
+
+def test_activity_is_when_tasks_move() -> None:
+    reports = WorkerReports()
+    reports.add(state("a", 1), 10)
+    reports.add(state("a", 1, at=WALL + 1), 20)
+    assert reports.active_at("q") == 10
+    reports.add(state("a", at=WALL + 2), 30)
+    assert reports.active_at("q") == 30
+
+
+def test_reports_of_pods_that_are_gone_go_too_and_old_ones() -> None:
+    reports = WorkerReports()
+    for name in ("gone", "there", "outside"):
+        reports.add(state(name), 10)
+    reports.add(state("there", at=WALL + 40), 50)
+    reports.forget("q", ["gone"], 50)
+    assert set(reports.of("q")) == {"there"}
+
+
+def test_service_time_needs_five_tasks_and_counts_those_that_run() -> None:
+    reports = WorkerReports()
+    reports.add(state("a", finished=4, finished_seconds=8.0), 10)
+    assert reports.service_time("q", 10) is None
+    reports.add(state("a", at=WALL + 1, finished=5, finished_seconds=10.0), 11)
+    assert reports.service_time("q", 11) == pytest.approx(2.0, rel=0.01)
+    reports.add(state("b", 1, running_seconds=60.0), 12)
+    assert reports.service_time("q", 12) == pytest.approx(14.0, rel=0.01)
+
+
+def test_service_time_follows_a_change() -> None:
+    reports = WorkerReports()
+    reports.add(state("a", finished=100, finished_seconds=100.0), 0)
+    reports.add(state("a", at=WALL + 3000, finished=200, finished_seconds=1100.0), 3000)
+    assert reports.service_time("q", 3000) == pytest.approx(10.0, rel=0.1)

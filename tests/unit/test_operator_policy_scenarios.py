@@ -1,0 +1,319 @@
+"""Stories of one queue, told with a clock that is moved by hand."""
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from warren_operator.policy import (
+    SILENT_QUIET,
+    ZERO_READINGS,
+    Backlog,
+    Decision,
+    FallbackRule,
+    Limit,
+    Memory,
+    Observation,
+    Phase,
+    Scaling,
+    Worker,
+    decide,
+)
+
+BURST = Scaling(max_replicas=12, backlog_per_worker=5)
+
+
+def ready(name: str, *, busy: bool | None = False, idle_for: float = 60.0, silent: bool = False) -> Worker:
+    """A worker that is up; idle for long unless told otherwise."""
+    return Worker(name, Phase.READY, busy=busy, idle_for=0.0 if busy else idle_for, silent=silent)
+
+
+def fleet(idle: int, busy: int = 0) -> tuple[Worker, ...]:
+    """So many idle and busy workers."""
+    return (
+        *(ready(f"idle-{number}") for number in range(idle)),
+        *(ready(f"busy-{number}", busy=True) for number in range(busy)),
+    )
+
+
+@dataclass
+class Story:
+    """A queue over time; each reading comes a second after the one before."""
+
+    spec: Scaling
+    replicas: int = 0
+    memory: Memory = field(default_factory=Memory)
+    now: float = 1000.0
+
+    def read(
+        self,
+        backlog: tuple[int, int] | None,
+        workers: tuple[Worker, ...] = (),
+        *,
+        rollout: bool = False,
+        settled: bool = True,
+        after: float = 1.0,
+    ) -> Decision:
+        """One reading (ready, unacked), decided on and carried out."""
+        self.now += after
+        known = None if backlog is None else Backlog(*backlog)
+        seen = Observation(known, self.replicas, workers, rollout, settled)
+        decision = decide(self.spec, seen, self.memory, self.now)
+        self.replicas, self.memory = decision.replicas, decision.memory
+        return decision
+
+    def settle(self, backlog: tuple[int, int], workers: tuple[Worker, ...]) -> Decision:
+        """Read the same so often that an empty queue is believed to be empty."""
+        for _ in range(ZERO_READINGS - 1):
+            self.read(backlog, workers)
+        return self.read(backlog, workers)
+
+
+def test_a_burst_goes_from_zero_to_the_maximum_in_one_step() -> None:
+    story = Story(BURST)
+    decision = story.read((60, 0))
+    assert (decision.current, decision.replicas, decision.limit) == (0, 12, Limit.NONE)
+
+
+def test_a_larger_burst_stops_at_the_maximum_and_says_so() -> None:
+    decision = Story(BURST).read((61, 0))
+    assert (decision.asked, decision.replicas, decision.limit) == (13, 12, Limit.MAX_REPLICAS)
+
+
+def test_unacknowledged_tasks_count() -> None:
+    assert Story(BURST, replicas=1).read((0, 11), fleet(0, 1)).replicas == 3
+
+
+def test_one_zero_reading_changes_nothing() -> None:
+    story = Story(BURST, replicas=12)
+    workers = fleet(12)
+    story.read((50, 0), workers)
+    glitch = story.read((0, 0), workers)
+    assert (glitch.replicas, glitch.limit) == (12, Limit.UNCONFIRMED)
+    assert story.read((50, 0), workers).replicas == 12
+
+
+def test_zero_is_believed_at_the_third_reading() -> None:
+    story = Story(BURST, replicas=12)
+    decisions = [story.read((0, 0), fleet(12)) for _ in range(ZERO_READINGS)]
+    assert [decision.replicas for decision in decisions] == [12, 12, 0]
+    assert len(decisions[-1].victims) == 12
+
+
+def test_three_zeros_in_a_blink_are_one() -> None:
+    story = Story(BURST, replicas=12)
+    decisions = [story.read((0, 0), fleet(12), after=0.01) for _ in range(10)]
+    assert {decision.replicas for decision in decisions} == {12}
+
+
+def test_statistics_that_jump_to_zero_once_take_nobody() -> None:
+    """The busy ones stay in any case; the idle ones as well while the zero is not repeated."""
+    story = Story(BURST, replicas=6)
+    workers = fleet(2, 4)
+    for backlog in ((9, 4), (0, 0), (8, 4), (0, 0), (7, 4)):
+        assert story.read(backlog, workers).replicas == 6
+
+
+def test_the_broker_is_down_and_comes_back() -> None:
+    story = Story(BURST, replicas=7)
+    workers = fleet(7)
+    for _ in range(100):
+        decision = story.read(None, workers)
+        assert (decision.replicas, decision.limit) == (7, Limit.UNKNOWN)
+    assert story.read((0, 0), workers).replicas == 7, "what came before the outage proves nothing"
+    assert story.settle((0, 0), workers).replicas == 0
+
+
+def test_the_fallback_raises_after_enough_failures_and_never_lowers() -> None:
+    story = Story(replace(BURST, fallback=FallbackRule(after_failures=3, replicas=4)), replicas=1)
+    assert [story.read(None).replicas for _ in range(3)] == [1, 1, 4]
+    story.replicas = 9
+    assert story.read(None).replicas == 9
+
+
+def test_the_fallback_stays_within_the_maximum() -> None:
+    story = Story(Scaling(max_replicas=2, fallback=FallbackRule(1, 50)))
+    assert story.read(None).replicas == 2
+
+
+def test_a_restart_of_the_operator_changes_nothing_by_itself() -> None:
+    story = Story(BURST, replicas=6)
+    workers = fleet(4, 2)
+    story.settle((3, 2), workers)
+    story.memory = Memory()
+    assert story.read((0, 2), workers).replicas == 6
+    assert story.read((0, 2), workers).replicas == 6
+
+
+def test_a_restart_forgets_no_stabilization() -> None:
+    story = Story(replace(BURST, stabilization=300), replicas=6)
+    assert story.settle((0, 0), fleet(6)).limit is Limit.STABILIZATION
+    assert story.replicas == 6
+
+
+def test_exactly_the_idle_workers_go() -> None:
+    story = Story(BURST, replicas=12)
+    decision = story.settle((0, 5), fleet(7, 5))
+    assert decision.replicas == 5
+    assert set(decision.victims) == {f"idle-{number}" for number in range(7)}
+    assert decision.limit is Limit.BUSY
+
+
+def test_no_more_idle_workers_go_than_are_too_many() -> None:
+    story = Story(Scaling(max_replicas=12, min_replicas=4), replicas=12)
+    decision = story.settle((0, 0), fleet(12))
+    assert (decision.replicas, len(decision.victims)) == (4, 8)
+
+
+def test_pods_that_are_not_up_go_first() -> None:
+    story = Story(Scaling(max_replicas=12, min_replicas=2), replicas=6)
+    pending = tuple(Worker(f"pending-{number}", Phase.PENDING) for number in range(3))
+    decision = story.settle((0, 0), (*fleet(3), *pending))
+    assert decision.replicas == 2
+    assert set(decision.victims) > {worker.name for worker in pending}
+    assert len(decision.victims) == 4
+
+
+def test_replicas_without_a_pod_go_before_any_worker() -> None:
+    story = Story(Scaling(max_replicas=12, min_replicas=2), replicas=6)
+    decision = story.settle((0, 0), fleet(2))
+    assert (decision.replicas, decision.victims) == (2, ())
+
+
+def test_a_starting_worker_holds_a_scale_in_up() -> None:
+    """The ReplicaSet would delete it first, and it may have taken a task already."""
+    story = Story(BURST, replicas=3)
+    workers = (*fleet(2), Worker("starting", Phase.STARTING))
+    decision = story.settle((0, 0), workers)
+    assert (decision.replicas, decision.limit) == (3, Limit.STARTING)
+
+
+def test_a_worker_that_was_busy_a_moment_ago_stays() -> None:
+    story = Story(BURST, replicas=2)
+    workers = (ready("old"), ready("fresh", idle_for=0.4))
+    decision = story.settle((0, 0), workers)
+    assert decision.victims == ("old",)
+
+
+def test_a_worker_that_has_not_reported_stays() -> None:
+    story = Story(BURST, replicas=2)
+    decision = story.settle((0, 0), (ready("known"), ready("new", busy=None)))
+    assert decision.victims == ("known",)
+
+
+def test_silent_workers_go_once_the_queue_has_been_quiet_for_long() -> None:
+    """Workers that are not Warren's report nothing: only the statistics know of their tasks, late."""
+    story = Story(BURST, replicas=2)
+    workers = (ready("a", busy=None, silent=True), ready("b", busy=None, silent=True))
+    waited = 0.0
+    while story.replicas == 2:
+        decision = story.read((0, 0), workers)
+        waited += 1
+        assert waited < 60
+    assert waited > SILENT_QUIET
+    assert (decision.replicas, len(decision.victims)) == (0, 2)
+
+
+def test_silent_workers_stay_while_anything_is_unacknowledged() -> None:
+    story = Story(BURST, replicas=4)
+    workers = tuple(ready(f"w{number}", busy=None, silent=True) for number in range(4))
+    for _ in range(60):
+        assert story.read((0, 1), workers).replicas == 4
+
+
+def test_no_scale_in_during_a_rollout() -> None:
+    story = Story(BURST, replicas=6)
+    for _ in range(10):
+        decision = story.read((0, 0), fleet(6), rollout=True)
+        assert (decision.replicas, decision.limit) == (6, Limit.ROLLOUT)
+    assert story.read((0, 0), fleet(6)).replicas == 0
+
+
+def test_no_scale_in_while_pods_and_replicas_disagree() -> None:
+    story = Story(BURST, replicas=6)
+    for _ in range(10):
+        assert story.read((0, 0), fleet(6), settled=False).limit is Limit.UNSETTLED
+
+
+def test_up_goes_on_during_a_rollout() -> None:
+    assert Story(BURST, replicas=1).read((60, 0), fleet(1), rollout=True).replicas == 12
+
+
+def test_workers_stay_while_tasks_are_ready() -> None:
+    story = Story(BURST, replicas=12)
+    for _ in range(10):
+        decision = story.read((1, 3), fleet(9, 3))
+        assert (decision.replicas, decision.limit) == (12, Limit.READY_TASKS)
+
+
+def test_a_lowered_maximum_takes_workers_though_tasks_are_ready() -> None:
+    story = Story(Scaling(max_replicas=4), replicas=10)
+    decision = story.read((100, 8), fleet(2, 8))
+    assert (decision.replicas, decision.limit) == (4, Limit.MAX_REPLICAS)
+    assert len(decision.victims) == 6
+    assert {"idle-0", "idle-1"} < set(decision.victims), "idle ones first"
+
+
+def test_suspend_takes_all_workers_and_keeps_the_tasks_waiting() -> None:
+    story = Story(replace(BURST, suspended=True, min_replicas=2), replicas=5)
+    decision = story.read((100, 5), fleet(0, 5), rollout=True)
+    assert (decision.replicas, decision.limit) == (0, Limit.SUSPENDED)
+    assert story.read((100, 0)).replicas == 0
+
+
+def test_the_minimum_is_kept_and_named() -> None:
+    decision = Story(Scaling(max_replicas=5, min_replicas=2)).read((0, 0))
+    assert (decision.replicas, decision.limit) == (2, Limit.MIN_REPLICAS)
+
+
+@pytest.mark.parametrize(("failing", "working", "replicas"), [(1, 0, 1), (2, 2, 4), (1, 2, 12)])
+def test_failing_pods_hold_up_more_of_the_same(failing: int, working: int, replicas: int) -> None:
+    """One bad pod among good ones is the node's fault; as many bad as good ones are the image's."""
+    pods = (
+        *(Worker(f"bad-{number}", Phase.FAILING) for number in range(failing)),
+        *(ready(f"good-{number}", busy=True) for number in range(working)),
+    )
+    assert Story(BURST, replicas=failing + working).read((60, working), pods).replicas == replicas
+
+
+def test_pods_pending_for_minutes_hold_up_more() -> None:
+    story = Story(BURST, replicas=2)
+    assert story.read((60, 0), (Worker("young", Phase.PENDING, age=299.0), ready("up"))).replicas == 12
+    story.replicas = 2
+    decision = story.read((60, 0), (Worker("old", Phase.PENDING, age=301.0), ready("up")))
+    assert (decision.replicas, decision.limit) == (2, Limit.PENDING)
+
+
+def test_a_step_waits_for_the_one_before() -> None:
+    story = Story(Scaling(max_replicas=100, backlog_per_worker=1, max_step=10))
+    assert story.read((100, 0)).replicas == 10
+    starting = tuple(Worker(f"w{number}", Phase.PENDING) for number in range(10))
+    decision = story.read((100, 0), starting)
+    assert (decision.replicas, decision.limit) == (10, Limit.MAX_STEP)
+    assert story.read((100, 0), fleet(0, 10)).replicas == 20
+
+
+def test_stabilization_keeps_what_was_wanted_within_the_window() -> None:
+    story = Story(replace(BURST, stabilization=30))
+    story.read((60, 0))
+    began = story.now
+    workers = fleet(12)
+    while story.replicas == 12:
+        decision = story.read((0, 0), workers)
+        assert story.now - began < 60
+    assert story.now - began > 30
+    assert decision.replicas == 0
+
+
+def test_a_slow_ramp_is_followed_step_by_step() -> None:
+    story = Story(Scaling(max_replicas=50, backlog_per_worker=5))
+    levels = [story.read((level, 0), fleet(0, story.replicas)).replicas for level in range(1, 101)]
+    assert levels == [-(-level // 5) for level in range(1, 101)]
+
+
+def test_somebody_else_s_replicas_are_taken_as_they_are() -> None:
+    story = Story(BURST, replicas=3)
+    story.read((15, 0), fleet(0, 3))
+    story.replicas = 1
+    assert story.read((15, 0), fleet(0, 1)).replicas == 3, "lowered by hand: up again"
+    story.replicas = 9
+    assert story.settle((0, 2), fleet(7, 2)).replicas == 2, "raised by hand: the idle ones go"

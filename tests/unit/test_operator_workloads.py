@@ -1,0 +1,117 @@
+"""Compact values of Kubernetes objects, and how to reach a cluster."""
+
+import base64
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from warren_contract.settings import SettingError
+from warren_operator.kube import find_cluster
+from warren_operator.workloads import read_autoscaler, read_deployment, read_pod, read_replica_set
+
+
+def owned(kind: str, **metadata: Any) -> dict[str, Any]:
+    """Metadata of an object with a controller."""
+    owner = {"kind": kind, "uid": "owner", "controller": True, "name": "x"}
+    base = {"name": "n", "namespace": "media", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    return {**base, "ownerReferences": [owner], **metadata}
+
+
+def test_a_running_pod() -> None:
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:09Z"}
+    pod = read_pod({"metadata": owned("ReplicaSet"), "status": {"phase": "Running", "conditions": [ready]}})
+    assert pod is not None
+    assert (pod.owner, pod.running, pod.ready, pod.ending, pod.over, pod.failing) == (
+        "owner",
+        True,
+        True,
+        False,
+        False,
+        "",
+    )
+    assert pod.ready_since == pod.created + 9
+
+
+def test_a_pod_that_cannot_start() -> None:
+    waiting = {"state": {"waiting": {"reason": "ImagePullBackOff"}}}
+    pod = read_pod({"metadata": owned("ReplicaSet"), "status": {"phase": "Pending", "containerStatuses": [waiting]}})
+    assert pod is not None
+    assert (pod.failing, pod.running, pod.ready_since) == ("ImagePullBackOff", False, None)
+
+
+def test_a_pod_that_is_only_being_created_is_not_failing() -> None:
+    waiting = {"state": {"waiting": {"reason": "ContainerCreating"}}}
+    pod = read_pod({"metadata": owned("ReplicaSet"), "status": {"phase": "Pending", "containerStatuses": [waiting]}})
+    assert pod is not None
+    assert pod.failing == ""
+
+
+def test_a_pod_that_is_being_deleted_and_one_that_is_over() -> None:
+    ending = read_pod({"metadata": owned("ReplicaSet", deletionTimestamp="2026-01-01T00:00:00Z"), "status": {}})
+    over = read_pod({"metadata": owned("ReplicaSet"), "status": {"phase": "Failed"}})
+    assert ending is not None
+    assert over is not None
+    assert (ending.ending, over.over) == (True, True)
+
+
+def test_what_nobody_owns_is_of_no_interest() -> None:
+    metadata = owned("ReplicaSet", ownerReferences=[])
+    assert read_pod({"metadata": metadata, "status": {}}) is None
+    assert read_replica_set({"metadata": metadata, "spec": {}}) is None
+    assert read_pod({"metadata": owned("StatefulSet"), "status": {}}) is None
+
+
+def test_a_deployment_is_settled_when_its_controller_has_seen_it() -> None:
+    def settled(seen: int) -> bool:
+        body = {"metadata": owned("X", generation=3), "spec": {"replicas": 2}, "status": {"observedGeneration": seen}}
+        return read_deployment(body).settled
+
+    assert [settled(2), settled(3)] == [False, True]
+
+
+def test_an_autoscaler_of_something_else_is_of_no_interest() -> None:
+    assert read_autoscaler({"spec": {"scaleTargetRef": {"kind": "Deployment", "name": "w"}}}) == "w"
+    assert read_autoscaler({"spec": {"scaleTargetRef": {"kind": "StatefulSet", "name": "w"}}}) is None
+
+
+def kubeconfig(folder: Path, cluster: dict[str, Any], user: dict[str, Any]) -> dict[str, str]:
+    """Environment with a kubeconfig of one context."""
+    path = folder / "config"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "current-context": "c",
+                "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+                "clusters": [{"name": "k", "cluster": cluster}],
+                "users": [{"name": "u", "user": user}],
+            }
+        )
+    )
+    return {"KUBECONFIG": str(path)}
+
+
+def test_a_kubeconfig_with_a_token(tmp_path: Path) -> None:
+    server = {"server": "https://there:6443/", "insecure-skip-tls-verify": True}
+    access = find_cluster(kubeconfig(tmp_path, server, {"token": "t0ken"}))
+    assert (access.server, access.token) == ("https://there:6443", "t0ken")
+    assert access.tls.verify_mode is ssl.CERT_NONE
+    assert "t0ken" not in repr(access)
+
+
+def test_a_kubeconfig_that_needs_a_program_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="logs in through a program"):
+        find_cluster(kubeconfig(tmp_path, {"server": "https://there"}, {"exec": {"command": "aws"}}))
+
+
+def test_a_broken_certificate_is_a_sentence(tmp_path: Path) -> None:
+    broken = {"server": "https://there", "certificate-authority-data": base64.b64encode(b"rubbish").decode()}
+    with pytest.raises(SettingError, match="KUBECONFIG"):
+        find_cluster(kubeconfig(tmp_path, broken, {}))
+
+
+def test_no_cluster_at_all_is_a_sentence() -> None:
+    with pytest.raises(SettingError, match="set KUBECONFIG"):
+        find_cluster({})
