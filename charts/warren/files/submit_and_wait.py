@@ -12,6 +12,9 @@ from typing import Any
 LIMIT = 240.0
 """Seconds for all of it: Helm waits 300. A worker has to start first, and may have other tasks before this one."""
 
+QUIET = 5.0
+"""Seconds without a task in any state until that is believed; the operator tells of each change."""
+
 QUEUE = f"{os.environ['WARREN_URL']}/v1/queues/{os.environ['WARREN_QUEUE']}"
 TOKEN = Path("/etc/warren/tokens/submit").read_text("utf-8").strip()
 DEADLINE = time.monotonic() + LIMIT
@@ -40,16 +43,29 @@ def main() -> None:
     """Submit, then follow the task from worker to worker until one has finished it."""
     task = call(f"{QUEUE}/tasks", b"helm test..")["id"]
     print(f"submitted {task}", flush=True)
-    holder, finished, state = "", 0, None
+    holder, finished, quiet_since, state = "", 0, None, None
     while time.monotonic() < DEADLINE:
         state = call(QUEUE)
-        for worker in state["worker_states"]:
-            if any(running["id"] == task for running in worker["running"]):
-                if holder != worker["worker"]:
-                    print(f"{worker['worker']} has it in hand", flush=True)
-                holder, finished = worker["worker"], worker["finished"]
-            elif worker["worker"] == holder and worker["finished"] > finished:
-                print(f"{holder} has done it")
+        workers = {worker["worker"]: worker for worker in state["worker_states"]}
+        holding = [
+            name for name, worker in workers.items() if any(running["id"] == task for running in worker["running"])
+        ]
+        if holding and holding[0] != holder:
+            print(f"{holding[0]} has it in hand", flush=True)
+        if holding:
+            holder, finished, quiet_since = holding[0], workers[holding[0]]["finished"], None
+        elif holder in workers and workers[holder]["finished"] > finished:
+            print(f"{holder} has done it")
+            return
+        elif (
+            holder
+            and holder not in workers
+            and not any(state[count] for count in ("ready", "unacked", "delayed", "dead"))
+        ):
+            # A worker may be gone, with its last word, as soon as it has nothing to do. Nothing may be left then.
+            quiet_since = quiet_since or time.monotonic()
+            if time.monotonic() - quiet_since > QUIET:
+                print(f"{holder} is gone and has left no task behind")
                 return
         time.sleep(0.2)
     sys.exit(f"no worker has done it within {LIMIT:g} s; the queue's state: {json.dumps(state)}")
