@@ -52,11 +52,11 @@ def error(answer: httpx.Response, status: int) -> dict[str, Any]:
 
 def drain(broker: Broker, queue: str) -> list[tuple[Any, bytes]]:
     """All messages of a queue, taken out."""
-    found = []
+    found: list[tuple[Any, bytes]] = []
     with broker.channel() as channel:
         while True:
-            method, properties, body = channel.basic_get(queue, auto_ack=True)
-            if method is None:
+            _, properties, body = channel.basic_get(queue, auto_ack=True)
+            if body is None:
                 return found
             found.append((properties, body))
 

@@ -81,6 +81,7 @@ def create_app(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,
     )
     app.add_middleware(AccessLog)
     _add_errors(app, services)

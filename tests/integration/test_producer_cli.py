@@ -1,0 +1,103 @@
+"""The `warren` command as its user runs it, against a real producer and broker."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from brokers import Broker, declare_exchanges
+from producers import READ_TOKEN, SUBMIT_TOKEN, Producer, running_producer
+from waiting import eventually
+
+
+@pytest.fixture(scope="module")
+def producer(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Producer]:
+    with broker.channel() as channel:
+        declare_exchanges(channel)
+    environ = broker.environment("warren-producer", broker.passwords["producer"])
+    with running_producer(environ, tmp_path_factory.mktemp("producer")) as running:
+        running.wait_until_ready()
+        yield running
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "warren_cli", *arguments]
+
+
+def environ(producer: Producer, token: str = SUBMIT_TOKEN) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "WARREN_URL": producer.url, "WARREN_TOKEN": token}
+
+
+def warren(
+    producer: Producer, *arguments: str, stdin: bytes = b"", token: str = SUBMIT_TOKEN
+) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        command(*arguments), input=stdin, env=environ(producer, token), capture_output=True, timeout=60, check=False
+    )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def messages(broker: Broker, queue: str) -> list[tuple[str | None, str | None, bytes]]:
+    """Id, type and body of all tasks, taken out."""
+    found = []
+    with broker.channel() as channel:
+        while (got := channel.basic_get(queue, auto_ack=True))[0] is not None:
+            found.append((got[1].message_id, got[1].type, got[2]))
+    return found
+
+
+def test_words_files_and_pipes_become_tasks(
+    broker: Broker, producer: Producer, work_queue: str, tmp_path: Path
+) -> None:
+    picture = tmp_path / "picture"
+    picture.write_bytes(bytes(range(256)))
+    one = warren(producer, "submit", "Hello", "World...", "-q", work_queue, "--type", "t")
+    two = warren(producer, "submit", "--file", str(picture), "-q", work_queue)
+    three = warren(producer, "submit", "-q", work_queue, stdin=b"from a pipe")
+    many = warren(producer, "submit", "--lines", "-f", "-", "--parallel", "1", "-q", work_queue, stdin=b"a.\n\nb..\n")
+    printed = [done.stdout.split() for done in (one, two, three, many)]
+    assert [done.returncode for done in (one, two, three, many)] == [0] * 4
+    assert messages(broker, work_queue) == [
+        (printed[0][0], "t", b"Hello World..."),
+        (printed[1][0], None, bytes(range(256))),
+        (printed[2][0], None, b"from a pipe"),
+        (printed[3][0], None, b"a."),
+        (printed[3][1], None, b"b.."),
+    ]
+
+
+def test_three_hundred_at_once(broker: Broker, producer: Producer, work_queue: str) -> None:
+    done = warren(producer, "submit", "x", "--repeat", "300", "-q", work_queue)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == sorted(str(task_id) for task_id, _, _ in messages(broker, work_queue))
+
+
+def test_refusals_are_one_sentence_and_code_1(producer: Producer, work_queue: str) -> None:
+    unknown = warren(producer, "submit", "x", "-q", "there-is-no-such-queue")
+    forbidden = warren(producer, "submit", "x", "-q", work_queue, token=READ_TOKEN)
+    for done, words in ((unknown, "there-is-no-such-queue"), (forbidden, "may not submit")):
+        assert (done.returncode, done.stdout) == (1, "")
+        [line] = done.stderr.splitlines()
+        assert line.startswith("warren: ")
+        assert words in line
+
+
+def test_watch_shows_the_count_and_ends_with_ctrl_c(producer: Producer, work_queue: str) -> None:
+    with subprocess.Popen(
+        command("watch", work_queue, "--json", "--interval", "50ms"),
+        env=environ(producer, READ_TOKEN),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watch:
+        assert watch.stdout is not None
+        assert json.loads(watch.stdout.readline())["queues"][0]["ready"] == 0
+        assert warren(producer, "submit", "x", "-q", work_queue).returncode == 0
+        lines = iter(watch.stdout.readline, "")
+        eventually(lambda: json.loads(next(lines))["queues"][0]["ready"] == 1, "the watch sees the task")
+        watch.send_signal(signal.SIGINT)
+        watch.stdout.read()
+        assert watch.wait(30) == 0

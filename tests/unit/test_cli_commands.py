@@ -1,0 +1,408 @@
+"""The command line and the client, against a small HTTP server that answers as it is told."""
+
+import io
+import json
+import os
+import stat
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from warren_cli.__main__ import main
+from warren_cli.client import Client, QueueStatus, Refused, TaskOptions, Unreachable, WarrenError
+from warren_cli.credentials import Cluster, find_token
+from warren_cli.watch import Watch, watch
+
+
+@dataclass
+class Answers:
+    """A scripted producer: what it answers next (202 when the script is over), and what it was asked.
+
+    An answer of None hangs up without one.
+    """
+
+    url: str = ""
+    script: list[tuple[int, dict[str, Any], dict[str, str]] | None] = field(default_factory=list)
+    asked: list[tuple[str, str, Mapping[str, str], bytes]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def then(self, status: int, code: str = "", *, retry_after: int | None = None, **error: str) -> None:
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        self.script.append((status, {"error": {"code": code, "message": "for a reason", **error}}, headers))
+
+    @property
+    def ids(self) -> list[str]:
+        return [headers["Idempotency-Key"] for _, _, headers, _ in self.asked]
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [body for _, _, _, body in self.asked]
+
+
+@pytest.fixture
+def producer() -> Iterator[Answers]:
+    answers = Answers()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            with answers.lock:
+                answers.asked.append((self.command, self.path, dict(self.headers), body))
+                step = answers.script.pop(0) if answers.script else (202, {"id": self.headers["Idempotency-Key"]}, {})
+            if step is None:
+                self.close_connection = True
+                return
+            status, data, headers = step
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(json.dumps(data))), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(json.dumps(data).encode())
+
+        do_GET = do_POST = answer  # noqa: N815  the base class's names
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        answers.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield answers
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def environ(producer: Answers) -> dict[str, str]:
+    return {"WARREN_URL": producer.url, "WARREN_TOKEN": "a-token"}
+
+
+def client(producer: Answers, patience: float = 60.0) -> tuple[Client, list[float]]:
+    """A client that notes how long it would have waited."""
+    waits: list[float] = []
+    return Client(producer.url, "a-token", patience=patience, sleep=waits.append), waits
+
+
+def test_a_task_is_sent_with_everything_that_was_said(producer: Answers) -> None:
+    warren, _ = client(producer)
+    options = TaskOptions(
+        id="k-1",
+        content_type="text/x",
+        type="t",
+        priority=7,
+        expiration="30s",
+        correlation_id="c",
+        headers={"Tenant": "ü"},
+    )
+    with warren:
+        assert warren.submit(b"Hello", "my queue", options) == "k-1"
+    [(method, path, headers, body)] = producer.asked
+    assert (method, path, body) == ("POST", "/v1/queues/my%20queue/tasks", b"Hello")
+    assert headers["Authorization"] == "Bearer a-token"
+    assert (headers["Idempotency-Key"], headers["Content-Type"], headers["X-Task-Type"]) == ("k-1", "text/x", "t")
+    assert (headers["X-Task-Priority"], headers["X-Task-Expiration"], headers["X-Task-Correlation-Id"]) == (
+        "7",
+        "30s",
+        "c",
+    )
+    assert headers["X-Task-Header-Tenant"].encode("latin-1").decode() == "ü"
+
+
+def test_a_503_is_tried_again_under_the_same_id_after_the_time_it_names(producer: Answers) -> None:
+    producer.then(503, "broker_unavailable", retry_after=3)
+    producer.then(503, "outcome_unknown", retry_after=1, id="x")
+    warren, waits = client(producer)
+    with warren:
+        task_id = warren.submit("x")
+    assert producer.ids == [task_id] * 3
+    assert waits[0] == 3
+    assert waits[1] >= 1
+
+
+def test_a_connection_that_breaks_before_the_answer_is_tried_again_under_the_same_id(producer: Answers) -> None:
+    producer.script.append(None)
+    warren, waits = client(producer)
+    with warren:
+        task_id = warren.submit("x")
+    assert producer.ids == [task_id] * 2
+    assert len(waits) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 413, 422, 500])
+def test_what_would_end_the_same_way_is_not_tried_again(producer: Answers, status: int) -> None:
+    producer.then(status, "some_code", field="X-Task-Type")
+    warren, waits = client(producer)
+    with warren, pytest.raises(Refused, match="for a reason") as caught:
+        warren.submit("x")
+    assert (caught.value.status, caught.value.code, caught.value.field) == (status, "some_code", "X-Task-Type")
+    assert waits == []
+
+
+def test_patience_ends(producer: Answers) -> None:
+    for _ in range(3):
+        producer.then(503, "broker_unavailable", retry_after=50)
+    warren, waits = client(producer, patience=1)
+    with warren, pytest.raises(Refused):
+        warren.submit("x")
+    assert waits == []
+    assert len(producer.asked) == 1
+
+
+def test_nobody_there_is_told_at_once() -> None:
+    waits: list[float] = []
+    with Client("http://127.0.0.1:1", "t", sleep=waits.append) as warren, pytest.raises(Unreachable) as caught:
+        warren.submit("x")
+    assert caught.value.refused
+    assert waits == []
+
+
+def test_another_server_is_not_mistaken_for_a_producer(producer: Answers) -> None:
+    producer.script.append((404, {"detail": "?"}, {}))
+    warren, _ = client(producer)
+    with warren, pytest.raises(Refused, match="is it the right address"):
+        warren.queues()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://x", "http://", "http://x:port"])
+def test_a_wrong_address_is_one_sentence(url: str) -> None:
+    with pytest.raises(WarrenError) as caught, Client(url, "t") as warren:
+        warren.queues()
+    assert url.rstrip("/") in str(caught.value)
+
+
+def test_states_of_other_releases_are_read_as_far_as_they_go(producer: Answers) -> None:
+    producer.script.append(
+        (200, {"queue": "q", "ready": 3, "mood": "good", "worker_states": [{"worker": "w\x1b[2J"}]}, {})
+    )
+    warren, _ = client(producer)
+    with warren:
+        status = warren.queue("q")
+    assert (status.ready, status.workers, status.backlog) == (3, None, 3)
+    assert "\x1b" not in status.worker_states[0].worker
+
+
+def test_text_from_the_network_cannot_command_the_terminal() -> None:
+    assert "\x1b" not in (QueueStatus.from_json({"queue": "q", "reason": "\x1b[2Jgone"}).reason or "")
+
+
+def test_words_are_joined_as_in_the_tutorial(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "First", "message."], environ) == 0
+    assert producer.bodies == [b"First message."]
+    assert producer.asked[0][1] == "/v1/queues/task_queue/tasks"
+    assert capsys.readouterr().out.split() == producer.ids
+
+
+def test_repeat_submits_that_many_and_prints_each_id(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "x", "--repeat", "50", "--parallel", "4", "-q", "other"], environ) == 0
+    assert producer.bodies == [b"x"] * 50
+    printed = capsys.readouterr().out.split()
+    assert sorted(printed) == sorted(producer.ids)
+    assert len(set(printed)) == 50
+
+
+def test_a_file_is_one_task_or_one_a_line(producer: Answers, environ: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "tasks"
+    file.write_bytes(b"a.\r\n\n  \nb..\xff\nlast")
+    assert main(["submit", "--file", str(file)], environ) == 0
+    assert producer.bodies == [file.read_bytes()]
+    assert producer.asked[0][2]["Content-Type"] == "application/octet-stream"
+    producer.asked.clear()
+    assert main(["submit", "--file", str(file), "--lines", "--parallel", "1", "--repeat", "2"], environ) == 0
+    assert producer.bodies == [b"a.", b"b..\xff", b"last"] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["submit", "x", "--file", "y"], "not both"),
+        (["submit", "x", "--lines"], "leave the words out"),
+        (["submit", "x", "--repeat", "2", "--id", "k"], "--id names one task"),
+        (["submit", "--file", "/no/such/file"], "cannot read /no/such/file"),
+        (["submit", "--file", "/no/such/file", "--lines"], "cannot read /no/such/file"),
+        (["submit", "-", "-H", "a b=c"], "cannot be the name of a header"),
+        (["submit", "--lines", "--repeat", "2"], "--repeat needs --file"),
+    ],
+)
+def test_what_does_not_fit_together_is_usage_and_sends_nothing(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert main(arguments, environ) == 2
+    assert words in capsys.readouterr().err
+    assert producer.asked == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["submit", "x", "--priority", "32"], ["submit", "x", "-q", "a b"], ["submit", "x", "--repeat", "0"],
+     ["submit", "x", "--expiration", "0s"], ["submit", "x", "-H", "nameless"], ["watch", "--interval", "fast"], ["dance"]],
+)  # fmt: skip
+def test_a_wrong_command_line_is_code_2(
+    environ: dict[str, str], capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments, environ)
+    assert caught.value.code == 2
+    assert "error" in capsys.readouterr().err
+
+
+def test_a_refusal_is_code_1_with_its_reason_and_the_id_to_use_again(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    producer.then(503, "outcome_unknown", id="k-1", retry_after=9)
+    assert main(["submit", "x", "--retry-for", "0s"], environ) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "for a reason" in said.err
+    assert "--id k-1" in said.err
+
+
+def test_of_several_the_submitted_ones_are_shown_when_one_is_refused(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    producer.script += [(202, {"id": str(number)}, {}) for number in range(3)]
+    producer.then(413, "body_too_large")
+    assert main(["submit", "x", "--repeat", "1000", "--parallel", "1"], environ) == 1
+    said = capsys.readouterr()
+    shown = said.out.split()
+    assert shown[:3] == ["0", "1", "2"]
+    assert len(shown) == len(producer.asked) - 1, "every accepted task is shown"
+    assert len(producer.asked) < 20, "the first refusal ends it"
+    assert f"{len(shown)} tasks were submitted" in said.err
+
+
+def test_nobody_there_is_code_1_with_the_line_to_run(capsys: pytest.CaptureFixture[str]) -> None:
+    environ = {"WARREN_URL": "http://127.0.0.1:1", "WARREN_TOKEN": "t"}
+    assert main(["submit", "x", "-n", "elsewhere", "--context", "prod"], environ) == 1
+    assert (
+        "kubectl --context prod --namespace elsewhere port-forward service/warren-producer 8080"
+        in capsys.readouterr().err
+    )
+
+
+def test_watch_once_as_json_is_one_object(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    producer.script.append((200, {"queue": "task_queue", "ready": 4}, {}))
+    assert main(["watch", "task_queue", "--once", "--json"], environ) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["queues"][0]["ready"] == 4
+
+
+def test_queues_shows_a_table(producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    producer.script.append((200, {"queues": [{"queue": "task_queue", "ready": 4}]}, {}))
+    assert main(["queues"], environ) == 0
+    assert "task_queue" in capsys.readouterr().out
+
+
+def test_watch_in_a_pipe_prints_changes_and_survives_a_moment_without_a_producer(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def look(ready: int) -> tuple[int, dict[str, Any], dict[str, str]]:
+        return 200, {"queues": [{"queue": "q", "ready": ready, "state_age": 1.0, "stale": False, "reason": "r"}]}, {}
+
+    producer.script += [look(1), look(1)]
+    producer.then(503, "broker_unavailable")
+    producer.script.append(look(2))
+    producer.then(401, "unauthorized")
+    assert main(["watch", "--interval", "10ms"], environ) == 1
+    said = capsys.readouterr()
+    assert [line.split(" ", 1)[1].split(" unacked")[0] for line in said.out.splitlines()] == [
+        "q: ready=1",
+        "for a reason; trying again",
+        "q: ready=2",
+    ]
+
+
+def test_watch_on_a_terminal_draws_until_interrupted(producer: Answers) -> None:
+    for ready in (5, 9):
+        producer.script.append((200, {"queues": [{"queue": "q", "ready": ready, "workers": 2}]}, {}))
+    looks = 0
+
+    def sleep(_seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise KeyboardInterrupt
+
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=40)
+    warren, _ = client(producer)
+    with warren, pytest.raises(KeyboardInterrupt):
+        watch(warren, Watch(), console, sleep)
+    assert isinstance(console.file, io.StringIO)
+    assert "9 now" in console.file.getvalue()
+
+
+def kubectl(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program named kubectl that does what the script says; returns the file that it may write its arguments to."""
+    program, said = folder / "kubectl", folder / "said"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {said}\n{script}\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/bin:/usr/bin")
+    return said
+
+
+def test_the_token_is_read_from_the_secret_with_the_least_rights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # c3VibWl0LXRva2Vu is "submit-token", cmVhZC10b2tlbgpvbGQ= is "read-token" and a second line.
+    secret = '{"data": {"submit": "c3VibWl0LXRva2Vu", "read": "cmVhZC10b2tlbgpvbGQ="}}'
+    said = kubectl(tmp_path, f"echo '{secret}'", monkeypatch)
+    assert find_token({}, "submit", Cluster()) == "submit-token"
+    assert find_token({}, "read", Cluster(namespace="elsewhere", context="prod")) == "read-token"
+    words = said.read_text().split()
+    assert words[:6] == ["--context", "prod", "--namespace", "elsewhere", "get", "secret"]
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo 'Error: not found' >&2; exit 1", "Error: not found"),
+        ("echo nonsense", "not made as the chart makes it"),
+        ('echo \'{"data": {"read": "%%%"}}\'', "not made as the chart makes it"),
+        ("echo '{\"data\": {}}'", "has no token"),
+    ],
+)
+def test_a_secret_that_cannot_be_read_names_the_other_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: str
+) -> None:
+    kubectl(tmp_path, script, monkeypatch)
+    with pytest.raises(WarrenError, match="WARREN_TOKEN") as caught:
+        find_token({}, "read", Cluster())
+    assert words in str(caught.value)
+
+
+def test_without_kubectl_the_other_ways_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(WarrenError, match="--token-file"):
+        find_token({}, "read", Cluster())
+
+
+def test_a_token_file_wins_and_must_hold_one(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("from-the-file\n")
+    assert find_token({"WARREN_TOKEN": "from-the-environment"}, "read", Cluster(), file) == "from-the-file"
+    assert find_token({"WARREN_TOKEN": "from-the-environment"}, "read", Cluster()) == "from-the-environment"
+    file.write_text("\n")
+    with pytest.raises(WarrenError, match="no usable token"):
+        find_token({}, "read", Cluster(), file)
+
+
+def test_no_token_is_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["queues"], {}) == 2
+    assert "WARREN_TOKEN" in capsys.readouterr().err

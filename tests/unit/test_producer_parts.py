@@ -1,0 +1,186 @@
+"""The producer's smaller parts: tokens, what is known about queues, settings, sockets."""
+
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import warren_producer.__main__ as program
+from warren_contract.events import QueueState, Resync, RunningTask, WorkerState
+from warren_contract.settings import SettingError
+from warren_producer.queues import STALE_AFTER, WORKER_FORGOTTEN_AFTER, Board
+from warren_producer.settings import ProducerSettings
+from warren_producer.tokens import Scope, TokenFiles, TokenSet, read_tokens
+
+LONG = "long-enough-to-be-a-token"
+
+
+def test_scopes_grant_what_the_design_says() -> None:
+    tokens = TokenSet.of({Scope.READ: ("r" * 16,), Scope.SUBMIT: ("s" * 16,), Scope.ADMIN: ("a" * 16,)})
+    assert tokens.scopes("r" * 16) == {Scope.READ}
+    assert tokens.scopes("s" * 16) == {Scope.SUBMIT, Scope.READ}
+    assert tokens.scopes("a" * 16) == set(Scope)
+    assert tokens.scopes("x" * 16) == set()
+
+
+@given(st.text(max_size=40))
+def test_no_other_text_is_a_token(text: str) -> None:
+    granted = TokenSet.of({Scope.ADMIN: (LONG,)}).scopes(text)
+    assert bool(granted) == (text == LONG)
+
+
+def test_a_token_file_has_one_token_a_line(tmp_path: Path) -> None:
+    (tmp_path / "read").write_text(f"{LONG}-1\n\n  {LONG}-2  \n")
+    tokens = read_tokens(tmp_path)
+    for number in "12":
+        assert tokens.scopes(f"{LONG}-{number}") == {Scope.READ}
+    assert not tokens.scopes("")
+
+
+def test_tokens_are_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "read").write_text(LONG)
+    assert LONG not in repr(read_tokens(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["short", f"{LONG} and more", f"{LONG}\nü" + "x" * 20])
+def test_an_unusable_token_is_named_by_its_line_and_not_shown(tmp_path: Path, text: str) -> None:
+    (tmp_path / "submit").write_text(text)
+    with pytest.raises(SettingError, match=r"line \d of .*submit is no usable token") as caught:
+        read_tokens(tmp_path)
+    assert LONG not in str(caught.value)
+
+
+def test_no_tokens_at_all_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="WARREN_TOKEN_DIR"):
+        read_tokens(tmp_path)
+
+
+def test_a_broken_change_leaves_the_old_tokens_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "read").write_text(LONG)
+    files = TokenFiles(tmp_path)
+    clock = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    for text, works in (("no", True), (LONG + "-new", False)):
+        (tmp_path / "read").write_text(text)
+        clock += 2
+        assert bool(files.current().scopes(LONG)) is works
+
+
+def state(queue: str = "q", at: float = 100.0, workers: int = 1) -> QueueState:
+    return QueueState(
+        queue=queue, resource="n/q", at=at, ready=0, unacked=0, workers=workers, busy=0, desired=0, min_replicas=0,
+        max_replicas=1, reason="why",
+    )  # fmt: skip
+
+
+def worker(
+    name: str, at: float = 100.0, *, queue: str = "q", busy: bool = False, draining: bool = False
+) -> WorkerState:
+    return WorkerState(
+        queue=queue, worker=name, at=at, started_at=1, concurrency=1,
+        running=(RunningTask(id="t", since=1),) if busy else (), finished=0, failed=0, finished_seconds=0,
+        running_seconds=0, draining=draining,
+    )  # fmt: skip
+
+
+def names(board: Board, queue: str = "q", now: float = 0.0) -> list[str]:
+    return [known.worker for known in board.heard(queue, now).workers]
+
+
+def test_the_last_word_counts_and_grows_stale() -> None:
+    board = Board()
+    assert board.heard("q", 0).stale
+    board.hear(state(workers=1), now=0)
+    board.hear(state(workers=2), now=5)
+    heard = board.heard("q", 6)
+    assert heard.state is not None
+    assert (heard.state.workers, heard.age, heard.stale) == (2, 1, False)
+    assert board.heard("q", 5 + STALE_AFTER + 1).stale
+    assert board.queues() == ["q"]
+
+
+def test_a_worker_that_said_goodbye_is_gone() -> None:
+    board = Board()
+    board.hear(worker("b"), 0)
+    board.hear(worker("a", busy=True, draining=True), 0)
+    assert names(board) == ["a", "b"]
+    board.hear(worker("a", draining=True), 1)
+    assert names(board) == ["b"]
+
+
+def test_workers_that_were_killed_go_when_the_operator_sees_none() -> None:
+    board = Board()
+    board.hear(worker("killed", at=100, busy=True), 0)
+    board.hear(worker("new", at=200), 0)
+    board.hear(worker("other", at=100, queue="p"), 0)
+    board.hear(state(at=150, workers=0), 1)
+    assert names(board) == ["new"]
+    assert names(board, "p") == ["other"]
+
+
+def test_a_silent_worker_is_forgotten_in_the_end() -> None:
+    board = Board()
+    board.hear(worker("silent", busy=True), 0)
+    board.hear(worker("loud"), WORKER_FORGOTTEN_AFTER + 1)
+    assert names(board) == ["loud"]
+
+
+def test_other_events_change_nothing() -> None:
+    board = Board()
+    board.hear(Resync(at=1), 0)
+    assert board.queues() == []
+
+
+def test_settings_have_the_documented_defaults() -> None:
+    settings = ProducerSettings.load({"HOSTNAME": "producer-1"})
+    assert settings == ProducerSettings(8080, Path("/etc/warren/tokens"), 1_048_576, 10.0, "producer-1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WARREN_HTTP_PORT", "0"),
+        ("WARREN_MAX_BODY", "1MB"),
+        ("WARREN_MAX_BODY", "99999999"),
+        ("WARREN_SUBMIT_TIMEOUT", "10"),
+        ("WARREN_LOG_LEVEL", "chatty"),
+        ("WARREN_BROKER_PORT", "amqp"),
+        ("WARREN_TOKEN_DIR", "/nowhere/at/all"),
+    ],
+)
+def test_a_wrong_setting_ends_it_with_one_sentence_and_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, value: str
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    (tmp_path / "read").write_text(LONG)
+    for key in [key for key in os.environ if key.startswith("WARREN_")]:
+        monkeypatch.delenv(key)
+    good = {"HOST": "mq", "USERNAME": "me", "PASSWORD": "x"}
+    for key, text in {
+        **{f"WARREN_BROKER_{key}": text for key, text in good.items()},
+        "WARREN_TOKEN_DIR": str(tmp_path),
+    }.items():
+        monkeypatch.setenv(key, text)
+    monkeypatch.setenv(name, value)
+    assert program.main() == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert name in line
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("", 0)) as taken, pytest.raises(SettingError, match="WARREN_HTTP_PORT"):
+        program.listen(taken.getsockname()[1])
+
+
+def test_it_listens_without_delaying_small_answers() -> None:
+    with program.listen(0) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as _, listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
