@@ -247,7 +247,8 @@ def test_what_does_not_fit_together_is_usage_and_sends_nothing(
 @pytest.mark.parametrize(
     "arguments",
     [[], ["submit", "x", "--priority", "32"], ["submit", "x", "-q", "a b"], ["submit", "x", "--repeat", "0"],
-     ["submit", "x", "--expiration", "0s"], ["submit", "x", "-H", "nameless"], ["watch", "--interval", "fast"], ["dance"]],
+     ["submit", "x", "--expiration", "0s"], ["submit", "x", "-H", "nameless"], ["watch", "--interval", "fast"],
+     ["dance"]],
 )  # fmt: skip
 def test_a_wrong_command_line_is_code_2(
     environ: dict[str, str], capsys: pytest.CaptureFixture[str], arguments: list[str]
