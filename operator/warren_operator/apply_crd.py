@@ -1,6 +1,7 @@
 """Brings the WorkQueue definition of a cluster up to a file: `python -m warren_operator.apply_crd FILE`.
 
-Helm creates what lies in a chart's `crds/` and never touches it again; the chart runs this before an upgrade.
+Helm creates what lies in a chart's `crds/` and never touches it again; the chart runs this before an upgrade. Where the
+definition is missing, Helm itself stops before that, and says so.
 """
 
 import asyncio
@@ -8,7 +9,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
@@ -16,7 +17,6 @@ from warren_contract.settings import SettingError
 from warren_operator.kube import JSON_PATCH, Api, KubeError, find_cluster
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-APPLY = "application/apply-patch+yaml"
 
 ATTEMPTS = 5
 PAUSE = 2.0
@@ -25,23 +25,8 @@ PAUSE = 2.0
 log = logging.getLogger(__name__)
 
 
-class Requests(Protocol):
-    """What this needs of `Api`."""
-
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: object = None,
-        content_type: str = "application/json",
-        params: Any = None,
-    ) -> Any:
-        """Send a request and return the answer's JSON."""
-
-
-async def apply(api: Requests, definition: dict[str, Any]) -> str:
-    """Give the cluster's definition exactly this spec, and create it if it is not there; say which of the two.
+async def apply(api: Api, definition: dict[str, Any]) -> None:
+    """Give the cluster's definition exactly this spec.
 
     The whole spec is replaced. A server-side apply would leave in place what an older version owns and this one lacks.
 
@@ -50,15 +35,7 @@ async def apply(api: Requests, definition: dict[str, Any]) -> str:
     """
     path = f"{DEFINITIONS}/{definition['metadata']['name']}"
     replace = [{"op": "replace", "path": "/spec", "value": definition["spec"]}]
-    try:
-        await api.request("PATCH", path, body=replace, content_type=JSON_PATCH)
-    except KubeError as error:
-        if not error.gone:
-            raise
-        # By its name, unlike a POST: so that the right to it can be limited to this one definition.
-        await api.request("PATCH", path, body=definition, content_type=APPLY, params={"fieldManager": "helm"})
-        return "created"
-    return "brought up to date"
+    await api.request("PATCH", path, body=replace, content_type=JSON_PATCH)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -86,14 +63,14 @@ async def run(path: Path) -> str:
     async with Api(find_cluster(os.environ)) as api:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                done = await apply(api, definition)
+                await apply(api, definition)
             except KubeError as error:
                 if error.code or attempt == ATTEMPTS:
                     raise
                 log.warning("attempt %d of %d: %s", attempt, ATTEMPTS, error)
                 await asyncio.sleep(PAUSE)
             else:
-                return f"{definition['metadata']['name']}: {done}"
+                return f"{definition['metadata']['name']} is up to date"
     raise AssertionError("the last attempt returns or raises")
 
 
