@@ -217,13 +217,17 @@ class Broker:
 
 
 class EventPublisher:
-    """The telling connection. What it cannot tell is dropped: events are hints, and the next state comes soon."""
+    """The telling connection. What it cannot tell is dropped: events are hints, and the next state comes soon.
+
+    Attributes:
+        blocked: the broker takes nothing, because it is short of memory or disk space.
+    """
 
     def __init__(self, load: Callable[[], BrokerSettings], name: str) -> None:
         self._load = load
         self._name = name
         self._channel: Channel | None = None
-        self._blocked = False
+        self.blocked = False
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
@@ -231,7 +235,7 @@ class EventPublisher:
 
     def tell(self, state: QueueState) -> None:
         """Publish an event, or drop it where that is not possible right now."""
-        if self._channel is not None and self._channel.is_open and not self._blocked:
+        if self._channel is not None and self._channel.is_open and not self.blocked:
             self._channel.raw.basic_publish(
                 EVENTS_EXCHANGE, state.routing_key, encode(state), BasicProperties(content_type="application/json")
             )
@@ -243,7 +247,7 @@ class EventPublisher:
             raise BrokerUnavailable(str(error)) from error
 
     async def _use(self, connection: Connection) -> None:
-        self._blocked = False
+        self.blocked = False
         connection.raw.add_on_connection_blocked_callback(lambda *_: self._set_blocked(blocked=True))
         connection.raw.add_on_connection_unblocked_callback(lambda *_: self._set_blocked(blocked=False))
         try:
@@ -256,7 +260,7 @@ class EventPublisher:
             self._channel = None
 
     def _set_blocked(self, *, blocked: bool) -> None:
-        self._blocked = blocked
+        self.blocked = blocked
 
 
 def release(version: str) -> tuple[int, ...]:

@@ -1,0 +1,425 @@
+"""The operator's side of a real broker: topology as it is to be, what cannot be mended, readings, and events.
+
+Each test has a virtual host of its own, and the rights that the chart gives the operator.
+"""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import httpx
+import pika
+import pytest
+from brokers import ADMIN, PASSWORD, Broker
+from pika.adapters.blocking_connection import BlockingChannel
+
+from warren_contract.events import Event, QueueState, Resync, TasksSubmitted, decode, encode
+from warren_contract.names import EVENTS_EXCHANGE, OPERATOR_EVENTS_QUEUE, TASKS_EXCHANGE
+from warren_contract.settings import BrokerSettings
+from warren_operator.broker import Broker as OperatorBroker
+from warren_operator.broker import EventPublisher, QueueMissing
+from warren_operator.management import Management
+from warren_operator.resource import Key, QueueSettings
+from warren_operator.settings import BUILT_IN
+from warren_operator.topology import DEFAULT_POLICY, MISMATCH, OVERRIDDEN, Topology
+
+LIMIT = 30.0
+"""Seconds for anything to happen; far beyond what it takes."""
+
+
+async def eventually(check: Callable[[], Awaitable[bool] | bool], what: str) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(LIMIT):
+        while True:
+            answer = check()
+            if answer is True or (not isinstance(answer, bool) and await answer):
+                return
+            await asyncio.sleep(0.02)
+    raise AssertionError(what)
+
+
+@dataclass
+class Site:
+    """A virtual host, and the operator's parts at work in it."""
+
+    running: Broker
+    settings: BrokerSettings
+    heard: list[Event] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.management = Management(lambda: self.settings)
+        self.broker = OperatorBroker(lambda: self.settings, "test read", self.heard.append, lambda: None)
+        self.topology = Topology(
+            self.broker,
+            self.management,
+            BUILT_IN,
+            lambda name: name.startswith("warren.media."),
+            self.changed.extend,
+        )
+
+    @contextlib.contextmanager
+    def channel(self) -> Iterator[BlockingChannel]:
+        """A channel of somebody else, an administrator."""
+        connection = pika.BlockingConnection(
+            pika.ConnectionParameters(
+                self.running.host,
+                self.running.amqp_port,
+                self.settings.vhost,
+                pika.PlainCredentials(ADMIN, PASSWORD),
+                blocked_connection_timeout=20,
+            )
+        )
+        try:
+            yield connection.channel()
+        finally:
+            connection.close()
+
+    @contextlib.asynccontextmanager
+    async def connected(self, *parts: Awaitable[None]) -> AsyncIterator[None]:
+        """The reading connection is up, and other parts run beside it."""
+        tasks = [asyncio.ensure_future(part) for part in (self.broker.run(), *parts)]
+        try:
+            await eventually(lambda: not self.broker.problem, "connected")
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=LIMIT)
+
+    async def compare(self, *names: str, settings: QueueSettings = BUILT_IN) -> None:
+        """Serve these queues, and compare once."""
+        self.topology.serve({Key("media", name): (name, settings) for name in names}, may_drop=True)
+        await self.topology.compare()
+        assert self.topology.problem == ""
+
+    async def queue(self, name: str) -> dict[str, object]:
+        """A queue as the broker lists it."""
+        return next((queue for queue in await self.management.queues() if queue["name"] == name), {})
+
+
+def administer(broker: Broker, method: str, path: str, body: dict[str, str] | None = None) -> None:
+    """A call to the management API, which is quicker than rabbitmqctl by a second."""
+    url = f"http://{broker.host}:{broker.management_port}/api/{path}"
+    httpx.request(method, url, json=body, auth=(ADMIN, PASSWORD), timeout=LIMIT).raise_for_status()
+
+
+@contextlib.contextmanager
+def made_site(broker: Broker, kind: str) -> Iterator[Site]:
+    """A fresh virtual host with this default queue type."""
+    vhost = f"operator-{uuid.uuid4().hex[:8]}"
+    administer(broker, "PUT", f"vhosts/{vhost}", {"default_queue_type": kind})
+    for user in (ADMIN, "warren-operator"):
+        administer(broker, "PUT", f"permissions/{vhost}/{user}", {"configure": ".*", "write": ".*", "read": ".*"})
+    settings = replace(broker.settings("warren-operator", broker.passwords["operator"]), vhost=vhost)
+    yield Site(broker, settings)
+    administer(broker, "DELETE", f"vhosts/{vhost}")
+
+
+@pytest.fixture
+def site(broker: Broker) -> Iterator[Site]:
+    """A virtual host like the chart's."""
+    with made_site(broker, "quorum") as made:
+        yield made
+
+
+@pytest.fixture
+def classic_site(broker: Broker) -> Iterator[Site]:
+    """A virtual host as RabbitMQ makes it by default."""
+    with made_site(broker, "classic") as made:
+        yield made
+
+
+# -- topology ---
+
+
+async def test_from_nothing_everything_is_there_and_works(site: Site) -> None:
+    async with site.connected():
+        await site.compare("one")
+        assert site.topology.findings("one") == ()
+        queue = await site.queue("one")
+        assert (queue["type"], queue["durable"], queue["policy"]) == ("quorum", True, DEFAULT_POLICY)
+        assert (await site.queue("one.dead"))["effective_policy_definition"] == {"delivery-limit": -1}
+    with site.channel() as channel:
+        channel.confirm_delivery()
+        channel.basic_publish(TASKS_EXCHANGE, "one", b"work", mandatory=True)
+        channel.queue_declare("one", durable=True)  # what the tutorial's programs declare fits
+        method, _, body = channel.basic_get("one")
+        assert body == b"work"
+        channel.basic_publish("warren.dead", "one", b"dead", mandatory=True)
+        channel.basic_ack(method.delivery_tag)
+
+
+async def test_a_second_comparison_changes_nothing(site: Site) -> None:
+    async with site.connected():
+        await site.compare("one", "two")
+        site.changed.clear()
+        await site.compare("one", "two")
+        assert site.changed == []
+
+
+async def test_what_is_deleted_by_hand_comes_back_with_its_binding(site: Site) -> None:
+    async with site.connected():
+        await site.compare("one")
+        with site.channel() as channel:
+            channel.queue_delete("one")
+            channel.queue_delete("one.dead")
+            channel.exchange_delete(TASKS_EXCHANGE)
+        await site.management.delete_policy(DEFAULT_POLICY)
+        await site.compare("one")
+        with site.channel() as channel:
+            channel.confirm_delivery()
+            channel.basic_publish(TASKS_EXCHANGE, "one", b"routed", mandatory=True)
+        assert (await site.queue("one"))["policy"] == DEFAULT_POLICY
+
+
+async def test_a_queue_with_other_arguments_is_left_alone_and_reported(site: Site) -> None:
+    with site.channel() as channel:
+        channel.queue_declare("odd", durable=True, arguments={"x-queue-type": "classic", "x-max-priority": 5})
+        channel.basic_publish("", "odd", b"somebody's")
+    async with site.connected():
+        await site.compare("odd", "fine")
+        (finding,) = site.topology.findings("odd")
+        assert finding.reason == MISMATCH
+        assert "type classic" in finding.message
+        assert "x-max-priority=5" in finding.message
+        assert site.topology.findings("fine") == (), "one bad queue spoils no other"
+        assert (await site.broker.read("odd")).ready == 1
+
+
+async def test_a_mended_queue_is_taken_in(site: Site) -> None:
+    with site.channel() as channel:
+        channel.queue_declare("odd", durable=True, arguments={"x-max-length": 5})
+    async with site.connected():
+        await site.compare("odd")
+        assert "x-max-length=5" in site.topology.findings("odd")[0].message
+        with site.channel() as channel:
+            channel.queue_delete("odd")
+        await site.compare("odd")
+        assert site.topology.findings("odd") == ()
+
+
+async def test_a_policy_above_ours_is_reported_until_it_goes(site: Site) -> None:
+    async with site.connected():
+        await site.compare("one")
+        foreign = {"pattern": "^one$", "priority": 99, "apply-to": "queues", "definition": {"max-length": 3}}
+        await site.management.put_policy("foreign", foreign)
+
+        async def reported() -> bool:
+            await site.compare("one")
+            return any(finding.reason == OVERRIDDEN for finding in site.topology.findings("one"))
+
+        await eventually(reported, "the override is found")
+        (finding,) = site.topology.findings("one")
+        assert "policy foreign of priority 99" in finding.message
+        assert "max-length is 3 instead of 100000" in finding.message
+        await site.management.delete_policy("foreign")
+
+        async def gone() -> bool:
+            await site.compare("one")
+            return site.topology.findings("one") == ()
+
+        await eventually(gone, "the override is gone")
+
+
+async def test_a_queue_that_differs_has_its_own_policy_while_it_does(site: Site) -> None:
+    short = replace(BUILT_IN, max_length=5, message_ttl=60.0)
+    other = {"pattern": "^x$", "priority": 1, "apply-to": "queues", "definition": {"max-length": 3}}
+    await site.management.put_policy("theirs", other)
+    async with site.connected():
+        await site.compare("one", settings=short)
+        queue = await site.queue("one")
+        assert queue["policy"] == "warren.media.one"
+        effective = queue["effective_policy_definition"]
+        assert isinstance(effective, dict)
+        assert (effective["max-length"], effective["message-ttl"]) == (5, 60_000)
+        assert effective["dead-letter-exchange"] == "warren.dead"
+        await site.compare("one")
+        assert (await site.queue("one"))["policy"] == DEFAULT_POLICY
+        await site.compare()
+        assert {policy["name"] for policy in await site.management.policies()} == {
+            DEFAULT_POLICY,
+            "warren-dead",
+            "theirs",
+        }
+        assert await site.queue("one"), "a queue outlives its WorkQueue"
+
+
+async def test_where_the_default_is_classic_nothing_is_declared(classic_site: Site) -> None:
+    async with classic_site.connected():
+        await classic_site.compare("one")
+        (finding, *_) = classic_site.topology.findings("one")
+        assert finding.reason == "DefaultQueueType"
+        assert await classic_site.queue("one") == {}
+
+
+async def test_a_management_api_that_refuses_is_told_and_counting_goes_on(site: Site) -> None:
+    async with site.connected():
+        await site.compare("one")
+        right, site.settings = site.settings, replace(site.settings, password="wrong")
+        for _ in range(3):
+            await site.topology.compare()
+        assert "401" in site.topology.problem
+        assert (await site.broker.read("one")).ready == 0
+        site.settings = right
+        await site.topology.compare()
+        assert site.topology.problem == ""
+
+
+async def test_statistics_count_what_is_unacknowledged_delayed_and_dead(site: Site) -> None:
+    async with site.connected():
+        await site.compare("one")
+        with site.channel() as channel:
+            channel.confirm_delivery()
+            for number in range(3):
+                channel.basic_publish(TASKS_EXCHANGE, "one", str(number).encode())
+            channel.basic_publish("warren.dead", "one", b"dead")
+            channel.basic_get("one")
+            refused, _, _ = channel.basic_get("one")
+            channel.basic_reject(refused.delivery_tag)  # its retry comes after a second at least
+
+            async def counted() -> bool:
+                await site.topology.compare()
+                found = site.topology.statistics["one"]
+                return (found.unacked, found.dead) == (1, 1) and found.total == 3
+
+            await eventually(counted, "the statistics have caught up")
+
+
+# -- readings ---
+
+
+async def test_a_reading_is_fresh_at_the_confirm(site: Site) -> None:
+    async with site.connected():
+        await site.compare("one")
+        with site.channel() as channel:
+            channel.confirm_delivery()
+            for number in range(1, 21):
+                channel.basic_publish(TASKS_EXCHANGE, "one", b"x", mandatory=True)
+                assert (await site.broker.read("one")).ready == number
+
+
+async def test_a_missing_queue_is_no_trouble_for_the_others(site: Site) -> None:
+    async with site.connected():
+        await site.compare("one")
+        readings = await asyncio.gather(
+            *(site.broker.read(name, aside=True) for name in ("missing", "one", "gone", "one")), return_exceptions=True
+        )
+        assert [type(reading).__name__ for reading in readings] == ["QueueMissing", "Counts", "QueueMissing", "Counts"]
+        with pytest.raises(QueueMissing):
+            await site.broker.read("missing")
+        assert (await site.broker.read("one")).consumers == 0
+
+
+async def test_readings_go_on_under_a_memory_alarm(site: Site) -> None:
+    publisher = EventPublisher(lambda: site.settings, "test tell")
+    async with site.connected(publisher.run()):
+        await site.compare("one")
+        try:
+            site.running.ctl("set_vm_memory_high_watermark", "0.0000001")
+
+            def blocked() -> bool:
+                publisher.tell(queue_state(1))
+                return publisher.blocked
+
+            await eventually(blocked, "the alarm blocks those that publish")
+            assert (await site.broker.read("one")).ready == 0
+        finally:
+            site.running.ctl("set_vm_memory_high_watermark", "0.6")
+
+
+async def test_a_lost_connection_is_made_again(site: Site) -> None:
+    async with site.connected():
+        await site.compare("one")
+        site.running.ctl("close_all_connections", "--vhost", site.settings.vhost, "test")
+        await eventually(lambda: bool(site.broker.problem), "the loss is noticed")
+        await eventually(lambda: not site.broker.problem, "connected again")
+        assert (await site.broker.read("one")).ready == 0
+        await eventually(lambda: site.broker.listening_since is not None, "listening again")
+
+
+async def test_wrong_credentials_are_told(site: Site) -> None:
+    site.settings = replace(site.settings, password="wrong")
+    task = asyncio.ensure_future(site.broker.run())
+    await asyncio.sleep(0)
+    assert site.broker.problem
+    assert not site.broker.ever_connected
+    task.cancel()
+    await asyncio.wait([task])
+
+
+# -- events ---
+
+
+def publish(site: Site, key: str, body: bytes) -> None:
+    """An event of somebody else."""
+    with site.channel() as channel:
+        channel.basic_publish(EVENTS_EXCHANGE, key, body)
+
+
+async def test_events_are_heard_and_rubbish_is_skipped(site: Site) -> None:
+    async with site.connected():
+        await eventually(lambda: site.broker.listening_since is not None, "listening")
+        hint = TasksSubmitted("a.queue.with.dots", 3, 1.0)
+        publish(site, hint.routing_key, b"rubbish")
+        publish(site, hint.routing_key, b'{"kind": "submitted", "version": 99}')
+        publish(site, hint.routing_key, encode(hint))
+        publish(site, "resync", encode(Resync(2.0)))
+        await eventually(lambda: len(site.heard) == 2, "both events are heard")
+        assert site.heard == [hint, Resync(2.0)]
+
+
+async def test_a_deleted_event_queue_is_made_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warren_operator.broker.EVENTS_RETRY", 0.05)
+    async with site.connected():
+        await eventually(lambda: site.broker.listening_since is not None, "listening")
+        before = site.broker.listening_since
+        with site.channel() as channel:
+            channel.exchange_delete(EVENTS_EXCHANGE)
+        site.running.ctl("close_all_connections", "--vhost", site.settings.vhost, "test")
+        await eventually(lambda: site.broker.listening_since not in (None, before), "listening again")
+
+
+async def test_a_second_operator_works_without_hints(site: Site) -> None:
+    second = Site(site.running, site.settings)
+    async with site.connected():
+        await eventually(lambda: site.broker.listening_since is not None, "the first listens")
+        async with second.connected():
+            await second.compare("one")
+            assert (await second.broker.read("one")).ready == 0
+            assert second.broker.listening_since is None
+
+
+def queue_state(ready: int) -> QueueState:
+    """A state to tell."""
+    return QueueState("one", "media/one", 1.0, ready, 0, 0, 0, 0, 0, 10, "because")
+
+
+async def test_states_are_told_on_the_exchange(site: Site) -> None:
+    publisher = EventPublisher(lambda: site.settings, "test tell")
+    async with site.connected(publisher.run()):
+        await site.compare("one")
+        with site.channel() as channel:
+            channel.queue_declare("listener", exclusive=True)
+            channel.queue_bind("listener", EVENTS_EXCHANGE, "queue.#")
+            told: list[Event | None] = []
+
+            def heard() -> bool:
+                publisher.tell(queue_state(7))
+                _, _, body = channel.basic_get("listener", auto_ack=True)
+                if body is not None:
+                    told.append(decode(body))
+                return bool(told)
+
+            await eventually(heard, "a state is heard")
+            assert told == [queue_state(7)]
+
+
+async def test_the_event_queue_is_bounded(site: Site) -> None:
+    async with site.connected():
+        await eventually(lambda: site.broker.listening_since is not None, "listening")
+        arguments = (await site.queue(OPERATOR_EVENTS_QUEUE))["arguments"]
+        assert isinstance(arguments, dict)
+        assert (arguments["x-max-length"], arguments["x-overflow"]) == (10_000, "drop-head")
