@@ -69,9 +69,18 @@ class Target:
         return ["kubectl", *([] if self.context is None else ["--context", self.context]), *arguments]
 
 
-def values(images: Mapping[str, str], registry: str | None = None) -> dict[str, object]:
-    """Chart values that name the given images, by part: `{"worker": "warren/worker:0.1.0-1a2b3c"}`."""
+def values(images: Mapping[str, str], registry: str | None = None, broker: str | None = None) -> dict[str, object]:
+    """Chart values that name the given images, by part: `{"worker": "warren/worker:0.1.0-1a2b3c"}`.
+
+    Args:
+        images: of our parts.
+        registry: where the cluster pulls them from.
+        broker: RabbitMQ's, where it goes by another name than in the chart, as a stand-in does.
+    """
     result: dict[str, object] = {} if registry is None else {"image": {"registry": registry}}
+    if broker is not None:
+        repository, _, tag = broker.rpartition(":")
+        result["broker"] = {"image": {"repository": repository, "tag": tag}}
     for part, name in images.items():
         result[part] = {"image": {"tag": name.rpartition(":")[2]}}
     return result
@@ -105,8 +114,9 @@ def bring_images(target: Target, console: Console) -> Path:
             f"that it pulls from and you may push to: make deploy CONTEXT={target.context} REGISTRY=…"
         )
     images = build(console)
+    broker = None
     if target.context is None:
-        _load_locally(images, console)
+        broker = _load_locally(images, console)
     elif target.registry is not None:
         for name in images.values():
             with console.step(f"Pushing {target.registry}/{name}"):
@@ -116,12 +126,12 @@ def bring_images(target: Target, console: Console) -> Path:
         with console.step(f"Loading the images into {target.context}"):
             run([*command, *images.values()], limit=PUSH_LIMIT)
     LOCAL.mkdir(exist_ok=True)
-    VALUES.write_text(json.dumps(values(images, target.registry), indent=2) + "\n")
+    VALUES.write_text(json.dumps(values(images, target.registry, broker), indent=2) + "\n")
     return VALUES
 
 
-def _load_locally(images: Mapping[str, str], console: Console) -> None:
-    """Also under the names that the chart has by default, so that a plain `helm install` works on the local cluster."""
+def _load_locally(images: Mapping[str, str], console: Console) -> str:
+    """Our images, also under the names that the chart has by default, and RabbitMQ's, whose name is the result."""
     plain = [name.rpartition("-")[0] for name in images.values()]
     broker = bases(console, ensure_engine(console)).rabbitmq
     with console.step("Loading the images into the local cluster"):
@@ -130,6 +140,7 @@ def _load_locally(images: Mapping[str, str], console: Console) -> None:
             limit=PUSH_LIMIT,
             cwd=ROOT,
         )
+    return broker
 
 
 def cluster(command: str) -> None:
