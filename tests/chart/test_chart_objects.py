@@ -193,6 +193,14 @@ def test_a_queue_is_a_deployment_and_a_work_queue() -> None:
     assert find(manifests, "WorkQueue", "task-queue")["spec"]["minReplicas"] == 2
 
 
+def test_workers_can_be_replaced_at_once() -> None:
+    """`Recreate` alone; Kubernetes refuses it beside the chart's `rollingUpdate`."""
+    manifests = render({"queues": {"mail": {"strategy": {"type": "Recreate"}}}})
+    assert find(manifests, "Deployment", "warren-worker-mail")["spec"]["strategy"] == {"type": "Recreate"}
+    rolling = find(manifests, "Deployment", "warren-worker-task-queue")["spec"]["strategy"]
+    assert rolling == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}
+
+
 def test_the_example_queue_can_be_taken_away() -> None:
     """`task_queue: null`, and nothing of it is left."""
     manifests = render({"queues": {"task_queue": None}})
