@@ -109,14 +109,14 @@ class Broker:
 
 
 def image() -> str:
-    """The RabbitMQ image of this machine."""
+    """The RabbitMQ image of this machine: what the tools resolved, else whichever of both the engine has."""
     name = "rabbitmq:4.3-management"
-    if IMAGES.is_file():
-        return str(json.loads(IMAGES.read_text("utf-8")).get("rabbitmq", name))
-    known = subprocess.run(
-        ["docker", "image", "inspect", f"warren-stand-in/{name}"], capture_output=True, timeout=60, check=False
-    )
-    return f"warren-stand-in/{name}" if known.returncode == 0 else name
+    resolved = [str(json.loads(IMAGES.read_text("utf-8")).get("rabbitmq", name))] if IMAGES.is_file() else []
+    for candidate in (*resolved, name, f"warren-stand-in/{name}"):
+        found = subprocess.run(["docker", "image", "inspect", candidate], capture_output=True, timeout=60, check=False)
+        if found.returncode == 0:
+            return candidate
+    return name  # Docker pulls it
 
 
 @contextmanager

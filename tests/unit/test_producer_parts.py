@@ -126,8 +126,10 @@ def test_workers_that_were_killed_go_when_the_operator_sees_none() -> None:
 def test_a_silent_worker_is_forgotten_in_the_end() -> None:
     board = Board()
     board.hear(worker("silent", busy=True), 0)
-    board.hear(worker("loud"), WORKER_FORGOTTEN_AFTER + 1)
-    assert names(board) == ["loud"]
+    assert names(board, now=WORKER_FORGOTTEN_AFTER) == ["silent"]
+    assert names(board, now=WORKER_FORGOTTEN_AFTER + 1) == []
+    board.hear(worker("loud", queue="p"), WORKER_FORGOTTEN_AFTER + 1)
+    assert board.queues() == ["p"]
 
 
 def test_other_events_change_nothing() -> None:

@@ -35,7 +35,8 @@ class RunningTask:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """What a worker is doing; sent at each change of busy/idle, at most once a second when busy with short tasks.
+    """What a worker is doing; sent at each change of busy/idle, at most once a second when busy with short tasks, and
+    every 10 s when nothing changes.
 
     Attributes:
         queue: it consumes.

@@ -7,8 +7,8 @@ from warren_contract.events import Event, QueueState, WorkerState
 STALE_AFTER = 30.0
 """Seconds. The operator repeats each state every 10 s: three misses in a row are no coincidence."""
 
-WORKER_FORGOTTEN_AFTER = 3600.0
-"""Seconds of silence. A worker is silent while it runs one long task; one that was killed is silent for ever."""
+WORKER_FORGOTTEN_AFTER = 35.0
+"""Seconds of silence after which a worker counts as gone: it says something every 10 s, unless it was killed."""
 
 MAX_QUEUES = 20_000
 MAX_WORKERS = 20_000
@@ -76,9 +76,12 @@ class Board:
     def heard(self, queue: str, now: float) -> Heard:
         """Everything known about `queue` at `now` (monotonic time in seconds)."""
         state, at = self._states.get(queue, (None, None))
-        workers = sorted(
-            (last for (name, _), (last, _) in self._workers.items() if name == queue), key=lambda worker: worker.worker
+        alive = (
+            last
+            for (name, _), (last, heard) in self._workers.items()
+            if name == queue and now - heard <= WORKER_FORGOTTEN_AFTER
         )
+        workers = sorted(alive, key=lambda worker: worker.worker)
         return Heard(state=state, age=None if at is None else max(0.0, now - at), workers=tuple(workers))
 
     def _trim(self, now: float) -> None:
