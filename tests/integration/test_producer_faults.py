@@ -183,6 +183,8 @@ def test_a_connection_that_breaks_leaves_those_in_flight_unknown(broker: Broker,
             proxy.cut()
             answers = [future.result() for future in waiting]
         assert {refusal(answer)["id"] for answer in answers} == {f"k-{n}" for n in range(10)}
+        for answer in answers:
+            assert "lost" in refusal(answer)["message"], "told by the loss, not by the deadline"
         proxy.release()
         eventually(lambda: submit(client).status_code == 202, "it recovers by itself")
 
