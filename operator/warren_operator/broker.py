@@ -31,6 +31,9 @@ READ_LIMIT = 2.0
 OLDEST_BROKER = (4, 3, 1)
 """From this release on policies know delayed retries."""
 
+STALLED_FOR = 1.0
+"""Seconds without questions after an answer that did not come: one wait a second, not one for each queue."""
+
 EVENTS_KEPT = 10_000
 """Events that the broker keeps for the operator; then the oldest are dropped."""
 
@@ -94,6 +97,7 @@ class Broker:
         self._connection: Connection | None = None
         self._channels: dict[_Use, Channel] = {}
         self._aside = asyncio.Lock()
+        self._stalled_until = float("-inf")
 
     @property
     def too_old(self) -> bool:
@@ -118,6 +122,8 @@ class Broker:
         if aside:
             async with self._aside:  # a missing queue closes the channel, under whatever else is asked on it
                 return await self._count(queue, _Use.ASIDE)
+        if asyncio.get_running_loop().time() < self._stalled_until:
+            raise BrokerUnavailable("the broker does not answer")
         return await self._count(queue, _Use.READ)
 
     async def _count(self, queue: str, use: "_Use") -> Counts:
@@ -133,6 +139,7 @@ class Broker:
         except BrokerUnavailable:
             # An answer that comes after all would be taken for that of the next call: use another channel from now on.
             self._channels.pop(use, None)
+            self._stalled_until = loop.time() + STALLED_FOR
             raise
         now = loop.time()
         return Counts(frame.method.message_count, frame.method.consumer_count, now, now - started)

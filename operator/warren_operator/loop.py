@@ -77,6 +77,7 @@ WRITES = 16
 EVENTS = Kind("api/v1", "events")
 
 AUTOSCALER_CONFLICT = "AutoscalerConflict"
+CLUSTER_UNREADABLE = "ClusterUnreadable"
 
 
 @dataclass(slots=True)
@@ -159,6 +160,7 @@ class Loop:
         self._agenda: Agenda[Key] = Agenda()
         self._keys: dict[str, Key] = {}
         self._changed = True
+        self._unsynced_told_at = float("-inf")
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._writes = asyncio.Semaphore(WRITES)
@@ -206,6 +208,7 @@ class Loop:
             while True:
                 self.tick_at = time.monotonic()
                 if not self.workloads.synced:
+                    self._wait_for_sync(loop.time())
                     await asyncio.sleep(ACTING_EVERY)
                     continue
                 if self._changed:
@@ -219,6 +222,16 @@ class Loop:
         finally:
             for task in self._tasks:
                 task.cancel()
+
+    def _wait_for_sync(self, now: float) -> None:
+        """Where something cannot be listed, say so on the WorkQueues that can be."""
+        problem = self.workloads.problem
+        if not problem or now < self._unsynced_told_at + IDLE_EVERY:
+            return
+        self._unsynced_told_at = now
+        self._take_in(now)
+        for entry in self.entries.values():
+            self._explain(entry, Explained(Problem(CLUSTER_UNREADABLE, f"{problem}; nothing is scaled until then")))
 
     async def _rest(self, now: float) -> None:
         at = self._agenda.next_at()
@@ -399,7 +412,7 @@ class Loop:
         causes: list[tuple[str, str]] = []
         if autoscalers:
             causes.append((AUTOSCALER_CONFLICT, _another_scales(autoscalers[0], target)))
-        causes.append(("ClusterUnreadable", self.workloads.problem))
+        causes.append((CLUSTER_UNREADABLE, self.workloads.problem))
         if broker is not None and broker.problem:
             causes.append(("BrokerUnavailable", f"{broker.problem}; the workers stay as they are"))
         if topology is not None and broker is not None:
@@ -486,7 +499,7 @@ class Loop:
             # What is there now is not known: write it in full at the next look.
             entry.written, entry.judged = None, ()
             entry.write_after = asyncio.get_running_loop().time() + RETRY_EVERY
-            if not error.gone:
+            if error.code and not error.gone:  # that the API server is not reached, the mirrors have told
                 log.warning("%s: status not written: %s", item.key, error)
         else:
             entry.written, entry.raw = new, patch["status"]

@@ -100,6 +100,8 @@ class Mirror(Generic[T]):
             try:
                 version = await self._list()
                 delays = backoff.delays()
+                if self.problem:
+                    log.info("watching %s again", self.kind.plural)
                 self.synced, self.problem = True, ""
                 await self._follow(version)
             except KubeError as error:
@@ -110,8 +112,10 @@ class Mirror(Generic[T]):
         if error.code == 410:  # the watch fell too far behind; listing again is the remedy, and nothing is wrong
             log.info("watch of %s is too old: listing again", self.kind.plural)
             return
-        self.problem = f"cannot watch {self.kind.plural}: {_advice(error, self.kind)}"
-        log.warning("%s", self.problem)
+        problem = f"cannot watch {self.kind.plural}: {_advice(error, self.kind)}"
+        if not self.problem:  # once; what comes after it until it is over is the same story
+            log.warning("%s", problem)
+        self.problem = problem
 
     async def _list(self) -> str:
         path = self.kind.path(self.namespace)

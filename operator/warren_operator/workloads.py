@@ -176,7 +176,7 @@ class TargetState:
         pods: that count (neither ended nor being deleted), oldest first.
         ending: pods that are being deleted and may still work.
         rollout: more than one ReplicaSet has pods.
-        settled: pods and replicas agree, as far as the controllers have got.
+        settled: pods and replicas agree, as far as the controllers have got, and what is known is up to date.
     """
 
     deployment: Deployment
@@ -255,7 +255,10 @@ class Workloads:
             pods=active,
             ending=tuple(pod for pod in pods if pod.ending),
             rollout=sum(1 for item in sets if item.replicas or item.pods) > 1,
-            settled=deployment.settled and asked == deployment.replicas and len(active) <= deployment.replicas,
+            settled=not self.problem
+            and deployment.settled
+            and asked == deployment.replicas
+            and len(active) <= deployment.replicas,
         )
 
     def _replica_set_changed(self, key: Key, before: ReplicaSet | None, after: ReplicaSet | None) -> None:

@@ -148,8 +148,9 @@ async def test_from_nothing_everything_is_there_and_works(site: Site) -> None:
         channel.queue_declare("one", durable=True)  # what the tutorial's programs declare fits
         method, _, body = channel.basic_get("one")
         assert body == b"work"
+        assert method is not None
         channel.basic_publish("warren.dead", "one", b"dead", mandatory=True)
-        channel.basic_ack(method.delivery_tag)
+        channel.basic_ack(method.delivery_tag or 0)
 
 
 async def test_a_second_comparison_changes_nothing(site: Site) -> None:
@@ -278,7 +279,8 @@ async def test_statistics_count_what_is_unacknowledged_delayed_and_dead(site: Si
             channel.basic_publish("warren.dead", "one", b"dead")
             channel.basic_get("one")
             refused, _, _ = channel.basic_get("one")
-            channel.basic_reject(refused.delivery_tag)  # its retry comes after a second at least
+            assert refused is not None
+            channel.basic_reject(refused.delivery_tag or 0)  # its retry comes after a second at least
 
             async def counted() -> bool:
                 await site.topology.compare()

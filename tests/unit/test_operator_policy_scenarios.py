@@ -204,7 +204,7 @@ def test_silent_workers_go_once_the_queue_has_been_quiet_for_long() -> None:
     """Workers that are not Warren's report nothing: only the statistics know of their tasks, late."""
     story = Story(BURST, replicas=2)
     workers = (ready("a", busy=None, silent=True), ready("b", busy=None, silent=True))
-    waited = 0.0
+    decision, waited = story.read((0, 0), workers), 1.0
     while story.replicas == 2:
         decision = story.read((0, 0), workers)
         waited += 1
@@ -297,6 +297,7 @@ def test_stabilization_keeps_what_was_wanted_within_the_window() -> None:
     story.read((60, 0))
     began = story.now
     workers = fleet(12)
+    decision = story.read((0, 0), workers)
     while story.replicas == 12:
         decision = story.read((0, 0), workers)
         assert story.now - began < 60
