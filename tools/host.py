@@ -52,17 +52,13 @@ def ensure(needs: Iterable[Need], console: Console) -> None:
         return
     command = f"apt-get update && apt-get install -y --no-install-recommends {' '.join(packages)}"
     if find("apt-get") is None:
-        programs = ", ".join(
-            need.program for need in needs if need.package in packages and not find(need.program)
-        )
+        programs = ", ".join(need.program for need in needs if need.package in packages and not find(need.program))
         raise ToolError(
             f"This machine lacks {programs}, and has no apt-get to install them with. "
             f"Install what Debian calls: {' '.join(packages)}"
         )
     if not is_root():
-        raise ToolError(
-            f"This machine lacks some packages. Run this, then try again:\n    sudo sh -c '{command}'"
-        )
+        raise ToolError(f"This machine lacks some packages. Run this, then try again:\n    sudo sh -c '{command}'")
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     # Another apt-get (a boot's automatic upgrade, a second helper) holds the lock for minutes at most.
     lock = ("-o", "DPkg::Lock::Timeout=300")
@@ -77,6 +73,4 @@ def ensure(needs: Iterable[Need], console: Console) -> None:
         )
     still = missing_packages(needs)
     if still:
-        raise ToolError(
-            f"The packages {' '.join(still)} are installed, but their programs are not where expected."
-        )
+        raise ToolError(f"The packages {' '.join(still)} are installed, but their programs are not where expected.")

@@ -94,13 +94,8 @@ class Watch:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        decoder, buffer = json.JSONDecoder(), ""
         for line in self._process.stdout:
-            buffer += line
-            if line.rstrip() != "}":  # kubectl indents all but an object's last brace
-                continue
-            event, _ = decoder.raw_decode(buffer.lstrip())
-            buffer = ""
+            event = json.loads(line)  # one event a line
             self._note(event["type"], event["object"], time.time())
 
     def _note(self, kind: str, found: dict[str, object], now: float) -> None:

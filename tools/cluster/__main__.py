@@ -1,0 +1,230 @@
+"""The command: `python -m tools.cluster up|down|status|load|tools|kubeconfig`."""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.alone import alone
+from tools.cluster import kind as kind_cluster
+from tools.cluster.build import Cache, ensure_built, link_tools
+from tools.cluster.choice import VARIABLE, Kind, choose
+from tools.cluster.images import full_name
+from tools.cluster.kernel import hierarchies
+from tools.cluster.kind import KindCluster
+from tools.cluster.layout import NAME, layout
+from tools.cluster.node import LocalNode, needs
+from tools.cluster.places import Places, places
+from tools.cluster.programs import HELM, KIND, KIND_BUILDS, KUBERNETES, NODE_BUILDS, TEST_BUILDS
+from tools.console import Console
+from tools.engine import Engine
+from tools.engine import ensure as ensure_engine
+from tools.engine.client import answering
+from tools.engine.daemon import down as engine_down
+from tools.host import ensure, is_root
+from tools.images.pull import pull
+from tools.shell import ToolError
+
+CHANGE_LIMIT = 1800.0
+"""Seconds to wait for another command that changes the cluster: longer than a cold start takes."""
+SAVE_LIMIT = 300.0
+"""Seconds for Docker to write an image of some hundred megabytes to disk."""
+
+
+@dataclass(frozen=True)
+class Commands:
+    """What each command does."""
+
+    places: Places
+    console: Console
+    forced: str
+
+    @property
+    def cache(self) -> Cache:
+        """The built programs."""
+        return Cache(self.places.cache)
+
+    def node(self) -> LocalNode:
+        """Our own node, whether it is there or not."""
+        return LocalNode(self.places, layout(), self.cache, self.console)
+
+    def kind(self, engine: Engine) -> KindCluster:
+        """The kind cluster, whether it is there or not; needs its programs."""
+        kubectl = self.cache.program(KUBERNETES, "kubectl")
+        return KindCluster(self.cache.program(KIND, "kind"), kubectl, engine, self.places, self.console)
+
+    def there(self) -> Kind | None:
+        """Which cluster this machine has, in whatever state it is."""
+        if self.places.state.exists():
+            return Kind.NODE
+        engine = answering()
+        if engine is not None:
+            label = f"label=io.x-k8s.kind.cluster={NAME}"
+            if engine.run("ps", "--all", "--quiet", "--filter", label).stdout.strip():
+                return Kind.KIND
+        return None
+
+    def up(self) -> None:
+        """See `LocalNode.up` and `KindCluster.up`."""
+        with alone("cluster", self.console, limit=CHANGE_LIMIT):
+            chosen = choose(self.forced, self.there(), self._node_image)
+            if chosen is Kind.KIND:
+                self._kind_up()
+            else:
+                self._node_up()
+
+    def _node_image(self) -> bool:
+        return pull(ensure_engine(self.console), kind_cluster.IMAGE, self.console)
+
+    def _kind_up(self) -> None:
+        engine = ensure_engine(self.console)
+        ensure_built(KIND_BUILDS, self.cache, self.console)
+        version_1 = not any(hierarchy.unified and not hierarchy.controllers for hierarchy in hierarchies()[:1])
+        self.kind(engine).up(1, cgroup_v1=version_1)
+        self._link()
+
+    def _node_up(self) -> None:
+        _require_root("up")
+        ensure(needs(), self.console)
+        ensure_built(NODE_BUILDS, self.cache, self.console)
+        self.node().up()
+        self._link()
+        _give_back(self.places)
+        self.console.say(
+            f"The cluster is up: export KUBECONFIG={self.places.kubeconfig} PATH={self.places.tools}:$PATH"
+        )
+
+    def _link(self) -> None:
+        link_tools((KUBERNETES, HELM), ("kubectl", "helm"), self.cache, self.places.tools)
+
+    def down(self) -> None:
+        """Remove the cluster, and the Docker engine if we started it; the cache stays."""
+        with alone("cluster", self.console, limit=CHANGE_LIMIT):
+            there = self.there()
+            if there is Kind.KIND:
+                engine = ensure_engine(self.console)
+                ensure_built((KIND,), self.cache, self.console)
+                with self.console.step("Removing the kind cluster"):
+                    self.kind(engine).down()
+            if there is Kind.NODE or self.places.run.exists():
+                _require_root("down")
+                with self.console.step("Removing the cluster"):
+                    self.node().down()
+            engine_down(self.console)
+            # Links only; what they lead to is in the cache.
+            shutil.rmtree(self.places.local, ignore_errors=True)
+
+    def status(self) -> bool:
+        """Print what is there; True if it works."""
+        there = self.there()
+        if there is None:
+            print("There is no cluster: make cluster")
+            return False
+        if there is Kind.NODE:
+            return self.node().status()
+        engine = answering()
+        works = engine is not None and self.kind(engine).works(limit=5)
+        print(f"kind cluster {NAME}: {'works' if works else 'does not work: make cluster'}")
+        return works
+
+    def load(self, archives: Sequence[Path], names: Sequence[str]) -> None:
+        """Load images from archives, or from Docker by name, into every node that lacks them."""
+        there = self.there()
+        if there is None:
+            raise ToolError("There is no cluster to load images into: make cluster")
+        target: LocalNode | KindCluster
+        if there is Kind.KIND:
+            target = self.kind(ensure_engine(self.console))
+        else:
+            _require_root("load")
+            target = self.node()
+        target.load(archives)
+        if not names:
+            return
+        engine = ensure_engine(self.console)
+        loaded = target.loaded()
+        for name in names:
+            identity = engine.image_id(name)
+            if identity is None:
+                raise ToolError(f"Docker has no image {name}: build it first (python -m tools.images).")
+            if loaded.get(full_name(name)) == identity:
+                continue
+            with tempfile.TemporaryDirectory(prefix="warren-image-") as folder:
+                archive = Path(folder) / "image.tar"
+                engine.run("save", "--output", archive, name, limit=SAVE_LIMIT)
+                target.load([archive])
+
+    def tools(self) -> None:
+        """Build what the chart's tests need, without a cluster."""
+        builds = (KUBERNETES, *TEST_BUILDS)
+        ensure_built(builds, self.cache, self.console)
+        names = ("kubectl", *(program for build in TEST_BUILDS for program in build.programs))
+        link_tools(builds, names, self.cache, self.places.tools)
+        _give_back(self.places)
+
+
+def _require_root(command: str) -> None:
+    if not is_root():
+        raise ToolError(
+            "Docker cannot pull kind's node image here, so the cluster runs on this machine itself: that needs root. "
+            f"Run this:\n    sudo -E {sys.executable} -m tools.cluster {command}"
+        )
+
+
+def _give_back(where: Places) -> None:
+    """Under sudo: what lies in the clone belongs to the user."""
+    if not (os.environ.get("SUDO_UID", "").isdigit() and os.environ.get("SUDO_GID", "").isdigit()):
+        return
+    user, group = int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"])
+    for path in (where.local, where.kubeconfig, where.tools, *where.tools.glob("*")):
+        if path.exists():
+            os.chown(path, user, group, follow_symlinks=False)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m tools.cluster", description="A real Kubernetes on this machine.")
+    commands = top.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="make the cluster, or put right what is not as it should be")
+    commands.add_parser("down", help="remove it, with everything that belongs to it; built programs stay in the cache")
+    commands.add_parser("status", help="what runs and what does not; exit code 1 unless all is well")
+    load = commands.add_parser("load", help="load images into the cluster, unless they are there")
+    load.add_argument("archives", nargs="*", type=Path, metavar="ARCHIVE", help="as `docker save` writes them")
+    load.add_argument("--docker", nargs="+", default=[], metavar="NAME", help="images of the Docker engine, by name")
+    commands.add_parser("tools", help="build kubectl, helm and the tools of the chart's tests; needs no cluster")
+    commands.add_parser("kubeconfig", help="print the path of the kubeconfig")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the result is the exit code."""
+    options = parser().parse_args(arguments)
+    commands = Commands(places(), Console(), os.environ.get(VARIABLE, ""))
+    try:
+        match options.command:
+            case "up":
+                commands.up()
+            case "down":
+                commands.down()
+            case "status":
+                return 0 if commands.status() else 1
+            case "load":
+                commands.load(options.archives, options.docker)
+            case "tools":
+                commands.tools()
+            case _:
+                print(commands.places.kubeconfig)
+    except ToolError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Images in a node's containerd: which are there, and loading those that are not."""
+
+import hashlib
+import io
+import json
+import platform
+import tarfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.shell import ToolError, run
+
+NAMESPACE = "k8s.io"
+"""containerd's namespace that the kubelet uses."""
+LABEL = "warren.dev/image-id"
+"""On each image that we loaded: its id, as Docker shows it."""
+IMPORT_LIMIT = 600.0
+"""Seconds to import an archive: a gigabyte takes about ten on a fast disk."""
+
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of an archive."""
+
+    id: str
+    """`sha256:` and the hash of its configuration, as `docker image inspect` shows it."""
+    names: tuple[str, ...]
+    """As they are written in pod specs: `python:3.13-slim`."""
+
+
+def full_name(name: str) -> str:
+    """The name as containerd and the kubelet write it out: with registry, path and tag.
+
+    >>> full_name("warren/worker:0.1.0")
+    'docker.io/warren/worker:0.1.0'
+    """
+    registry, slash, rest = name.partition("/")
+    if not slash or not ("." in registry or ":" in registry or registry == "localhost"):
+        registry, rest = "docker.io", name if slash else f"library/{name}"
+    if ":" not in rest and "@" not in rest:
+        rest += ":latest"
+    return f"{registry}/{rest}"
+
+
+def parse_archive_manifest(text: str) -> tuple[Image, ...]:
+    """The images that the manifest.json of a `docker save` archive lists.
+
+    Raises:
+        ValueError: it is no such manifest.
+    """
+    entries = json.loads(text)
+    if not isinstance(entries, list):
+        raise ValueError("not a list of images")  # noqa: TRY004 - a wrong file, not a wrong call
+    images = []
+    for entry in entries:
+        # Older archives: `<hash>.json`; newer ones: `blobs/sha256/<hash>`.
+        digest = Path(str(entry["Config"])).name.removesuffix(".json")
+        images.append(Image(f"sha256:{digest}", tuple(entry.get("RepoTags") or ())))
+    return tuple(images)
+
+
+def archive_images(archive: Path) -> tuple[Image, ...]:
+    """The images in an archive that `docker save` or `docker-archive:` wrote.
+
+    Raises:
+        ToolError: it is not such an archive, or has an image without a name.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            member = tar.extractfile("manifest.json")
+            images = parse_archive_manifest(member.read().decode() if member else "")
+    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
+        raise ToolError(f"{archive} is not an archive as `docker save` writes it: {error}") from error
+    if not images or not all(image.names for image in images):
+        raise ToolError(f"{archive} has an image without a name: save it by its name, not by its id.")
+    return images
+
+
+def parse_list(output: str) -> dict[str, str]:
+    """Name → id of the images in the output of `ctr images list`, for those with our label."""
+    found = {}
+    for line in output.splitlines()[1:]:
+        fields = line.split()
+        if not fields:
+            continue
+        labels = dict(label.split("=", 1) for label in fields[-1].split(",") if "=" in label)
+        if LABEL in labels:
+            found[fields[0]] = labels[LABEL]
+    return found
+
+
+def missing(images: Iterable[Image], present: Mapping[str, str]) -> tuple[Image, ...]:
+    """Those that are not there under each of their names with the same id."""
+    return tuple(image for image in images if any(present.get(full_name(name)) != image.id for name in image.names))
+
+
+@dataclass(frozen=True)
+class Store:
+    """The images of one node."""
+
+    ctr: str
+    socket: Path
+
+    def _run(self, *words: str | Path, limit: float) -> str:
+        return run([self.ctr, "--address", self.socket, "--namespace", NAMESPACE, "images", *words], limit=limit).stdout
+
+    def present(self) -> dict[str, str]:
+        """Full name → id of what was loaded."""
+        return parse_list(self._run("list", limit=60))
+
+    def load(self, archive: Path, images: Iterable[Image]) -> None:
+        """Import an archive, and label its images, so that they need not be imported again."""
+        self._run("import", archive, limit=IMPORT_LIMIT)
+        for image in images:
+            for name in image.names:
+                self._run("label", full_name(name), f"{LABEL}={image.id}", limit=60)
+
+
+def pause_archive(program: bytes, name: str) -> bytes:
+    """The archive of an image with nothing in it but the program that holds a pod's namespaces open.
+
+    The same bytes for the same program, so that its id says whether it is there already.
+    """
+    layer = _tar({"pause": (program, 0o755)})
+    config: dict[str, Any] = {
+        "architecture": ARCHITECTURES.get(platform.machine(), platform.machine()),
+        "os": "linux",
+        # As in Kubernetes' own image: nobody in particular.
+        "config": {"Entrypoint": ["/pause"], "User": "65535:65535"},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    config_text = json.dumps(config, sort_keys=True).encode()
+    config_name = f"{hashlib.sha256(config_text).hexdigest()}.json"
+    manifest = json.dumps([{"Config": config_name, "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
+    return _tar({"layer.tar": (layer, 0o644), config_name: (config_text, 0o644), "manifest.json": (manifest, 0o644)})
+
+
+def _tar(files: Mapping[str, tuple[bytes, int]]) -> bytes:
+    output = io.BytesIO()
+    with tarfile.open(fileobj=output, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, (content, mode) in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), mode
+            tar.addfile(entry, io.BytesIO(content))
+    return output.getvalue()

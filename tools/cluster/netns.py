@@ -1,0 +1,231 @@
+"""The cluster's network namespaces: made, repaired, entered, removed.
+
+The first node's namespace has the control plane too. Two veth pairs make it whole:
+
+- one with both ends inside carries the node's address and the default route. It leads nowhere, but without a default
+  route the kernel refuses a packet to a service's address before it can be redirected;
+- one leads to the machine's own namespace, for kubectl and port-forward.
+"""
+
+import ctypes
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tools.cluster.layout import (
+    API_ADDRESS,
+    HOST_ADDRESS,
+    HOST_LINK,
+    HOST_LINK_INSIDE,
+    HOST_LINK_PREFIX,
+    POD_CIDR,
+    Node,
+)
+from tools.shell import CommandError, ToolError, run
+
+T = TypeVar("T")
+
+LIMIT = 30.0
+"""Seconds for one `ip` or `iptables`: they are done in milliseconds, unless another holds iptables' lock."""
+
+CLONE_NEWNET = 0x40000000
+
+SETTINGS = (
+    ("net/ipv4/ip_forward", "1", True),
+    # Traffic between pods on one bridge passes iptables, as services of the same node need. Kernels without the module
+    # (then the file is missing) still serve pods that talk to each other through another address.
+    ("net/bridge/bridge-nf-call-iptables", "1", False),
+)
+
+
+def path(name: str) -> Path:
+    """The file that stands for the namespace."""
+    return Path("/run/netns") / name
+
+
+def exists(name: str) -> bool:
+    """Whether the namespace is there: a file alone (as after a reboot, where /run is a disk) is none."""
+    own = Path("/proc/self/ns/net").stat()
+    try:
+        found = path(name).stat()
+    except FileNotFoundError:
+        return False
+    return found.st_dev == own.st_dev
+
+
+def identity(name: str) -> str:
+    """Another one for each namespace that is made, also under the same name."""
+    return str(path(name).stat().st_ino) if exists(name) else ""
+
+
+def inside(name: str, call: Callable[[], T]) -> T:
+    """Call a function whose sockets shall belong to the namespace.
+
+    In a thread of its own, which ends in that namespace; the rest of the process stays where it is.
+    """
+    result: list[T] = []
+    failure: list[BaseException] = []
+
+    def enter() -> None:
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            descriptor = os.open(path(name), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if libc.setns(descriptor, CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {name}")
+            finally:
+                os.close(descriptor)
+            result.append(call())
+        except BaseException as error:  # noqa: BLE001 - handed to the caller below
+            failure.append(error)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return result[0]
+
+
+def ensure(node: Node) -> None:
+    """Make the node's namespace, or put right what is missing in it.
+
+    Raises:
+        CommandError: the kernel or this container does not let us.
+    """
+    if not exists(node.netns):
+        path(node.netns).unlink(missing_ok=True)
+        run(
+            ["ip", "netns", "add", node.netns],
+            limit=LIMIT,
+            hint="The cluster needs a kernel with network namespaces, and root with CAP_SYS_ADMIN and CAP_NET_ADMIN.",
+        )
+    _up(node, "lo")
+    links = _links(node.netns)
+    if "node0" not in links:
+        _ip(node, "link", "add", "node0", "type", "veth", "peer", "name", "node0-end")
+    _up(node, "node0")
+    _up(node, "node0-end")
+    _address(node.netns, "node0", node.address, 24)
+    if not any(route.get("dst") == "default" for route in _json("-n", node.netns, "route", "show")):
+        _ip(node, "route", "replace", "default", "dev", "node0")
+    if node.index == 0:
+        _host_link(node)
+    inside(node.netns, _settings)
+    _rules(node)
+
+
+def _host_link(node: Node) -> None:
+    # One end without the other cannot be; but the one inside may have been given to a namespace that is gone.
+    if HOST_LINK_INSIDE not in _links(node.netns):
+        if HOST_LINK in _links(None):
+            run(["ip", "link", "delete", HOST_LINK], limit=LIMIT)
+        run(
+            [
+                *("ip", "link", "add", HOST_LINK, "type", "veth"),
+                *("peer", "name", HOST_LINK_INSIDE, "netns", node.netns),
+            ],
+            limit=LIMIT,
+        )
+    run(["ip", "link", "set", HOST_LINK, "up"], limit=LIMIT)
+    _up(node, HOST_LINK_INSIDE)
+    _address(None, HOST_LINK, HOST_ADDRESS, HOST_LINK_PREFIX)
+    _address(node.netns, HOST_LINK_INSIDE, API_ADDRESS, HOST_LINK_PREFIX)
+
+
+def _settings() -> None:
+    # /proc/sys/net shows the namespace of the thread that looks.
+    for name, value, required in SETTINGS:
+        try:
+            (Path("/proc/sys") / name).write_text(value)
+        except OSError as error:
+            if required:
+                raise ToolError(f"The kernel setting {name} could not be set to {value}: {error}") from error
+
+
+def _rules(node: Node) -> None:
+    """Pods may reach the machine itself, under the address that it knows the cluster by."""
+    rule = (
+        *("POSTROUTING", "-s", POD_CIDR, "!", "-d", POD_CIDR, "-o", HOST_LINK_INSIDE),
+        *("-m", "comment", "--comment", "warren: pods to this machine", "-j", "MASQUERADE"),
+    )
+    iptables = ["nsenter", f"--net={path(node.netns)}", "iptables", "-w", "10", "-t", "nat"]
+    if run([*iptables, "-C", *rule], limit=LIMIT, check=False).code != 0:
+        run([*iptables, "-A", *rule], limit=LIMIT)
+
+
+def remove(node: Node) -> None:
+    """Remove the namespace with all that is in it, and the link to it."""
+    if HOST_LINK in _links(None) and node.index == 0:
+        run(["ip", "link", "delete", HOST_LINK], limit=LIMIT, check=False)
+    if exists(node.netns):
+        run(["ip", "netns", "delete", node.netns], limit=LIMIT)
+    path(node.netns).unlink(missing_ok=True)
+
+
+def _ip(node: Node, *words: str) -> None:
+    run(["ip", "-n", node.netns, *words], limit=LIMIT)
+
+
+def _up(node: Node, link: str) -> None:
+    _ip(node, "link", "set", link, "up")
+
+
+def _in(netns: str | None) -> tuple[str, ...]:
+    return ("-n", netns) if netns else ()
+
+
+def _json(*words: str) -> list[dict[str, Any]]:
+    output = run(["ip", "-json", *words], limit=LIMIT).stdout
+    # Nothing to show is no output at all in some versions.
+    parsed: list[dict[str, Any]] = json.loads(output) if output.strip() else []
+    return parsed
+
+
+def _links(netns: str | None) -> set[str]:
+    return {link["ifname"] for link in _json(*_in(netns), "link", "show") if "ifname" in link}
+
+
+def _address(netns: str | None, link: str, address: str, prefix: int) -> None:
+    present = {
+        (info.get("local"), info.get("prefixlen"))
+        for entry in _json(*_in(netns), "address", "show", "dev", link)
+        for info in entry.get("addr_info", ())
+    }
+    if (address, prefix) not in present:
+        run(["ip", *_in(netns), "address", "add", f"{address}/{prefix}", "dev", link], limit=LIMIT)
+
+
+def iptables_folder(node: Node, folder: Path) -> str:
+    """A folder to put first in PATH, where the machine's `iptables` is the flavour that its kernel lacks; else ''.
+
+    Debian has two: nf_tables behind the old commands (the default), and the old one as `iptables-legacy`.
+
+    Raises:
+        ToolError: neither works.
+    """
+    enter = ["nsenter", f"--net={path(node.netns)}"]
+
+    def works(program: str) -> bool:
+        try:
+            return run([*enter, program, "-w", "10", "-t", "nat", "-S"], limit=LIMIT, check=False).code == 0
+        except CommandError:
+            return False
+
+    if works("iptables"):
+        return ""
+    for flavour in ("legacy", "nft"):
+        if works(f"iptables-{flavour}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for family in ("iptables", "ip6tables"):
+                for verb in ("", "-save", "-restore"):
+                    link = folder / f"{family}{verb}"
+                    link.unlink(missing_ok=True)
+                    link.symlink_to(f"/usr/sbin/{family}-{flavour}{verb}")
+            return str(folder)
+    raise ToolError(
+        "iptables does not work in a network namespace of this machine: its kernel has neither flavour of it."
+    )
