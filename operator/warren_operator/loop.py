@@ -56,8 +56,8 @@ ACTING_EVERY = 0.05
 ECHO_LIMIT = 2.0
 """Seconds to wait until a change of replicas comes back by the watch, before anything else is decided."""
 
-FIRST_READING = 5.0
-"""Seconds to wait for the first reading of a queue before it is told that there is none."""
+FIRST_READING = 15.0
+"""Seconds to wait for a queue's first reading before it is told that there is none: the broker may be starting, too."""
 
 RETRY_EVERY = 1.0
 """Seconds until the next try of a call that the API server refused or did not answer."""
@@ -320,23 +320,28 @@ class Loop:
             text = f"Deployment {key.name} does not exist: make it, or name another in spec.scaleTargetRef.name"
             self._explain(entry, Explained(Problem("ScaleTargetMissing", text)))
             return IDLE_EVERY
-        if self._too_early(entry, target, reading[0]):
-            return ACTING_EVERY
+        pause = self._too_early(entry, target, reading[0])
+        if pause is not None:
+            return pause
         return self._judge(entry, spec, target, self._observe(entry, spec, target, reading))
 
-    def _too_early(self, entry: Entry, target: TargetState, counts: Counts | None) -> bool:
-        """Whether a look tells nothing yet: a change has still to come back, or everything has only just begun."""
+    def _too_early(self, entry: Entry, target: TargetState, counts: Counts | None) -> float | None:
+        """Seconds until the next look where this one tells nothing yet; None where it tells something.
+
+        It does not while a change of replicas has still to come back, and when everything has only just begun.
+        """
         now = asyncio.get_running_loop().time()
         if entry.expected is not None:
             if target.deployment.replicas != entry.expected[0] and now < entry.expected[1]:
-                return True
+                return ACTING_EVERY
             entry.expected = None
         if counts is not None:
             entry.unread_since = None
         elif entry.unread_since is None:
             entry.unread_since = now
-        begun = entry.told is None and entry.unread_since is not None
-        return begun and now - (entry.unread_since or now) < FIRST_READING
+        if entry.told is None and entry.unread_since is not None and now - entry.unread_since < FIRST_READING:
+            return IDLE_EVERY  # a connection that is made, and a queue that is declared, are hints
+        return None
 
     def _judge(self, entry: Entry, spec: Spec, target: TargetState, view: View) -> float:
         """Decide on an observation, have it carried out, and explain it; returns the seconds until the next look."""
@@ -370,7 +375,7 @@ class Loop:
             self.failures += 1
             if self._topology is not None:
                 self._topology.missing(queue)
-            return None, f"the broker has no queue {queue}"
+            return None, f"queue {queue} is not there yet: the operator is about to declare it"
         except BrokerUnavailable as error:
             entry.aside = True
             self.failures += 1
