@@ -36,7 +36,14 @@ EVERYTHING: dict[str, Any] = {
             "nodeSelector": {"disk": "fast"},
             "tolerations": [{"key": "gpu", "operator": "Exists"}],
             "affinity": {"podAntiAffinity": {}},
-            "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+            "topologySpreadConstraints": [
+                {
+                    "maxSkew": 1,
+                    "topologyKey": "zone",
+                    "whenUnsatisfiable": "ScheduleAnyway",
+                    "labelSelector": {"matchLabels": {"c": "d"}},
+                }
+            ],
             "priorityClassName": "low",
             "serviceAccountName": "images",
             "podDisruptionBudget": {"enabled": True, "maxUnavailable": 1},
