@@ -18,6 +18,7 @@ from tools.console import Console
 from tools.engine import ensure as ensure_engine
 from tools.images.bases import bases
 from tools.images.build import build
+from tools.images.stand_in import RABBITMQ
 from tools.shell import ToolError, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,18 +70,9 @@ class Target:
         return ["kubectl", *([] if self.context is None else ["--context", self.context]), *arguments]
 
 
-def values(images: Mapping[str, str], registry: str | None = None, broker: str | None = None) -> dict[str, object]:
-    """Chart values that name the given images, by part: `{"worker": "warren/worker:0.1.0-1a2b3c"}`.
-
-    Args:
-        images: of our parts.
-        registry: where the cluster pulls them from.
-        broker: RabbitMQ's, where it goes by another name than in the chart, as a stand-in does.
-    """
+def values(images: Mapping[str, str], registry: str | None = None) -> dict[str, object]:
+    """Chart values that name the given images, by part: `{"worker": "warren/worker:0.1.0-1a2b3c"}`."""
     result: dict[str, object] = {} if registry is None else {"image": {"registry": registry}}
-    if broker is not None:
-        repository, _, tag = broker.rpartition(":")
-        result["broker"] = {"image": {"repository": repository, "tag": tag}}
     for part, name in images.items():
         result[part] = {"image": {"tag": name.rpartition(":")[2]}}
     return result
@@ -114,9 +106,8 @@ def bring_images(target: Target, console: Console) -> Path:
             f"that it pulls from and you may push to: make deploy CONTEXT={target.context} REGISTRY=…"
         )
     images = build(console)
-    broker = None
     if target.context is None:
-        broker = _load_locally(images, console)
+        _load_locally(images, console)
     elif target.registry is not None:
         for name in images.values():
             with console.step(f"Pushing {target.registry}/{name}"):
@@ -126,21 +117,16 @@ def bring_images(target: Target, console: Console) -> Path:
         with console.step(f"Loading the images into {target.context}"):
             run([*command, *images.values()], limit=PUSH_LIMIT)
     LOCAL.mkdir(exist_ok=True)
-    VALUES.write_text(json.dumps(values(images, target.registry, broker), indent=2) + "\n")
+    VALUES.write_text(json.dumps(values(images, target.registry), indent=2) + "\n")
     return VALUES
 
 
-def _load_locally(images: Mapping[str, str], console: Console) -> str:
-    """Our images, also under the names that the chart has by default, and RabbitMQ's, whose name is the result."""
-    plain = [name.rpartition("-")[0] for name in images.values()]
-    broker = bases(console, ensure_engine(console)).rabbitmq
+def _load_locally(images: Mapping[str, str], console: Console) -> None:
+    """Our images, and RabbitMQ's, also under the names that the chart has by default: for a plain `helm install`."""
+    named = [f"{name}={name.rpartition('-')[0]}" for name in images.values()]
+    named.append(f"{bases(console, ensure_engine(console)).rabbitmq}={RABBITMQ.official}")
     with console.step("Loading the images into the local cluster"):
-        run(
-            [sys.executable, "-m", "tools.cluster", "load", "--docker", *images.values(), *plain, broker],
-            limit=PUSH_LIMIT,
-            cwd=ROOT,
-        )
-    return broker
+        run([sys.executable, "-m", "tools.cluster", "load", "--docker", *named], limit=PUSH_LIMIT, cwd=ROOT)
 
 
 def cluster(command: str) -> None:

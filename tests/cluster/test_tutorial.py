@@ -1,8 +1,10 @@
 """Everything that RabbitMQ's Work Queues tutorial teaches holds on the cluster, against the installed chart."""
 
+import json
 import re
 import time
 
+import pika
 import pytest
 from kube import Kube
 from release import Release, foreign
@@ -11,8 +13,8 @@ from waiting import eventually
 
 @pytest.fixture
 def three_workers(release: Release) -> list[str]:
-    """Three workers that stay, whatever the backlog."""
-    release.kube.patch("workqueue/task-queue", {"spec": {"minReplicas": 3}})
+    """Three workers that stay, no more and no fewer, whatever the backlog: their logs tell who did what."""
+    release.kube.patch("workqueue/task-queue", {"spec": {"minReplicas": 3, "maxReplicas": 3}})
     return release.wait_for_workers(3)
 
 
@@ -172,17 +174,48 @@ def test_the_tutorial_s_worker_works_beside_ours(release: Release, installed: Ku
     assert any("Received shared" in release.log(pod) for pod in release.workers())
 
 
+ODD = {
+    "apiVersion": "warren.dev/v1alpha1",
+    "kind": "WorkQueue",
+    "metadata": {"name": "odd"},
+    "spec": {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "odd"},
+        "minReplicas": 0,
+        "maxReplicas": 1,
+        "target": {"backlogPerWorker": 5},
+    },
+}
+
+
 def test_a_queue_with_other_arguments_is_reported(release: Release, installed: Kube) -> None:
     """The operator changes nothing about a queue that exists otherwise, and says what differs and what to do."""
-    broker = "pod/warren-rabbitmq-0"
-    declare = "rabbitmqadmin"  # replaced below
-    del broker, declare
-    pytest.fail("to be written with the chart at hand")
+    with installed.forward("pod/warren-rabbitmq-0", 5672) as port:
+        connection = pika.BlockingConnection(pika.ConnectionParameters(host="localhost", port=port))
+        channel = connection.channel()
+        channel.queue_declare("odd", durable=True, arguments={"x-queue-type": "classic"})
+        channel.basic_publish("", "odd", b"kept")
+        connection.close()
+    installed.kubectl("create", "deployment", "odd", "--image=none", "--replicas=0")
+    installed.kubectl("apply", "--filename", "-", stdin=json.dumps(ODD))
+    try:
+
+        def reported() -> str | None:
+            conditions = release.work_queue("odd").get("status", {}).get("conditions", [])
+            ready: dict[str, str] = next((found for found in conditions if found["type"] == "Ready"), {})
+            return str(ready["message"]) if ready.get("reason") == "QueueMismatch" else None
+
+        message = eventually(reported, "the WorkQueue is not Ready because of QueueMismatch")
+        assert "classic" in message  # what differs
+        assert "delete" in message.lower() or "another" in message.lower()  # what to do
+        assert release.queue("odd")["ready"] == 1  # and its task is untouched
+    finally:
+        installed.kubectl("delete", "workqueue,deployment", "odd")
 
 
 def test_a_full_queue_refuses_and_loses_nothing(release: Release) -> None:
     """At `maxLength` the producer answers 503 with Retry-After; what it accepted is there, and is done later."""
-    release.kube.patch("workqueue/small", {"spec": {"maxReplicas": 0, "minReplicas": 0}})
+    release.kube.patch("workqueue/small", {"spec": {"suspend": True}})
+    release.wait_for_workers(0, "small")
     answers = [release.http.post("/v1/queues/small/tasks", content=f"task {number}") for number in range(30)]
     accepted = [answer.json()["id"] for answer in answers if answer.status_code == 202]
     refused = [answer for answer in answers if answer.status_code == 503]
@@ -191,13 +224,14 @@ def test_a_full_queue_refuses_and_loses_nothing(release: Release) -> None:
     assert refused
     assert all("Retry-After" in answer.headers for answer in refused)
     assert release.queue("small")["ready"] == len(accepted)
-    release.kube.patch("workqueue/small", {"spec": {"maxReplicas": 1}})
+    release.kube.patch("workqueue/small", {"spec": {"suspend": False}})
     release.wait_until_drained("small")
     assert not release.queue("small")["dead"]
 
 
 def test_a_ttl_dead_letters(release: Release) -> None:
     """A queue with a message TTL and no worker: the task ends in the dead-letter queue, with its reason."""
+    release.wait_for_workers(0, "expiring")
     release.submit("too late", "expiring")
     eventually(lambda: release.queue("expiring")["dead"] == 1, "the dead letter is counted", limit=60)
     assert release.queue("expiring")["ready"] == 0

@@ -147,16 +147,17 @@ class Commands:
             return
         engine = ensure_engine(self.console)
         loaded = target.loaded()
-        for name in names:
+        for name, _, alias in (given.partition("=") for given in names):
             identity = engine.image_id(name)
             if identity is None:
                 raise ToolError(f"Docker has no image {name}: build it first (python -m tools.images).")
-            if loaded.get(full_name(name)) == identity:
-                continue
-            with tempfile.TemporaryDirectory(prefix="warren-image-") as folder:
-                archive = Path(folder) / "image.tar"
-                engine.run("save", "--output", archive, name, limit=SAVE_LIMIT)
-                target.load([archive])
+            if loaded.get(full_name(name)) != identity:
+                with tempfile.TemporaryDirectory(prefix="warren-image-") as folder:
+                    archive = Path(folder) / "image.tar"
+                    engine.run("save", "--output", archive, name, limit=SAVE_LIMIT)
+                    target.load([archive])
+            if alias and loaded.get(full_name(alias)) != identity:
+                target.tag(name, alias)
 
     def tools(self) -> None:
         """Build what the chart's tests need, without a cluster."""
@@ -194,7 +195,13 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("status", help="what runs and what does not; exit code 1 unless all is well")
     load = commands.add_parser("load", help="load images into the cluster, unless they are there")
     load.add_argument("archives", nargs="*", type=Path, metavar="ARCHIVE", help="as `docker save` writes them")
-    load.add_argument("--docker", nargs="+", default=[], metavar="NAME", help="images of the Docker engine, by name")
+    load.add_argument(
+        "--docker",
+        nargs="+",
+        default=[],
+        metavar="NAME[=ALIAS]",
+        help="images of the Docker engine, by name; with an alias, under that name too",
+    )
     commands.add_parser("tools", help="build kubectl, helm and the tools of the chart's tests; needs no cluster")
     commands.add_parser("kubeconfig", help="print the path of the kubeconfig")
     return top

@@ -112,6 +112,10 @@ class Store:
         """Full name → id of what was loaded."""
         return parse_list(self._run("list", limit=60))
 
+    def tag(self, name: str, alias: str) -> None:
+        """Give an image that is there another name; labels go along."""
+        self._run("tag", "--force", full_name(name), full_name(alias), limit=60)
+
     def load(self, archive: Path, images: Iterable[Image]) -> None:
         """Import an archive, and label its images, so that they need not be imported again."""
         self._run("import", archive, limit=IMPORT_LIMIT)

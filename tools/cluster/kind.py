@@ -131,6 +131,12 @@ class KindCluster:
                 with self.console.step(f"Loading {', '.join(names)}"):
                     self._kind("load", "image-archive", archive, "--name", NAME, limit=LOAD_LIMIT)
 
+    def tag(self, name: str, alias: str) -> None:
+        """Give a loaded image another name, on every node."""
+        for node in self.nodes():
+            words = ("images", "tag", "--force", full_name(name), full_name(alias))
+            self.engine.run("exec", node, "ctr", "--namespace", "k8s.io", *words)
+
 
 def parse_crictl(output: str) -> dict[str, str]:
     """Full name → id in the output of `crictl images -o json`."""

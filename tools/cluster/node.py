@@ -331,6 +331,11 @@ class LocalNode:
                     with self.console.step(f"Loading {names} into node {node.name}"):
                         store.load(archive, images)
 
+    def tag(self, name: str, alias: str) -> None:
+        """Give a loaded image another name, on every node."""
+        for node in self.layout.nodes:
+            self.store(node).tag(name, alias)
+
     def loaded(self) -> dict[str, str]:
         """Full name → id of the images that every node has."""
         stores = [self.store(node).present() for node in self.layout.nodes]
