@@ -90,8 +90,7 @@ def start(where: Places, console: Console) -> Engine:
     """Start an engine in these places, whatever an earlier one left there, and wait until it answers."""
     with console.step("Starting a Docker engine"):
         _clear(where)
-        _spawn(where)
-        return _await_answer(where)
+        return _await_answer(where, _spawn(where))
 
 
 def stop(where: Places, console: Console) -> None:
@@ -131,7 +130,7 @@ def _clear(where: Places) -> None:
         stale.unlink(missing_ok=True)
 
 
-def _spawn(where: Places) -> None:
+def _spawn(where: Places) -> subprocess.Popen[bytes]:
     for folder in (where.data, where.state, where.run):
         folder.mkdir(parents=True, exist_ok=True)
     _remember(where)
@@ -145,7 +144,7 @@ def _spawn(where: Places) -> None:
     wanted = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
     inherited = {key: value for key, value in os.environ.items() if key.upper() in wanted}
     with where.log.open("ab") as log:
-        subprocess.Popen(
+        return subprocess.Popen(
             [
                 str(dockerd),
                 *("--config-file", str(where.config)),
@@ -175,13 +174,16 @@ def _settings(machine: Path = Path("/etc/docker/daemon.json")) -> dict[str, obje
     return {key: value for key, value in settings.items() if key not in FLAGS}
 
 
-def _await_answer(where: Places) -> Engine:
+def _await_answer(where: Places, process: subprocess.Popen[bytes]) -> Engine:
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline:
         engine = at(where.socket)
         if engine is not None:
+            # It stays when we end: without this, Python would complain that nobody waited for it.
+            process.returncode = 0
             return engine
-        if not ours(where):
+        # Asked of our child itself: just after its start, its command line may still read as empty.
+        if process.poll() is not None:
             break
         time.sleep(0.1)
     tail = "\n    ".join(where.log.read_text(errors="replace").splitlines()[-15:])
@@ -193,14 +195,11 @@ def _await_answer(where: Places) -> Engine:
 
 def _recover(where: Places, console: Console) -> None:
     """After a crash, let the engine itself put away its containers, their rules and mounts: it knows them best."""
-    pids = ours(where)
-    mounted = leftovers.mounts_under(_mountinfo(), [where.run, where.data])
-    crashed = not any(_name(pid) == "dockerd" for pid in pids) and (pids or mounted)
-    if crashed and not answers(where.socket) and find("dockerd"):
+    remains = ours(where) or leftovers.mounts_under(_mountinfo(), [where.run, where.data])
+    if remains and at(where.socket) is None and find("dockerd"):
         try:
             _clear(where)
-            _spawn(where)
-            _await_answer(where)
+            _await_answer(where, _spawn(where))
         except ToolError as error:
             console.say(f"The engine would not start to clean up, so its leftovers are removed by hand: {error}")
 
