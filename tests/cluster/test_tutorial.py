@@ -2,7 +2,9 @@
 
 import json
 import re
+import sys
 import time
+from pathlib import Path
 
 import pika
 import pytest
@@ -116,30 +118,31 @@ def test_light_tasks_are_not_stuck_behind_heavy_ones(release: Release) -> None:
 
 def test_a_forgotten_ack_is_visible(release: Release, installed: Kube) -> None:
     """A consumer that never acknowledges shows as unacknowledged in kubectl and in warren watch."""
-    release.wait_for_workers(0)
+    release.wait_until_nobody_works()
     with (
         installed.forward("pod/warren-rabbitmq-0", 5672) as port,
         foreign("worker.py", port, FORGET_ACK="1") as forgetful,
     ):
-        assert forgetful.stdout is not None
-        assert "Waiting" in forgetful.stdout.readline()
+        forgetful.wait_for("Waiting for messages")
         release.submit("forgotten")
-        assert "Received" in forgetful.stdout.readline()
-        assert "Done" in forgetful.stdout.readline()
+        forgetful.wait_for("[x] Received forgotten")
+        forgetful.wait_for("[x] Done")
         eventually(
             lambda: release.work_queue()["status"]["backlog"]["unacked"] == 1, "the WorkQueue shows it", limit=60
         )
-        columns = release.kube.kubectl("get", "wq", "task-queue").splitlines()
-        row = dict(zip(columns[0].split(), columns[1].split(), strict=False))
-        assert row["UNACKED"] == "1"
-        watch = watch_once(release)
-        assert re.search(r"task_queue\b.*\b1\b", watch)
+        titles, row = (line.split() for line in release.kube.kubectl("get", "wq", "task-queue").splitlines())
+        assert row[titles.index("UNACKED")] == "1"
+        titles, *rows = (line.split() for line in watch_once(release).splitlines() if line)
+        row = next(row for row in rows if row[0] == "task_queue")
+        assert row[titles.index("UNACKED")] == "1"
     release.wait_until_drained()  # the broker takes the task back and a worker of ours does it
 
 
 def watch_once(release: Release) -> str:
     """What `warren watch --once` prints."""
-    return release.kube.run("warren", "watch", "--once", "--url", str(release.http.base_url)).stdout
+    warren = str(Path(sys.executable).with_name("warren"))
+    place = ("--url", str(release.http.base_url), "--namespace", release.kube.namespace)
+    return release.kube.run(warren, "watch", "--once", *place).stdout
 
 
 def test_the_tutorial_s_new_task_feeds_our_workers(release: Release, installed: Kube, three_workers: list[str]) -> None:
@@ -148,9 +151,8 @@ def test_the_tutorial_s_new_task_feeds_our_workers(release: Release, installed: 
         installed.forward("pod/warren-rabbitmq-0", 5672) as port,
         foreign("new_task.py", port, "From the tutorial.") as program,
     ):
-        output, _ = program.communicate(timeout=30)
-        assert program.returncode == 0, output
-        assert "[x] Sent From the tutorial." in output
+        assert program.process.wait(timeout=30) == 0, program.output
+        program.wait_for("[x] Sent From the tutorial.")
     eventually(
         lambda: any("Received From the tutorial." in release.log(pod) for pod in three_workers), "a worker took it"
     )
@@ -165,11 +167,10 @@ def test_the_tutorial_s_worker_works_beside_ours(release: Release, installed: Ku
         installed.forward("pod/warren-rabbitmq-0", 5672) as port,
         foreign("worker.py", port) as theirs,
     ):
-        assert theirs.stdout is not None
-        assert "Waiting" in theirs.stdout.readline()
+        theirs.wait_for("Waiting for messages")
         for number in range(8):
             release.submit(f"shared {number}.")
-        assert "Received shared" in theirs.stdout.readline()
+        theirs.wait_for("[x] Received shared")
         release.wait_until_drained()
     assert any("Received shared" in release.log(pod) for pod in release.workers())
 

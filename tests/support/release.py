@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,6 +82,12 @@ class Release:
             limit=limit,
         )[0]
 
+    def wait_until_nobody_works(self, name: str = "task-queue") -> None:
+        """Wait until no worker pod is left, also none that is ending: until then it may still take a task."""
+        eventually(
+            lambda: not self.kube.get("pods", "--selector", f"warren.dev/queue={name}"), f"no pod works on {name}"
+        )
+
     def log(self, pod: str) -> str:
         """What a pod has printed so far."""
         return self.kube.kubectl("logs", pod)
@@ -128,18 +135,45 @@ def connect(kube: Kube) -> Iterator[Release]:
         yield Release(kube, http)
 
 
+@dataclass
+class Foreign:
+    """One of the tutorial's programs at work.
+
+    Attributes:
+        process: the program.
+        output: what it has printed so far.
+    """
+
+    process: "subprocess.Popen[str]"
+    output: str = ""
+
+    def wait_for(self, text: str) -> None:
+        """Wait until it has printed a text."""
+        eventually(lambda: text in self.output, f"the tutorial's program prints {text!r}", limit=30)
+
+    def follow(self) -> None:
+        """Read what it prints, until it ends."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+
+
 @contextmanager
-def foreign(program: str, port: int, *arguments: str, **environ: str) -> Iterator["subprocess.Popen[str]"]:
+def foreign(program: str, port: int, *arguments: str, **environ: str) -> Iterator[Foreign]:
     """Run one of the tutorial's programs against the broker behind a local port; it is ended with the block."""
     process = subprocess.Popen(
-        [sys.executable, str(TUTORIAL / program), *arguments],
+        [sys.executable, "-u", str(TUTORIAL / program), *arguments],
         env={"AMQP_PORT": str(port), **environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    running = Foreign(process)
+    reader = threading.Thread(target=running.follow, daemon=True)
+    reader.start()
     try:
-        yield process
+        yield running
     finally:
         process.kill()
+        reader.join(timeout=10)
         process.communicate(timeout=10)
