@@ -81,9 +81,9 @@ def make_group(group: str) -> None:
     if legacy:
         have = {controller for hierarchy in legacy for controller in hierarchy.controllers}
         for hierarchy in found:
-            # The named ones too (systemd's): the kubelet looks into each.
-            if not hierarchy.unified:
-                _make_legacy(hierarchy, group)
+            # Those without controllers too (systemd's, and version 2 beside version 1): the kubelet looks into each
+            # named one, and a session's end is told by them.
+            _make_legacy(hierarchy, group)
     else:
         unified = [hierarchy for hierarchy in found if hierarchy.unified]
         if not unified:
@@ -163,15 +163,15 @@ def empty_groups(limit: float) -> None:
         time.sleep(0.05)
 
 
-def remove_groups(limit: float) -> None:
-    """Remove the cluster's control groups, from the leaves up.
+def remove_groups(limit: float, name: str = GROUP) -> None:
+    """Remove a control group from each hierarchy, with all below it, from the leaves up.
 
     Raises:
         ToolError: the kernel still counts something in them after `limit` seconds.
     """
     deadline = time.monotonic() + limit
     for hierarchy in hierarchies():
-        top = hierarchy.root / GROUP
+        top = hierarchy.root / name
         while top.is_dir():
             for folder, _, _ in os.walk(top, topdown=False):
                 # Busy for a moment, while the last process in it is being buried.

@@ -74,14 +74,18 @@ def parse_process(pid: int, environ: bytes, cmdline: bytes) -> Process | None:
 
 
 def processes() -> tuple[Process, ...]:
-    """Every process of the cluster's components, without those of its pods."""
+    """Every process of the cluster's components, without those of its pods.
+
+    And without those of a cluster in a container of this machine: its processes are in the table too.
+    """
     found = []
+    ours = Path("/proc/self/ns/pid").readlink()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         with suppress(OSError):
             process = parse_process(int(entry.name), (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes())
-            if process is not None:
+            if process is not None and (entry / "ns" / "pid").readlink() == ours:
                 found.append(process)
     return tuple(found)
 
