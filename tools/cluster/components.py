@@ -167,6 +167,7 @@ def _controller_manager(node: Node, places: Places, machine: Machine) -> Compone
             f"--cluster-signing-cert-file={authority}",
             f"--cluster-signing-key-file={authority_key}",
             "--use-service-account-credentials=true",
+            f"--flex-volume-plugin-dir={node.state(places.state)}/volume-plugins",
             # There is one; and one that loses its lease for being starved of CPU would end itself.
             "--leader-elect=false",
             "--concurrent-deployment-syncs=20",
@@ -286,6 +287,7 @@ runtime_type = "io.containerd.runc.v2"
 
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
 SystemdCgroup = false
+Root = "{run}/runc"
 
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{machine.cni_plugins}"

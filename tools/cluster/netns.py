@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tools.cluster import kernel
 from tools.cluster.layout import (
     API_ADDRESS,
     HOST_ADDRESS,
@@ -164,6 +165,14 @@ def remove(node: Node) -> None:
     if exists(node.netns):
         run(["ip", "netns", "delete", node.netns], limit=LIMIT)
     path(node.netns).unlink(missing_ok=True)
+    remove_empty_folder(path(node.netns).parent)
+
+
+def remove_empty_folder(folder: Path) -> None:
+    """Remove the folder that `ip netns add` made and mounted onto itself, unless a namespace is left in it."""
+    if folder.is_dir() and not list(folder.iterdir()):
+        kernel.unmount((folder,))
+        folder.rmdir()
 
 
 def _ip(node: Node, *words: str) -> None:

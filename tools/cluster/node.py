@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -55,6 +56,9 @@ READY_LIMIT = 120.0
 """Seconds until the node is Ready and DNS answers, once everything runs: ten, usually."""
 CNI_CACHE = Path("/var/lib/cni")
 LOG_LINKS = Path("/var/log/containers")
+DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
+SHIM_SOCKETS = Path("/run/containerd/s")
+"""Where containerd has the sockets of its containers' keepers, whatever its own folder of sockets is."""
 
 
 def cni_folder() -> str | None:
@@ -389,17 +393,38 @@ class LocalNode:
 
     def _remove_traces(self) -> None:
         """What programs of others write where no setting can tell them otherwise."""
-        for node in self.layout.nodes:
-            for file in (CNI_CACHE / "results").glob(f"{node.name}-*"):
+        for file in (CNI_CACHE / "results").glob("*"):
+            # The result of each call names the pod's network namespace, which lies in our folder.
+            if str(self.places.run) in file.read_text(errors="replace"):
                 file.unlink()
-        if LOG_LINKS.is_dir():
-            for link in LOG_LINKS.iterdir():
-                if link.is_symlink() and link.readlink().is_relative_to(self.places.state):
-                    link.unlink()
-        for folder in (CNI_CACHE / "results", CNI_CACHE / "cache", CNI_CACHE, LOG_LINKS):
+        for link in LOG_LINKS.glob("*"):
+            if link.is_symlink() and link.readlink().is_relative_to(self.places.state):
+                link.unlink()
+        for folder in (SHIM_SOCKETS, DEVICE_PLUGINS):
+            remove_dead_sockets(folder)
+        for folder in (
+            *(CNI_CACHE / "results", CNI_CACHE / "cache", CNI_CACHE, LOG_LINKS, DEVICE_PLUGINS, DEVICE_PLUGINS.parent),
+            *(SHIM_SOCKETS, SHIM_SOCKETS.parent),
+        ):
             # Only if it is empty.
             with suppress(OSError):
                 folder.rmdir()
+
+
+def remove_dead_sockets(folder: Path) -> None:
+    """Remove the sockets in a folder that nobody listens on: they are of no use to anybody, whoever made them."""
+    for path in folder.glob("*"):
+        if not path.is_socket():
+            continue
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(1)
+            try:
+                connection.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+            except OSError:
+                # Busy, or gone meanwhile: somebody else's.
+                continue
 
 
 def ready_nodes(nodes: str) -> set[str]:

@@ -35,8 +35,9 @@ KEEPER_NAME = "warren-cluster-keeper"
 SURVIVORS = ("containerd-shim",)
 """Children that outlive their component on purpose: pods go on while containerd restarts."""
 
-GRACE = 5.0
-"""Seconds between asking a component to end and killing it. All of them survive being killed."""
+GRACE = 2.0
+"""Seconds between asking a component to end and killing it. All of them survive being killed; but the API server takes
+a minute to part from its clients."""
 LOG_SIZE = 16 * 1024 * 1024
 """Bytes of a log from which on it is put aside when its component starts."""
 
