@@ -424,3 +424,13 @@ def test_extra_objects_are_templates() -> None:
         "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-own"}}]
     }
     assert find(render(values), "ConfigMap", "warren-own")
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [("10s", 40), ("1m", 140), ("500ms", 22)])
+def test_a_producer_has_time_to_answer_what_it_accepted(timeout: str, seconds: int) -> None:
+    """Twice the timeout, for body and confirm, and 20 s to close its connections."""
+    objects = render({"producer": {"submitTimeout": timeout}})
+    producer = next(found for found in objects if found["metadata"]["name"] == "warren-producer" and pod_spec(found))
+    pod = pod_spec(producer)
+    assert pod is not None
+    assert pod["terminationGracePeriodSeconds"] == seconds
