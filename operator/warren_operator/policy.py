@@ -299,10 +299,10 @@ class _Down:
 
 def _down(seen: Observation, memory: Memory, wanted: int, bound: int, now: float) -> _Down:
     """Take away what does nothing: pods that are not up, then idle workers; busy ones only under a lowered bound."""
-    if not seen.settled:
-        return _Down(0, Limit.UNSETTLED)
     if seen.rollout and bound > 0:  # a bound of zero leaves nothing to choose between
         return _Down(0, Limit.ROLLOUT)
+    if not seen.settled and not seen.rollout:  # a rollout is never settled; it has more pods than replicas
+        return _Down(0, Limit.UNSETTLED)
     surplus = seen.replicas - wanted
     forced = max(0, seen.replicas - bound)
     order = _removable(seen, memory, now)

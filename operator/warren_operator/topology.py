@@ -463,6 +463,10 @@ class Topology:
         loop = asyncio.get_running_loop()
         try:
             await self._list(loop.time(), full=loop.time() - self._full_at >= FULL_EVERY)
+            if any(
+                queue.policy and queue.policy not in self._actual.policies for queue in self._actual.queues.values()
+            ):
+                await self._list(loop.time(), full=True)  # somebody's new policy applies: see what it is
         except ManagementUnavailable:
             # Without the listing nothing is known, but declaring what is there already harms nothing.
             await self._apply(Plan(tuple(want.exchanges.items()), (), (), ()), want)
