@@ -1,7 +1,7 @@
 """The consuming side of the broker: deliveries in, verdicts out, on the channel that delivered and on no other."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -26,28 +26,26 @@ RETRY = Backoff(first=0.2, longest=5.0)
 
 
 class Session:
-    """One channel and the consumers on it. What it delivered can be settled on it alone, and only while it lives.
+    """One channel with one consumer on it. What it delivered can be settled on it alone, and only while it lives.
 
     Attributes:
-        number: counts the channels of this worker, for log lines.
         channel: pika's channel.
-        alive: False once the broker has cancelled a consumer, or the channel or connection is gone.
-        capacity: sum of the prefetch of its consumers.
+        capacity: its prefetch, in tasks.
+        tag: the consumer's.
+        alive: False once the broker has cancelled the consumer, or the channel or connection is gone.
         consuming: whether the broker has agreed to deliver.
         unsettled: delivery tags that the broker waits for, in the order of their delivery.
         done: those of them that are to be acknowledged at the end of the turn.
-        tags: its consumers'.
     """
 
-    __slots__ = ("alive", "capacity", "channel", "consuming", "done", "number", "tags", "unsettled")
+    __slots__ = ("alive", "capacity", "channel", "consuming", "done", "tag", "unsettled")
 
-    def __init__(self, number: int, channel: Channel) -> None:
-        self.number = number
+    def __init__(self, channel: Channel, capacity: int) -> None:
         self.channel = channel
+        self.capacity = capacity
+        self.tag = ""
         self.alive = True
-        self.capacity = 0
         self.consuming = False
-        self.tags: set[str] = set()
         self.unsettled: dict[int, None] = {}
         self.done: set[int] = set()
 
@@ -78,25 +76,26 @@ class ConsumerUser(Protocol):
         """A task has arrived; there is a free place for it."""
 
     def on_consuming(self) -> None:
-        """The broker has agreed to deliver, at least once from now on."""
+        """The broker has agreed to deliver."""
 
-    def on_session_lost(self, sentence: str, *, cancelled: bool) -> None:
-        """Nothing that is in hand can be settled any more; `cancelled`: by the broker, the connection is intact."""
+    def on_sessions_lost(self, lost: Collection[Session], sentence: str, *, cancelled: bool) -> None:
+        """What these delivered can be settled no more. `cancelled`: by the broker, the connection is intact."""
 
 
 class Consumer:
     """Consumes one queue over one connection, with never more unsettled deliveries than the worker has free places.
 
-    Tasks whose channel was lost go on running and keep their place, so a fresh channel starts with fewer; a further
-    consumer is added on it as each of them ends (the prefetch of a consumer cannot be changed).
+    Tasks whose channel was lost go on running and keep their place, so a fresh channel starts with fewer; as each of
+    them ends, a further channel takes its place (the prefetch of a consumer cannot be changed, and a channel for each
+    consumer keeps what one of them loses apart from the others).
 
     Args:
         loop: the IO thread's.
         link: the connection, for consuming alone.
         queue: the queue's name.
         consumer_timeout: seconds that the broker waits for a verdict.
-        places: how many tasks at once a channel may count on: those of the worker, less the ones held by tasks of lost
-            channels.
+        places: how many tasks at once the channels may count on: those of the worker, less the ones held by tasks of
+            lost channels.
     """
 
     def __init__(
@@ -109,9 +108,8 @@ class Consumer:
         self._places = places
         self._user: ConsumerUser | None = None
         self._connection: SelectConnection | None = None
-        self._session: Session | None = None
-        self._sessions = 0
-        self._adding = False
+        self._sessions: list[Session] = []
+        self._setting_up = False
         self._cancelling: Callable[[], object] | None = None
         self._delays: Iterator[float] = RETRY.delays()
         self._limit: Timer | None = None
@@ -123,10 +121,17 @@ class Consumer:
         self._link.start(self)
 
     def places_changed(self) -> None:
-        """A place is free that no consumer counts on, because its task's channel was lost."""
-        session = self._session
-        if session is not None and session.alive and not self._adding and self._cancelling is None:
-            self._add_consumer(session)
+        """Open a further channel if there are places that no consumer counts on."""
+        if (
+            self._connection is not None
+            and self._connection.is_open
+            and self._cancelling is None
+            and not self._setting_up
+            and self._retry is None
+            and self._uncovered() > 0
+        ):
+            self._begin_setup()
+            self._connection.channel(on_open_callback=self._on_channel)
 
     def settle(self, delivery: Delivery, verdict: Verdict) -> bool:
         """Tell the broker; False where the channel that delivered is gone, and the broker has the task already."""
@@ -150,8 +155,75 @@ class Consumer:
 
     def flush(self) -> None:
         """Send what waits for the end of the turn; to be called before the connection is closed."""
-        if self._session is not None:
-            self._acknowledge(self._session)
+        for session in self._sessions:
+            self._acknowledge(session)
+
+    def cancel(self, on_cancelled: Callable[[], object]) -> None:
+        """Ask the broker to deliver no more and call `on_cancelled` when it has agreed (or is gone), perhaps at once.
+
+        What it delivers in between is handed back uncounted.
+        """
+        if self._retry is not None:
+            self._retry.cancel()
+        self._cancelling = on_cancelled
+        for session in self._sessions:
+            if not session.channel.is_open:
+                continue
+            session.channel.basic_cancel(session.tag, callback=partial(self._on_cancel_ok, session))
+            # pika answers a delivery that crosses the cancel with a reject, which counts as a failed attempt. Without
+            # this mark it reaches `_on_message` instead, where it is nacked.
+            getattr(session.channel, "_cancelled").discard(session.tag)  # noqa: B009  private, and the only way
+        self._report_cancelled()
+
+    def on_connected(self, connection: SelectConnection) -> None:
+        """The link's: a fresh connection."""
+        self._connection = connection
+        self.places_changed()
+
+    def on_disconnected(self, sentence: str) -> None:
+        """The link's: the connection is gone."""
+        self._connection = None
+        self._end_setup()
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self._lose(list(self._sessions), sentence, cancelled=False)
+
+    def _on_channel(self, channel: Channel) -> None:
+        capacity = self._uncovered()
+        if self._cancelling is not None or capacity <= 0:
+            self._end_setup()
+            channel.close()
+            return
+        session = Session(channel, capacity)
+        self._sessions.append(session)
+        channel.add_on_close_callback(partial(self._on_channel_closed, session))
+        channel.add_on_cancel_callback(partial(self._on_broker_cancel, session))
+        channel.basic_qos(prefetch_count=capacity)
+        session.tag = channel.basic_consume(
+            self._queue,
+            partial(self._on_message, session),
+            arguments=self._arguments,
+            callback=partial(self._on_consume_ok, session),
+        )
+
+    def _on_consume_ok(self, session: Session, _frame: object) -> None:
+        self._end_setup()
+        self._delays = RETRY.delays()
+        if session.alive and self._user is not None:
+            session.consuming = True
+            self._user.on_consuming()
+            self.places_changed()
+
+    def _on_message(
+        self, session: Session, _channel: object, method: Any, properties: pika.BasicProperties, body: bytes
+    ) -> None:
+        delivery = Delivery(session, method.delivery_tag, method.redelivered, properties, body)
+        session.unsettled[delivery.tag] = None
+        if self._cancelling is not None:
+            self.settle(delivery, Verdict.RETURN)
+        elif session.alive and self._user is not None:
+            self._user.on_delivery(delivery)
 
     def _acknowledge(self, session: Session) -> None:
         """Acknowledge all that was done in this turn, in as few frames as that takes.
@@ -175,95 +247,12 @@ class Consumer:
                 session.channel.basic_ack(tag)
         session.done.clear()
 
-    def cancel(self, on_cancelled: Callable[[], object]) -> None:
-        """Ask the broker to deliver no more and call `on_cancelled` when it has agreed (or is gone), perhaps at once.
+    def _on_cancel_ok(self, session: Session, _frame: object) -> None:
+        session.tag = ""
+        self._report_cancelled()
 
-        What it delivers in between is handed back uncounted.
-        """
-        if self._retry is not None:
-            self._retry.cancel()
-        self._cancelling = on_cancelled
-        session = self._session
-        if session is None or not session.alive or not session.channel.is_open or not session.tags:
-            self._cancelled()
-            return
-        for tag in sorted(session.tags):
-            session.channel.basic_cancel(tag, callback=partial(self._on_cancel_ok, session, tag))
-            # pika answers a delivery that crosses the cancel with a reject, which counts as a failed attempt. Without
-            # this mark it reaches `_on_message` instead, where it is nacked.
-            getattr(session.channel, "_cancelled").discard(tag)  # noqa: B009  private, and the only way
-
-    def on_connected(self, connection: SelectConnection) -> None:
-        """The link's: a fresh connection."""
-        self._connection = connection
-        self._open_channel()
-
-    def on_disconnected(self, sentence: str) -> None:
-        """The link's: the connection is gone."""
-        self._connection = None
-        self._lose_session(sentence, cancelled=False)
-
-    def _open_channel(self) -> None:
-        self._retry = None
-        if self._connection is None or not self._connection.is_open or self._cancelling is not None:
-            return
-        self._start_limit()
-        self._connection.channel(on_open_callback=self._on_channel)
-
-    def _on_channel(self, channel: Channel) -> None:
-        self._sessions += 1
-        session = Session(self._sessions, channel)
-        self._session = session
-        channel.add_on_close_callback(partial(self._on_channel_closed, session))
-        channel.add_on_cancel_callback(partial(self._on_broker_cancel, session))
-        self._stop_limit()
-        if self._cancelling is None:
-            self._add_consumer(session)
-
-    def _add_consumer(self, session: Session) -> None:
-        free = self._places() - session.capacity
-        if free <= 0:
-            return
-        self._adding = True
-        self._start_limit()
-        session.channel.basic_qos(prefetch_count=free)
-        session.capacity += free
-        tag = session.channel.basic_consume(
-            self._queue,
-            partial(self._on_message, session),
-            arguments=self._arguments,
-            callback=partial(self._on_consume_ok, session),
-        )
-        session.tags.add(tag)
-
-    def _on_consume_ok(self, session: Session, _frame: object) -> None:
-        self._adding = False
-        self._stop_limit()
-        if not session.alive or self._user is None:
-            return
-        session.consuming = True
-        self._delays = RETRY.delays()
-        self._user.on_consuming()
-        self.places_changed()
-
-    def _on_message(
-        self, session: Session, _channel: object, method: Any, properties: pika.BasicProperties, body: bytes
-    ) -> None:
-        delivery = Delivery(session, method.delivery_tag, method.redelivered, properties, body)
-        session.unsettled[delivery.tag] = None
-        if self._cancelling is not None:
-            self.settle(delivery, Verdict.RETURN)
-        elif session.alive and self._user is not None:
-            self._user.on_delivery(delivery)
-        # else: the broker has cancelled this consumer, and whatever it delivered is going to somebody else.
-
-    def _on_cancel_ok(self, session: Session, tag: str, _frame: object) -> None:
-        session.tags.discard(tag)
-        if not session.tags:
-            self._cancelled()
-
-    def _cancelled(self) -> None:
-        if self._cancelling is not None:
+    def _report_cancelled(self) -> None:
+        if self._cancelling is not None and not any(session.tag for session in self._sessions):
             done, self._cancelling = self._cancelling, _nothing
             done()
 
@@ -271,50 +260,59 @@ class Consumer:
         """The queue was deleted, or a task in hand outlived the consumer timeout.
 
         pika would go on as if nothing had happened, deliver to nobody and stumble over the next cancel. Acknowledging
-        here is as wrong: the broker has given the task to somebody else. Only a fresh channel is sound.
+        here is as wrong: the broker has given the task to somebody else. Only a fresh channel is sound. What else this
+        one delivered is handed back first, uncounted; closing alone would count as a failed attempt of each.
         """
-        if session is not self._session or not session.alive:
+        if not session.alive:
             return
-        self._lose_session("the broker has cancelled the consumer", cancelled=True)
         if session.channel.is_open:
-            self._start_limit()
+            for tag in session.unsettled:
+                session.channel.basic_nack(tag, requeue=True)
             session.channel.close()
+        self._lose([session], "the broker has cancelled the consumer", cancelled=True)
+        # Not at once: consuming a queue that is just being deleted makes the broker close the whole connection (541).
+        self._retry_later()
 
     def _on_channel_closed(self, session: Session, _channel: object, reason: BaseException) -> None:
-        self._stop_limit()
-        code = getattr(reason, "reply_code", None)
-        if session is not self._session:
+        if not session.alive or self._connection is None or not self._connection.is_open:
+            return  # we closed it, or the whole connection is going down and the link reconnects
+        if not session.consuming:
+            self._end_setup()
+        self._lose([session], str(reason), cancelled=False)
+        if self._cancelling is not None:
             return
-        by_broker = session.alive
-        self._lose_session(str(reason), cancelled=False)
-        self._session = None
-        if self._connection is None or not self._connection.is_open:
-            return  # the link reconnects
-        if not by_broker:  # we closed it after a cancel: there is nothing to wait for
-            self._open_channel()
-            return
-        delay = next(self._delays)
-        if code == 404:
+        if getattr(reason, "reply_code", None) == 404:
             log.warning("waiting for queue %s: the operator has not declared it yet, or it was deleted", self._queue)
         else:
             log.warning("waiting for queue %s: the broker refuses: %s", self._queue, reason)
-        self._retry = self._loop.call_later(delay, self._open_channel)
+        self._retry_later()
 
-    def _lose_session(self, sentence: str, *, cancelled: bool) -> None:
-        session = self._session
-        self._adding = False
-        self._stop_limit()
-        if session is not None and session.alive:
+    def _retry_later(self) -> None:
+        if self._retry is None and self._cancelling is None:
+            self._retry = self._loop.call_later(next(self._delays), self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self.places_changed()
+
+    def _lose(self, lost: list[Session], sentence: str, *, cancelled: bool) -> None:
+        for session in lost:
             session.alive = False
-            if self._user is not None and session.consuming:
-                self._user.on_session_lost(sentence, cancelled=cancelled)
-        self._cancelled()
+            self._sessions.remove(session)
+        lost = [session for session in lost if session.consuming]
+        if lost and self._user is not None:
+            self._user.on_sessions_lost(lost, sentence, cancelled=cancelled)
+        self._report_cancelled()
 
-    def _start_limit(self) -> None:
-        self._stop_limit()
+    def _uncovered(self) -> int:
+        return self._places() - sum(session.capacity for session in self._sessions)
+
+    def _begin_setup(self) -> None:
+        self._setting_up = True
         self._limit = self._loop.call_later(SETUP_LIMIT, self._too_slow)
 
-    def _stop_limit(self) -> None:
+    def _end_setup(self) -> None:
+        self._setting_up = False
         if self._limit is not None:
             self._limit.cancel()
             self._limit = None

@@ -2,13 +2,14 @@
 
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
 from warren_contract.events import RunningTask, WorkerState
 from warren_contract.task import TaskProperties, attempt_number
 from warren_worker.broker_link import BrokerLink
-from warren_worker.consumer import Consumer, Delivery
+from warren_worker.consumer import Consumer, Delivery, Session
 from warren_worker.executor import Executor, Job
 from warren_worker.health import Answer
 from warren_worker.loop import Loop, Timer
@@ -195,23 +196,23 @@ class Worker:
             self._limit = self._loop.call_later(self._settings.time_limit, self._enforce_limits)
         self._reporter.changed()
 
-    def on_session_lost(self, sentence: str, *, cancelled: bool) -> None:
+    def on_sessions_lost(self, lost: Collection[Session], sentence: str, *, cancelled: bool) -> None:
         """The consumer's: what is in hand can no longer be settled."""
         if cancelled:
             self._counters.cancels += 1
-        for hand in self._in_hand.values():
-            if not hand.delivery.session.alive:
-                log.warning(
-                    "%s while this task was running: the broker gives it to another worker; it goes on here, and its "
-                    "result will be dropped",
-                    sentence,
-                    extra={"task": hand.id},
-                )
-        if cancelled and not self._in_hand:
+        hit = [hand for hand in self._in_hand.values() if hand.delivery.session in lost]
+        for hand in hit:
+            log.warning(
+                "%s while this task was running: the broker gives it to another worker; it goes on here, and its "
+                "result will be dropped",
+                sentence,
+                extra={"task": hand.id},
+            )
+        if cancelled and not hit:
             log.warning("%s: was queue %s deleted?", sentence, self._settings.queue)
         self._reporter.changed()
         if self._phase is Phase.DRAINING:
-            if self._in_hand:
+            if hit:
                 self.exit_code = EXIT_FAILED
             self._kill_lost()
 

@@ -1,0 +1,150 @@
+"""Failures: counted attempts, dead letters, time limits and crashes, on a real broker."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from brokers import Broker
+from waiting import eventually
+from workers import Workers, workers_on
+
+from warren_contract.names import DEAD_EXCHANGE
+
+RETRY_POLICY = {
+    "dead-letter-exchange": DEAD_EXCHANGE,
+    "dead-letter-strategy": "at-least-once",
+    "overflow": "reject-publish",
+    "delivery-limit": 20,
+    "delayed-retry-type": "failed",
+    "delayed-retry-min": 100,
+    "delayed-retry-max": 1000,
+}
+"""As the operator's, with delays that suit a test; milliseconds."""
+
+
+@pytest.fixture
+def workers(broker: Broker, work_queue: str, tmp_path: Path) -> Iterator[Workers]:
+    pattern = f"^{work_queue}$"
+    broker.ctl("set_policy", work_queue, pattern, json.dumps(RETRY_POLICY), "--apply-to", "quorum_queues")
+    with workers_on(broker, work_queue, tmp_path) as found:
+        yield found
+    broker.ctl("clear_policy", work_queue)
+
+
+@pytest.mark.parametrize("executor", ["process", "thread"])
+def test_a_failure_counts_and_is_tried_again(workers: Workers, executor: str) -> None:
+    worker = workers.start("fail_twice", WARREN_EXECUTOR=executor).ready()
+    workers.publish("stubborn")
+    workers.wait_for_notes("end", 1)
+    assert [note.attempt for note in workers.notes("start")] == [1, 2, 3]
+    worker.wait_for_line(r"attempt 1 of 5 failed .* tried again.*ValueError: attempt 1 is meant to fail")
+    workers.wait_until_empty()
+    assert worker.metric('tasks_total{outcome="retried"}') == 2
+    assert worker.metric('tasks_total{outcome="done"}') == 1
+
+
+def test_poison_ends_in_the_dead_letter_queue(workers: Workers, broker: Broker) -> None:
+    worker = workers.start("boom", WARREN_MAX_ATTEMPTS="3").ready()
+    workers.publish("poison")
+    worker.wait_for_line(rf"attempt 3 of 3 failed .* to {workers.queue}\.dead: ValueError: no such picture")
+    with broker.channel() as channel:
+
+        def take() -> tuple[bytes, dict[str, object]] | None:
+            method, properties, body = channel.basic_get(f"{workers.queue}.dead", auto_ack=True)
+            return (body, dict(properties.headers or {})) if method else None
+
+        body, headers = eventually(take, "a dead letter")
+    assert body == b"poison"
+    deaths = headers["x-death"]
+    assert isinstance(deaths, list)
+    assert deaths[0]["queue"] == workers.queue
+    assert deaths[0]["reason"] == "rejected"
+    assert [note.attempt for note in workers.notes("start")] == [1, 2, 3]
+    workers.wait_until_empty()
+    workers.publish("poison 2")  # the worker lives on
+    workers.wait_for_notes("start", 4)
+
+
+@pytest.mark.parametrize(
+    ("way", "sentence"),
+    [
+        ("segfault", "Crash: .*killed by SIGSEGV"),
+        ("exit", "Crash: .*exit code 3"),
+        ("sys.exit", "SystemExit: 0"),
+        ("close", "Crash: "),
+    ],
+)
+def test_a_crash_costs_one_attempt_and_no_worker(workers: Workers, way: str, sentence: str) -> None:
+    worker = workers.start("die").ready()
+    workers.publish(way)
+    workers.wait_for_notes("end", 1)
+    assert [note.attempt for note in workers.notes("start")] == [1, 2]
+    worker.wait_for_line(f"attempt 1 of 5 failed .*{sentence}")
+    workers.wait_until_empty()
+    assert worker.process.poll() is None
+    assert worker.metric("reconnects_total") == 0
+
+
+def test_the_time_limit_kills_a_handler_that_hangs(workers: Workers) -> None:
+    worker = workers.start("die", WARREN_TIME_LIMIT="1s").ready()
+    workers.publish("hang")
+    workers.wait_for_notes("end", 1)
+    first, second = workers.notes("start")
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert first.pid != second.pid
+    worker.wait_for_line("attempt 1 of 5 failed .*TimeLimit: .*longer than the time limit of 1 s")
+    assert not Path(f"/proc/{first.pid}").exists()
+    workers.wait_until_empty()
+    assert worker.metric("timed_out_total") == 1
+
+
+def test_the_time_limit_kills_what_the_handler_started(workers: Workers) -> None:
+    workers.start("die", WARREN_TIME_LIMIT="1s").ready()
+    workers.publish("grandchild")
+    workers.wait_for_notes("end", 1)
+    pid = int(workers.notes("grandchild")[0].what.split()[1])
+    eventually(lambda: not _runs(pid), f"process {pid} is gone")
+
+
+def test_a_thread_that_ruins_the_worker_ends_it_and_the_task_goes_on_elsewhere(workers: Workers) -> None:
+    worker = workers.start("die", WARREN_EXECUTOR="thread").ready()
+    workers.publish("close")  # closes the worker's own descriptors, the broker's connection among them
+    assert worker.exit_code() == 1
+    workers.start("die").ready()
+    assert workers.wait_for_notes("end", 1)[0].attempt == 2
+    workers.wait_until_empty()
+
+
+def test_a_thread_that_hangs_is_a_failed_attempt_and_an_abnormal_end(workers: Workers) -> None:
+    worker = workers.start("gate", WARREN_TIME_LIMIT="1s", WARREN_EXECUTOR="thread").ready()
+    workers.publish("stuck")
+    assert worker.exit_code() == 1
+    assert "past the time limit and cannot be killed" in worker.output
+    workers.open_gate("stuck")
+    workers.start("gate").ready()
+    assert workers.wait_for_notes("end", 1)[0].attempt == 2
+    workers.wait_until_empty()
+
+
+def test_progress_is_logged_with_the_tasks_id(workers: Workers) -> None:
+    worker = workers.start("chatty").ready()
+    workers.publish("long one")
+    worker.wait_for_line("50 % done: half way task=long one")
+    workers.wait_until_empty()
+
+
+def test_a_big_body_reaches_the_handler(workers: Workers) -> None:
+    workers.start("light").ready()
+    body = "0123456789abcdef" * (4 * 65536)  # 4 MiB: many times what the socket to the child takes at once
+    with workers.broker.channel() as channel:
+        channel.basic_publish("", workers.queue, body.encode())
+    assert workers.wait_for_notes("end", 1)[0].body == body
+    workers.wait_until_empty()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,129 @@
+"""Handlers for the worker's tests. They write down what they do, so that tests judge by order and count, not by time.
+
+Each writes lines of JSON to the file `WARREN_TEST_RECORD`; `gate` waits until the test opens its gate.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from warren_worker.task import Task
+
+GATE_LIMIT = 120.0
+"""Seconds until a handler gives up waiting for its gate; a test that got so far has failed."""
+
+
+def note(task: Task, what: str) -> None:
+    """Append one line; a single short write to a file opened for appending is never torn."""
+    line = json.dumps(
+        {
+            "what": what,
+            "id": task.id,
+            "body": task.body.decode("utf-8", "replace"),
+            "attempt": task.attempt,
+            "worker": os.environ["WARREN_WORKER_NAME"],
+            "pid": os.getpid(),
+        }
+    )
+    with Path(os.environ["WARREN_TEST_RECORD"]).open("ab", buffering=0) as file:
+        file.write(line.encode() + b"\n")
+
+
+def light(task: Task) -> None:
+    """Done at once."""
+    note(task, "start")
+    note(task, "end")
+
+
+def gate(task: Task) -> None:
+    """Wait until the file named like the body is there; a body `light…` passes at once."""
+    note(task, "start")
+    wait_for(Path(os.environ["WARREN_TEST_GATES"]) / task.body.decode())
+    note(task, "end")
+
+
+def gate_each_run(task: Task) -> None:
+    """Like `gate`, with a gate of its own for each time that the task runs: `<body>-1`, `<body>-2`, …"""
+    note(task, "start")
+    lines = Path(os.environ["WARREN_TEST_RECORD"]).read_text("utf-8").splitlines()
+    runs = sum(json.loads(line)["what"] == "start" and json.loads(line)["id"] == task.id for line in lines)
+    wait_for(Path(os.environ["WARREN_TEST_GATES"]) / f"{task.body.decode()}-{runs}")
+    note(task, "end")
+
+
+def wait_for(path: Path) -> None:
+    """Wait for a gate to open."""
+    if path.name.startswith("light"):
+        return
+    deadline = time.monotonic() + GATE_LIMIT
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nobody opened gate {path}")
+        time.sleep(0.01)
+
+
+def fail_twice(task: Task) -> None:
+    """Fails at the first two attempts."""
+    note(task, "start")
+    if task.attempt <= 2:
+        raise ValueError(f"attempt {task.attempt} is meant to fail")
+    note(task, "end")
+
+
+def boom(task: Task) -> None:
+    """Always fails."""
+    note(task, "start")
+    raise ValueError("no such picture")
+
+
+def die(task: Task) -> None:
+    """Ends its own process in the way that the body says, except on later attempts."""
+    note(task, "start")
+    if task.attempt == 1:
+        match task.body.decode():
+            case "segfault":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "exit":
+                os._exit(3)
+            case "sys.exit":
+                sys.exit(0)
+            case "close":
+                os.closerange(3, 256)  # the worker's socket among them
+                time.sleep(GATE_LIMIT)
+            case "hang":
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                while True:
+                    time.sleep(60)
+            case "grandchild":
+                program = subprocess.Popen(["sleep", "600"])
+                note(task, f"grandchild {program.pid}")
+                program.wait()
+    note(task, "end")
+
+
+def sleep_3(task: Task) -> None:
+    """Longer than two heartbeats of one second."""
+    note(task, "start")
+    time.sleep(3)
+    note(task, "end")
+
+
+def chatty(task: Task) -> None:
+    """Tells how far it is."""
+    task.progress(0.5, "half way")
+    note(task, "end")
+
+
+def quiet(_task: Task) -> None:
+    """Does nothing at all."""
+
+
+async def asynchronous(_task: Task) -> None:
+    """Nobody awaits this."""
+
+
+NOT_CALLABLE = 5
