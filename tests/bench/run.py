@@ -11,6 +11,7 @@ from pathlib import Path
 from burst import BurstResult, burst
 from kube import ROOT, Kube
 from release import connect, install, remove
+from submit import CONCURRENT, SubmitResult, bench_bed, submit_round
 
 NAMESPACE = "warren-bench"
 REPEATS = 3
@@ -24,7 +25,7 @@ class Figure:
     Attributes:
         name: what it is.
         values: of each repetition.
-        floor: the value to stay under; None where there is none.
+        floor: the value to stay under, or over where the name says so; None where there is none.
         unit: of the values; empty for a ratio.
     """
 
@@ -78,9 +79,34 @@ def bursts() -> list[Figure]:
     ]
 
 
+def submits() -> list[Figure]:
+    """Submitting against bare pika on a broker of its own, several times."""
+    with bench_bed() as (broker, producer):
+        submit_round(broker, producer)  # the first one pays for caches and the broker's first segments
+        results = []
+        for number in range(REPEATS):
+            print(f"submit, {number + 1} of {REPEATS} ...", file=sys.stderr, flush=True)
+            results.append(submit_round(broker, producer))
+            print(f"  {asdict(results[-1])}", file=sys.stderr, flush=True)
+
+    def of(pick: Callable[[SubmitResult], float]) -> tuple[float, ...]:
+        return tuple(round(pick(result), 3) for result in results)
+
+    return [
+        Figure("submit: batch ÷ bare pipelined pika (over)", of(lambda result: result.batch_ratio), floor=0.7),
+        *(
+            Figure(
+                f"submit: single, {count} clients ÷ bare pipelined pika",
+                of(lambda result, count=count: result.single_ratio(count)),  # type: ignore[misc]  # bound now
+            )
+            for count in CONCURRENT
+        ),
+    ]
+
+
 def main(folder: Path) -> None:
     """Run all, write `bench.json` and `bench.md` into the folder, and print the table."""
-    figures = bursts()
+    figures = [*bursts(), *submits()]
     folder.mkdir(parents=True, exist_ok=True)
     record = {"machine": platform.platform(), "figures": [asdict(figure) for figure in figures]}
     (folder / "bench.json").write_text(json.dumps(record, indent=2) + "\n")

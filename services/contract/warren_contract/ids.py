@@ -1,13 +1,16 @@
 """Task ids: UUID version 7 (RFC 9562, section 5.7), so that ids sort by the time they were made."""
 
-import secrets
+import os
 import time
-import uuid
+
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def new_task_id() -> str:
-    """A fresh UUIDv7 as text: 48 bits of Unix milliseconds, then 74 random bits."""
-    value = (time.time_ns() // 1_000_000 & 0xFFFF_FFFF_FFFF) << 80 | secrets.randbits(80)
-    value = value & ~(0xF << 76) | 0x7 << 76  # version
-    value = value & ~(0x3 << 62) | 0x2 << 62  # variant
-    return str(uuid.UUID(int=value))
+    """A fresh UUIDv7 as text: 48 bits of Unix milliseconds, then 74 random bits.
+
+    Put together as text: a batch makes tens of thousands a second, and the uuid module takes thrice as long.
+    """
+    clock = f"{time.time_ns() // 1_000_000 & 0xFFFF_FFFF_FFFF:012x}"
+    random = os.urandom(10).hex()
+    return f"{clock[:8]}-{clock[8:]}-7{random[:3]}-{_VARIANT[random[3]]}{random[4:7]}-{random[7:19]}"

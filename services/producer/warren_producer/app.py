@@ -21,12 +21,14 @@ from warren_contract.ids import new_task_id
 from warren_contract.names import QueueNameError, check_queue_name
 from warren_contract.task import MAX_PRIORITY
 from warren_producer import metadata
+from warren_producer.batch import MAX_LINES, Batch, Limits
 from warren_producer.body import Body, Budget
 from warren_producer.docs import add_docs, to_openapi_3_0
 from warren_producer.errors import ApiError, Code
 from warren_producer.http import AccessLog
+from warren_producer.line import BODY, BODY_BASE64
 from warren_producer.metrics import Metrics
-from warren_producer.models import Accepted, ErrorBody, Queue, Queues
+from warren_producer.models import Accepted, BatchAccepted, BatchErrorBody, ErrorBody, Queue, Queues
 from warren_producer.observer import Observer
 from warren_producer.publisher import Cause, NotAccepted, Publisher
 from warren_producer.queues import Board
@@ -86,6 +88,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(AccessLog)
     _add_errors(app, services)
     _add_submit(app, services)
+    _add_batch(app, services)
     _add_reads(app, services)
     _add_health(app, services)
     add_docs(app)
@@ -130,16 +133,80 @@ def _add_submit(app: FastAPI, services: Services) -> None:
     # A plain route: FastAPI's own would look for parameters in each request, which costs a quarter of the throughput.
     path = "/v1/queues/{queue}/tasks"
     app.router.routes.append(Route(path, submit, methods=["POST"]))
-    app.state.described = APIRoute(
-        path,
-        submit,
-        methods=["POST"],
-        status_code=202,
-        summary="Submit a task",
-        tags=["tasks"],
-        response_model=Accepted,
-        responses=_errors(401, 403, 404, 408, 413, 422, 503),
-        openapi_extra=_SUBMIT_REQUEST,
+    app.state.described = [
+        APIRoute(
+            path,
+            submit,
+            methods=["POST"],
+            status_code=202,
+            summary="Submit a task",
+            tags=["tasks"],
+            response_model=Accepted,
+            responses=_errors(401, 403, 404, 408, 413, 422, 503),
+            openapi_extra=_SUBMIT_REQUEST,
+        )
+    ]
+
+
+def _add_batch(app: FastAPI, services: Services) -> None:
+    async def submit_batch(request: Request) -> Response:
+        """Put many tasks into a queue: one JSON object a line.
+
+        Each line stands for itself: one that is wrong, or that the broker refuses, is refused, and all others are
+        published, in their order, while the request still arrives. The answer 202 means that the broker has all of them
+        safely on disk. Every other answer has the error of the first line that was not accepted; where lines were read,
+        `results` has an entry for each line that is not blank, in their order: with an `error` where it was not
+        accepted, without one where it was. Where that error says `outcome_unknown`, the task may have been accepted:
+        send it again with its `id`. An error with `retry_after` is worth sending again. Lines that `results` has no
+        entry for were not published.
+
+        A client that hangs up before the answer does not learn what was accepted; one that gives each line an `id` can
+        send all of them again, so that both copies carry the same id. The broker does not remove the second copy.
+        """
+        _authorize(request, services.tokens, Scope.SUBMIT)
+        queue = request.path_params["queue"]
+        _check_queue(queue)
+        if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+            raise ApiError(Code.INVALID, "a batch is read as it comes: send it unencoded", field="Content-Encoding")
+        obstacle = services.publisher.obstacle
+        if obstacle is not None:
+            raise _as_api_error(obstacle, "")
+        limits = Limits(services.max_body, services.submit_timeout)
+        with Batch(
+            services.publisher,
+            queue,
+            limits,
+            codes=CODES,
+            budget=services.budget,
+            draining=lambda: services.draining,
+        ) as batch:
+            try:
+                await batch.run(request.receive)
+            finally:
+                if batch.accepted:
+                    services.metrics.submitted.labels(queue).inc(batch.accepted)
+            status, headers, content = batch.answer()
+        if status != 202:
+            services.metrics.refused.labels(batch.first_code).inc()
+        return Response(content, status, headers, media_type="application/json")
+
+    path = "/v1/queues/{queue}/tasks:batch"
+    app.router.routes.append(Route(path, submit_batch, methods=["POST"]))
+    errors = _errors(400, 401, 403, 404, 408, 413, 422, 503)
+    for status in (404, 408, 413, 422, 503):
+        errors[status]["model"] = BatchErrorBody
+    app.state.described.append(
+        APIRoute(
+            path,
+            submit_batch,
+            methods=["POST"],
+            status_code=202,
+            summary="Submit many tasks",
+            tags=["tasks"],
+            response_model=BatchAccepted,
+            responses=errors,
+            openapi_extra=_BATCH_REQUEST,
+        )
     )
 
 
@@ -295,7 +362,7 @@ def _openapi(app: FastAPI) -> Any:
         description=app.summary,
         version=app.version,
         openapi_version="3.0.3",
-        routes=[app.state.described, *app.routes],
+        routes=[*app.state.described, *app.routes],
     )
     schema["components"]["securitySchemes"] = {
         "token": {"type": "http", "scheme": "bearer", "description": "From Secret warren-tokens."}
@@ -306,6 +373,7 @@ def _openapi(app: FastAPI) -> Any:
 
 
 _DESCRIPTIONS = {
+    400: "The client went away before its request was complete.",
     401: "No token, or one that is not known.",
     403: "The token may not do this.",
     404: "The queue does not exist.",
@@ -378,6 +446,44 @@ _SUBMIT_REQUEST: dict[str, Any] = {
             "application/json": {"schema": {}, "example": {"image": "cat.jpg", "width": 200}},
             "text/plain": {"schema": {"type": "string"}, "example": "Hello..."},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+}
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_SHORT: dict[str, Any] = {"type": "string", "maxLength": metadata.MAX_SHORT}
+
+_BATCH_REQUEST: dict[str, Any] = {
+    **_SECURED,
+    "parameters": [{"name": "queue", "in": "path", "required": True, "schema": {"type": "string", "title": "Queue"}}],
+    "requestBody": {
+        "required": True,
+        "description": (
+            f"One task a line, at most {MAX_LINES} of them. Each has either `{BODY}` (text) or `{BODY_BASE64}` "
+            "(bytes); the rest is optional and means what the headers of a single submit mean. Blank lines are skipped."
+        ),
+        "content": {
+            "application/x-ndjson": {
+                "schema": {
+                    "type": "object",
+                    "description": "One line.",
+                    "additionalProperties": False,
+                    "properties": {
+                        BODY: _TEXT,
+                        BODY_BASE64: {"type": "string", "format": "byte"},
+                        "id": {**_SHORT, "minLength": 1, "pattern": r"^[\x21-\x7e]+$"},
+                        "content_type": _SHORT,
+                        "type": _SHORT,
+                        "priority": {"type": "integer", "minimum": 0, "maximum": MAX_PRIORITY},
+                        "expiration": {**_TEXT, "pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"},
+                        "correlation_id": _SHORT,
+                        "headers": {"type": "object", "additionalProperties": _TEXT},
+                        "traceparent": _TEXT,
+                        "tracestate": _TEXT,
+                    },
+                },
+                "example": '{"body": "Hello..."}\n{"body_base64": "AAEC", "type": "thumbnail", "priority": 9}\n',
+            }
         },
     },
 }

@@ -50,6 +50,9 @@ class Confirms(Generic[T]):
         self._entries: dict[int, _Entry[T]] = {}
         self._last_tag = 0
         self._size = 0
+        self._by_key: dict[Key, set[int]] | None = None
+        """Tags by key, from the first return until nothing is outstanding: most channels never see a return, and one
+        that sees thousands, as of a batch into a missing queue, must not look through all for each."""
 
     def __len__(self) -> int:
         """Messages without an answer."""
@@ -64,6 +67,8 @@ class Confirms(Generic[T]):
         """Note a message that is published next on the channel; returns its delivery tag."""
         self._last_tag += 1
         self._entries[self._last_tag] = _Entry(key, size, ticket)
+        if self._by_key is not None:
+            self._by_key.setdefault(key, set()).add(self._last_tag)
         self._size += size
         return self._last_tag
 
@@ -73,7 +78,11 @@ class Confirms(Generic[T]):
         Where several outstanding messages fit, because a caller sends one id twice at the same time, it cannot be told
         which of them came back; to call the wrong one confirmed would lose a task, so all of them become unknown.
         """
-        fitting = [entry for entry in self._entries.values() if entry.key == key]
+        if self._by_key is None:
+            self._by_key = {}
+            for tag, entry in self._entries.items():
+                self._by_key.setdefault(entry.key, set()).add(tag)
+        fitting = [self._entries[tag] for tag in self._by_key.get(key, ())]
         for entry in fitting:
             entry.outcome = Outcome.RETURNED if len(fitting) == 1 else Outcome.UNKNOWN
 
@@ -107,4 +116,11 @@ class Confirms(Generic[T]):
     def _take(self, tag: int) -> _Entry[T]:
         entry = self._entries.pop(tag)
         self._size -= entry.size
+        if self._by_key is not None:
+            tags = self._by_key[entry.key]
+            tags.discard(tag)
+            if not tags:
+                del self._by_key[entry.key]
+            if not self._entries:
+                self._by_key = None
         return entry

@@ -19,6 +19,7 @@ class Code(Enum):
     METHOD_NOT_ALLOWED = ("method_not_allowed", 405)
     BODY_TOO_SLOW = ("body_too_slow", 408)
     BODY_TOO_LARGE = ("body_too_large", 413)
+    TOO_MANY_LINES = ("too_many_lines", 413)
     INVALID = ("invalid", 422)
     INTERNAL = ("internal", 500)
     BROKER_UNAVAILABLE = ("broker_unavailable", 503)
@@ -27,6 +28,7 @@ class Code(Enum):
     QUEUE_FULL = ("queue_full", 503)
     OVERLOADED = ("overloaded", 503)
     OUTCOME_UNKNOWN = ("outcome_unknown", 503)
+    SHUTTING_DOWN = ("shutting_down", 503)
 
     def __init__(self, code: str, status: int) -> None:
         self.code = code
@@ -55,16 +57,24 @@ class ApiError(Exception):
     headers: Mapping[str, str] | None = None
     close: bool = False
 
-    def response(self) -> JSONResponse:
-        """The HTTP answer."""
+    def detail(self) -> dict[str, str]:
+        """The object under `error` in the answer."""
         error: dict[str, str] = {"code": self.code.code, "message": self.message}
         if self.field is not None:
             error["field"] = self.field
         if self.id is not None:
             error["id"] = self.id
+        return error
+
+    def http_headers(self) -> dict[str, str]:
+        """Of the answer."""
         headers = dict(self.headers or {})
         if self.retry_after is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
         if self.close:
             headers["Connection"] = "close"
-        return JSONResponse({"error": error}, self.code.status, headers)
+        return headers
+
+    def response(self) -> JSONResponse:
+        """The HTTP answer."""
+        return JSONResponse({"error": self.detail()}, self.code.status, self.http_headers())

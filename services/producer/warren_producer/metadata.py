@@ -1,8 +1,12 @@
-"""HTTP request headers → a task's properties. Pure; every mistake names its header and says what to write."""
+"""HTTP request headers → a task's properties. Pure; every mistake names its header and says what to write.
+
+The checks of single values serve the lines of a batch too, which name them otherwise.
+"""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from warren_contract.durations import DurationError, parse_duration
 from warren_contract.ids import new_task_id
@@ -63,6 +67,20 @@ _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]*")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 
+@dataclass(frozen=True, slots=True)
+class Names:
+    """How a caller names what a task carries."""
+
+    id: str
+    content_type: str
+    type: str
+    correlation_id: str
+    header_prefix: str
+
+
+HTTP_NAMES = Names(IDEMPOTENCY_KEY, CONTENT_TYPE, TASK_TYPE, TASK_CORRELATION_ID, TASK_HEADER_PREFIX)
+
+
 class MetadataError(ValueError):
     """A request header cannot become part of a task.
 
@@ -89,16 +107,16 @@ def task_properties(headers: Iterable[tuple[bytes, bytes]], now: float) -> TaskP
     priority = single.get(TASK_PRIORITY)
     expiration = single.get(TASK_EXPIRATION)
     properties = TaskProperties(
-        id=_visible(IDEMPOTENCY_KEY, single[IDEMPOTENCY_KEY]) if IDEMPOTENCY_KEY in single else new_task_id(),
+        id=visible(IDEMPOTENCY_KEY, single[IDEMPOTENCY_KEY]) if IDEMPOTENCY_KEY in single else new_task_id(),
         submitted_at=int(now * 1000),
-        content_type=_short(CONTENT_TYPE, single.get(CONTENT_TYPE)),
-        type=_short(TASK_TYPE, single.get(TASK_TYPE)),
+        content_type=short(CONTENT_TYPE, single.get(CONTENT_TYPE)),
+        type=short(TASK_TYPE, single.get(TASK_TYPE)),
         priority=None if priority is None else _priority(priority),
-        expiration=None if expiration is None else _expiration(expiration),
-        correlation_id=_short(TASK_CORRELATION_ID, single.get(TASK_CORRELATION_ID)),
+        expiration=None if expiration is None else milliseconds(TASK_EXPIRATION, expiration),
+        correlation_id=short(TASK_CORRELATION_ID, single.get(TASK_CORRELATION_ID)),
         headers={**own, **trace},
     )
-    _check_size(properties)
+    check_size(properties, HTTP_NAMES)
     return properties
 
 
@@ -118,7 +136,7 @@ def _sort(headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[str, str], dict[
         elif name.startswith(prefix):
             key = name.removeprefix(prefix)
             field = TASK_HEADER_PREFIX + key
-            _check_header_name(field, key)
+            check_header_name(field, key)
             if key in own:
                 raise MetadataError(field, "was sent twice: send it once")
             own[key] = _text(field, raw_value)
@@ -135,10 +153,10 @@ def _sort(headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[str, str], dict[
                 "is not carried with a task: send the body unencoded, or as it is with the encoding in a header of the "
                 f"task's own, such as {TASK_HEADER_PREFIX}Encoding",
             )
-    return single, own, _trace(seen["traceparent"], seen["tracestate"])
+    return single, own, trace_context(seen["traceparent"], seen["tracestate"])
 
 
-def _trace(parents: list[str], states: list[str]) -> dict[str, str]:
+def trace_context(parents: list[str], states: list[str]) -> dict[str, str]:
     """Trace context is passed on where it is well formed; a broken one is dropped, never a reason to refuse a task."""
     if len(parents) != 1 or len(parents[0]) > MAX_TRACE or not _TRACEPARENT.fullmatch(parents[0]):
         return {}
@@ -147,7 +165,8 @@ def _trace(parents: list[str], states: list[str]) -> dict[str, str]:
     return {"traceparent": parents[0], **({"tracestate": state} if usable else {})}
 
 
-def _check_header_name(field: str, key: str) -> None:
+def check_header_name(field: str, key: str) -> None:
+    """Raise MetadataError unless a task may have a header `key`."""
     if not key:
         raise MetadataError(field, f"has no name: write {TASK_HEADER_PREFIX}<Name>")
     if len(key) > MAX_HEADER_NAME:
@@ -158,22 +177,27 @@ def _check_header_name(field: str, key: str) -> None:
 
 def _text(field: str, raw: bytes) -> str:
     try:
-        text = raw.decode("utf-8")
+        return printable(field, raw.decode("utf-8"))
     except UnicodeDecodeError:
         raise MetadataError(field, "is not UTF-8") from None
+
+
+def printable(field: str, text: str) -> str:
+    """Text without control characters, or MetadataError."""
     if not _PRINTABLE.fullmatch(text):
         raise MetadataError(field, "has control characters: leave them out")
     return text
 
 
-def _short(field: str, text: str | None) -> str | None:
-    """AMQP short string; an empty one counts as not sent."""
+def short(field: str, text: str | None) -> str | None:
+    """AMQP short string, or MetadataError; an empty one counts as not sent."""
     if text is not None and len(text.encode()) > MAX_SHORT:
         raise MetadataError(field, f"is too long: at most {MAX_SHORT} bytes fit")
     return text or None
 
 
-def _visible(field: str, text: str) -> str:
+def visible(field: str, text: str) -> str:
+    """A task's id, or MetadataError."""
     if not _VISIBLE.fullmatch(text) or len(text) > MAX_SHORT:
         raise MetadataError(field, f"write 1 to {MAX_SHORT} visible ASCII characters, without spaces")
     return text
@@ -185,20 +209,24 @@ def _priority(text: str) -> int:
     return int(text)
 
 
-def _expiration(text: str) -> int:
-    """Milliseconds, as AMQP has it."""
+def milliseconds(field: str, text: str) -> int:
+    """A duration as AMQP has it.
+
+    Raises:
+        MetadataError: it is none, or out of range.
+    """
     try:
         seconds = parse_duration(text)
     except DurationError as error:
-        raise MetadataError(TASK_EXPIRATION, str(error)) from error
+        raise MetadataError(field, str(error)) from error
     if not 1 <= seconds * 1000 <= MAX_EXPIRATION:
-        raise MetadataError(TASK_EXPIRATION, "write a duration from 1ms to 1193h (49 days)")
+        raise MetadataError(field, "write a duration from 1ms to 1193h (49 days)")
     return int(seconds * 1000)
 
 
-def _check_size(properties: TaskProperties) -> None:
-    """Refuse what comes near the frame limit; the longest header is the one to shorten."""
-    sizes = _sizes(properties)
+def check_size(properties: TaskProperties, names: Names) -> None:
+    """Refuse what comes near the frame limit with a MetadataError; the longest header is the one to shorten."""
+    sizes = _sizes(properties, names)
     total = sum(sizes.values())
     if total > MAX_METADATA:
         field, size = sizes.most_common(1)[0]
@@ -209,16 +237,16 @@ def _check_size(properties: TaskProperties) -> None:
         )
 
 
-def _sizes(properties: TaskProperties) -> Counter[str]:
-    """Bytes on the wire by request header: a short string has 1 byte of length, a header field 6 bytes around it."""
+def _sizes(properties: TaskProperties, names: Names) -> Counter[str]:
+    """Bytes on the wire by name: a short string has 1 byte of length, a header field 6 bytes around it."""
     fields: Mapping[str, str | None] = {
-        IDEMPOTENCY_KEY: properties.id,
-        CONTENT_TYPE: properties.content_type,
-        TASK_TYPE: properties.type,
-        TASK_CORRELATION_ID: properties.correlation_id,
+        names.id: properties.id,
+        names.content_type: properties.content_type,
+        names.type: properties.type,
+        names.correlation_id: properties.correlation_id,
     }
     sizes = Counter({name: len(text.encode()) + 1 for name, text in fields.items() if text is not None})
     for name, value in properties.headers.items():
-        field = name if name in {"traceparent", "tracestate"} else TASK_HEADER_PREFIX + name
+        field = name if name in {"traceparent", "tracestate"} else names.header_prefix + name
         sizes[field] = len(name.encode()) + len(str(value).encode()) + 6
     return sizes

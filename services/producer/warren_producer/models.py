@@ -28,6 +28,47 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class LineError(BaseModel):
+    """Why a line was not accepted, or not surely."""
+
+    code: str = Field(description="`outcome_unknown`: it may have been accepted. Any other: it was not.")
+    message: str
+    field: str | None = Field(None, description="Of the line, that is wrong.")
+    retry_after: float | None = Field(None, description="Seconds after which it is worth sending the line again.")
+
+
+class LineResult(BaseModel):
+    """What became of one line."""
+
+    id: str | None = Field(None, description="The task's id; missing where the line is no task.")
+    line: int | None = Field(None, description="Its number, from 1, blank lines counted; only with an error.")
+    error: LineError | None = Field(None, description="Missing where the line was accepted.")
+
+
+class BatchAccepted(BaseModel):
+    """A batch whose lines were all accepted: a queue has them safely."""
+
+    queue: str
+    accepted: int
+    refused: int
+    unknown: int
+    results: list[LineResult] = Field(description="One for each line that is not blank, in their order.")
+
+
+class BatchErrorBody(BaseModel):
+    """A batch of which something was not accepted: the first error, and what became of each line.
+
+    All besides `error` is missing where the request was refused before any line was read.
+    """
+
+    error: ErrorDetail
+    queue: str | None = None
+    accepted: int | None = Field(None, description="Lines that a queue has safely.")
+    refused: int | None = Field(None, description="Lines that no queue has.")
+    unknown: int | None = Field(None, description="Lines that may or may not be in the queue.")
+    results: list[LineResult] | None = Field(None, description="One for each line read that is not blank, in order.")
+
+
 class Running(BaseModel):
     """A task in a worker's hands."""
 

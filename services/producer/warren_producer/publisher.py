@@ -7,9 +7,10 @@ with the reason; where the answer stays out, it ends at its deadline with the ou
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple, Protocol
 
 import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker
@@ -19,6 +20,7 @@ from warren_contract.backoff import Backoff
 from warren_contract.names import TASKS_EXCHANGE
 from warren_contract.task import TaskProperties
 from warren_producer.confirms import Confirms, Key, Outcome
+from warren_producer.frames import PublishEncoder
 from warren_producer.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -67,12 +69,39 @@ class NotAccepted(Exception):
         return self.message
 
 
+class Ticket(Protocol):
+    """Whoever waits for what became of one published task."""
+
+    def settle(self, outcome: Outcome) -> None:
+        """Called once, from the event loop; must not raise."""
+
+
+class Message(NamedTuple):
+    """A task to publish."""
+
+    properties: TaskProperties
+    body: bytes
+    ticket: Ticket
+
+
+class _Waiter:
+    """One task that somebody awaits."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def settle(self, outcome: Outcome) -> None:
+        """Pass it on, unless nobody waits any more."""
+        if not self.answer.done():
+            self.answer.set_result(outcome)
+
+
 @dataclass(frozen=True, slots=True)
-class _Ticket:
-    """One published task: its queue, and where its outcome goes."""
+class _Pending:
+    """One published task, or a probe, whose queue is the empty name."""
 
     queue: str
-    answer: asyncio.Future[Outcome]
+    ticket: Ticket
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +109,9 @@ class _Lane:
     """An open channel in confirm mode that the broker has answered on."""
 
     channel: Channel
-    confirms: Confirms[_Ticket]
+    confirms: Confirms[_Pending]
+    encoders: dict[str, PublishEncoder]
+    """By queue, for batches."""
 
 
 class Publisher:
@@ -109,6 +140,7 @@ class Publisher:
         self._blocked = False
         self._obstacle = NotAccepted(Cause.DISCONNECTED, "not connected to the broker yet: try again")
         self._ready_once = False
+        self._waiting_for_room: list[asyncio.Future[None]] = []
 
     @property
     def ready_once(self) -> bool:
@@ -150,14 +182,66 @@ class Publisher:
                 f"{len(lane.confirms)} tasks of {lane.confirms.size} bytes wait for the broker's confirm already: "
                 "try again in a moment",
             )
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        waiter = _Waiter()
         try:
             lane.channel.raw.basic_publish(TASKS_EXCHANGE, queue, body, properties.to_amqp(), mandatory=True)
         except AMQPError as error:
             # pika raises before it sends anything, so that no delivery tag is taken.
             raise NotAccepted(Cause.DISCONNECTED, "the channel to the broker is closing: try again") from error
-        lane.confirms.add(Key(queue, properties.id), len(body), _Ticket(queue, answer))
-        return answer
+        lane.confirms.add(Key(queue, properties.id), len(body), _Pending(queue, waiter))
+        return waiter.answer
+
+    async def wait_for_room(self, limit: float) -> None:
+        """Wait until many tasks may be published at once: batches leave half of the limits to single submits.
+
+        Returns at once where something else stands in the way, which `publish_many` tells of.
+
+        Args:
+            limit: seconds to wait.
+
+        Raises:
+            NotAccepted: there was no room in time.
+        """
+        deadline = asyncio.get_running_loop().time() + limit
+        while self._lane is not None and not self._has_room(self._lane.confirms):
+            room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting_for_room.append(room)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await room
+            except TimeoutError:
+                raise NotAccepted(
+                    Cause.OVERLOADED,
+                    f"the broker confirmed too few of the tasks that wait for it within {limit:g} s: try again",
+                ) from None
+            finally:
+                if room in self._waiting_for_room:
+                    self._waiting_for_room.remove(room)
+
+    def publish_many(self, queue: str, messages: Sequence[Message]) -> None:
+        """Publish tasks in one write, all or none; each ticket is settled once.
+
+        Raises:
+            NotAccepted: nothing was published, no ticket will be settled.
+        """
+        obstacle = self.obstacle
+        lane = self._lane
+        if obstacle is not None or lane is None:
+            raise obstacle or self._obstacle
+        if not lane.channel.is_open:
+            raise NotAccepted(Cause.DISCONNECTED, "the channel to the broker is closing: try again")
+        raw = lane.channel.raw
+        encoder = lane.encoders.get(queue)
+        if encoder is None:
+            lane.encoders.clear()  # one batch at a time is usual, and names have no end
+            frame_max = int(raw.connection.params.frame_max)
+            encoder = lane.encoders[queue] = PublishEncoder(raw.channel_number, TASKS_EXCHANGE, queue, frame_max)
+        data = b"".join([encoder.encode(properties, body) for properties, body, _ in messages])
+        # pika's basic_publish writes each of a message's three frames by a system call of its own, which costs more
+        # than everything else here; it has no public way to write several messages.
+        raw.connection._output_marshaled_frames([data])  # type: ignore[attr-defined]  # not in the stubs
+        for properties, body, ticket in messages:
+            lane.confirms.add(Key(queue, properties.id), len(body), _Pending(queue, ticket))
 
     async def submit(self, queue: str, properties: TaskProperties, body: bytes, limit: float) -> None:
         """Publish a task and wait until a queue has it safely.
@@ -242,7 +326,7 @@ class Publisher:
 
     async def _confirming(self, channel: Channel) -> None:
         """Publish on `channel` until it closes, then raise why."""
-        confirms: Confirms[_Ticket] = Confirms()
+        confirms: Confirms[_Pending] = Confirms()
 
         def on_return(
             _channel: object, method: pika.spec.Basic.Return, properties: pika.BasicProperties, _: bytes
@@ -254,12 +338,14 @@ class Publisher:
             ack = isinstance(method, pika.spec.Basic.Ack)
             for ticket, outcome in confirms.settle(method.delivery_tag, multiple=method.multiple, ack=ack):
                 self._settled(ticket, outcome)
+            if self._waiting_for_room and self._has_room(confirms):
+                self._tell_of_room()
 
         channel.raw.add_on_return_callback(on_return)
         try:
             await channel.call(channel.raw.confirm_delivery, on_confirm)
             await self._probe(channel, confirms)
-            self._lane = _Lane(channel, confirms)
+            self._lane = _Lane(channel, confirms, {})
             self._ready_once = True
             log.info("ready to publish")
             raise await channel.closed
@@ -267,16 +353,17 @@ class Publisher:
             self._lane = None
             for ticket in confirms.lose():
                 self._settled(ticket, Outcome.UNKNOWN)
+            self._tell_of_room()
 
-    async def _probe(self, channel: Channel, confirms: Confirms[_Ticket]) -> None:
+    async def _probe(self, channel: Channel, confirms: Confirms[_Pending]) -> None:
         """Publish a message that goes nowhere and wait for its confirm.
 
         A broker under an alarm says so only once a connection has published. Without this, the first task on each new
         connection would hang there until its deadline.
         """
-        probe = _Ticket("", asyncio.get_running_loop().create_future())
+        probe = _Waiter()
         channel.raw.basic_publish(TASKS_EXCHANGE, PROBE_KEY, b"")
-        confirms.add(Key(PROBE_KEY, ""), 0, probe)
+        confirms.add(Key(PROBE_KEY, ""), 0, _Pending("", probe))
         while not probe.answer.done():
             ends: list[asyncio.Future[object]] = [probe.answer, channel.closed]  # type: ignore[list-item]
             await asyncio.wait(ends, timeout=ANSWER_LIMIT, return_when=asyncio.FIRST_COMPLETED)
@@ -285,11 +372,19 @@ class Publisher:
             if not probe.answer.done() and not self._blocked:
                 raise BrokerUnavailable(f"the broker did not confirm anything within {ANSWER_LIMIT:g} s")
 
-    def _settled(self, ticket: _Ticket, outcome: Outcome) -> None:
-        if not ticket.answer.done():
-            ticket.answer.set_result(outcome)
-        if outcome is Outcome.CONFIRMED and ticket.queue:
-            self._outbox.submitted(ticket.queue)
+    def _settled(self, pending: _Pending, outcome: Outcome) -> None:
+        pending.ticket.settle(outcome)
+        if outcome is Outcome.CONFIRMED and pending.queue:
+            self._outbox.submitted(pending.queue)
+
+    def _has_room(self, confirms: Confirms[_Pending]) -> bool:
+        return len(confirms) < self._max_tasks // 2 and confirms.size < self._max_bytes // 2
+
+    def _tell_of_room(self) -> None:
+        for room in self._waiting_for_room:
+            if not room.done():
+                room.set_result(None)
+        self._waiting_for_room.clear()
 
     def _on_blocked(self, blocked: bool) -> None:
         self._blocked = blocked
