@@ -95,8 +95,12 @@ def test_pods_start_anew_with_their_volumes_after_a_crash_of_everything(seen: di
     assert starts[0] > 1
 
 
+def test_without_its_data_it_begins_empty(seen: dict[str, Any]) -> None:
+    assert seen["etcd's data lost"]["starts"] == 1
+
+
 def test_every_way_to_a_pod_leads_to_it(seen: dict[str, Any]) -> None:
-    for name in ("running", *AS_BEFORE, *STARTED_ANEW, "volume made anew", "begun again"):
+    for name in ("running", *AS_BEFORE, *STARTED_ANEW, "etcd's data lost", "volume made anew", "begun again"):
         assert seen[name]["forwarded"] == str(seen[name]["starts"])
 
 

@@ -157,8 +157,18 @@ class Scenario:
         """A cluster with the pod in it."""
         self.node.up()
         self.node.load([self.archive])
-        name = archive_images(self.archive)[0].names[0]
-        self.kubectl("apply", "-f", "-", stdin=probe(name))
+        self.deploy()
+
+    def deploy(self) -> None:
+        """The pod, if it is not there."""
+        self.kubectl("apply", "-f", "-", stdin=probe(archive_images(self.archive)[0].names[0]))
+
+    def lose_data(self) -> None:
+        """As a cut of the machine's power may: etcd's files are there, but not all that was written to them."""
+        supervise.kill_everything()
+        kernel.empty_groups(limit=15)
+        for file in (self.where.state / "etcd" / "member" / "snap").glob("db"):
+            file.write_bytes(b"\0" * 4096)
 
     def components(self) -> dict[str, int]:
         """The process of each component, without its keeper."""
@@ -199,11 +209,12 @@ def play(scenario: Scenario) -> dict[str, object]:
     seen: dict[str, object] = {"before": scenario.traces()}
     took: dict[str, float] = {}
 
-    def up(name: str, prepare: Callable[[], object]) -> None:
+    def up(name: str, prepare: Callable[[], object], after: Callable[[], object] = lambda: None) -> None:
         prepare()
         began = time.monotonic()
         node.up()
         took[name] = round(time.monotonic() - began, 1)
+        after()
         seen[name] = scenario.serving()
 
     node.down()
@@ -222,6 +233,8 @@ def play(scenario: Scenario) -> dict[str, object]:
     up("network namespace deleted", lambda: run(["ip", "netns", "delete", "warren"], limit=20))
     up("rebooted", scenario.reboot)
 
+    up("etcd's data lost", scenario.lose_data, after=scenario.deploy)
+
     scenario.kubectl("delete", "statefulset/probe", "service/probe", "--wait=true")
     volumes = scenario.where.volumes
     deadline = time.monotonic() + 60
@@ -229,7 +242,7 @@ def play(scenario: Scenario) -> dict[str, object]:
         time.sleep(0.2)
     seen["volumes left"] = [path.name for path in volumes.iterdir()]
 
-    scenario.kubectl("apply", "-f", "-", stdin=probe(archive_images(scenario.archive)[0].names[0]))
+    scenario.deploy()
     seen["volume made anew"] = scenario.serving()
     scenario.signal(signal.SIGKILL, HALF)
     node.down()

@@ -14,7 +14,7 @@ from tools.cluster import kind as kind_cluster
 from tools.cluster.build import Cache, ensure_built, link_tools
 from tools.cluster.choice import VARIABLE, Kind, choose
 from tools.cluster.images import full_name
-from tools.cluster.kernel import hierarchies
+from tools.cluster.kernel import hierarchies, version_1
 from tools.cluster.kind import KindCluster
 from tools.cluster.layout import NAME, layout
 from tools.cluster.node import LocalNode, needs
@@ -83,11 +83,17 @@ class Commands:
     def _kind_up(self) -> None:
         engine = ensure_engine(self.console)
         ensure_built(KIND_BUILDS, self.cache, self.console)
-        version_1 = not any(hierarchy.unified and not hierarchy.controllers for hierarchy in hierarchies()[:1])
-        self.kind(engine).up(1, cgroup_v1=version_1)
+        # On a machine without /proc, Docker runs in a virtual one of recent make.
+        cgroup_v1 = sys.platform == "linux" and version_1(hierarchies())
+        self.kind(engine).up(1, cgroup_v1=cgroup_v1)
         self._link()
 
     def _node_up(self) -> None:
+        if sys.platform != "linux":
+            raise ToolError(
+                "Docker cannot pull kind's node image, and only Linux can run the cluster without it. "
+                f"See what `docker pull {kind_cluster.IMAGE}` says, then try again."
+            )
         _require_root("up")
         ensure(needs(), self.console)
         ensure_built(NODE_BUILDS, self.cache, self.console)

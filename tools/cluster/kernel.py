@@ -70,6 +70,11 @@ def hierarchies() -> tuple[Hierarchy, ...]:
     return parse_hierarchies(Path("/proc/self/mountinfo").read_text())
 
 
+def version_1(found: Iterable[Hierarchy]) -> bool:
+    """Whether the controllers are those of version 1, as on a machine that was booted for it, or with both."""
+    return any(not hierarchy.unified and hierarchy.controllers for hierarchy in found)
+
+
 def make_group(group: str) -> None:
     """Make a control group, with the ones above it, where the kubelet looks for it.
 
@@ -77,9 +82,8 @@ def make_group(group: str) -> None:
         ToolError: this machine has no control groups that the kubelet can use.
     """
     found = hierarchies()
-    legacy = [hierarchy for hierarchy in found if not hierarchy.unified and hierarchy.controllers]
-    if legacy:
-        have = {controller for hierarchy in legacy for controller in hierarchy.controllers}
+    if version_1(found):
+        have = {controller for hierarchy in found for controller in hierarchy.controllers}
         for hierarchy in found:
             # Those without controllers too (systemd's, and version 2 beside version 1): the kubelet looks into each
             # named one, and a session's end is told by them.

@@ -51,7 +51,10 @@ START_LIMIT = 90.0
 """Seconds until a component that was just started has to be well: most take two, a busy machine's API server 20."""
 RECOVER_LIMIT = 8.0
 """Seconds that a component which runs but does not answer gets: it may just have been started again by its keeper."""
+CRASH_LOOP = 5
+"""Ends of a component while we wait for it, a second apart, after which more patience is of no use."""
 APPLY_LIMIT = 60.0
+"""Seconds until the API server takes the cluster's own objects."""
 READY_LIMIT = 120.0
 """Seconds until the node is Ready and DNS answers, once everything runs: ten, usually."""
 CNI_CACHE = Path("/var/lib/cni")
@@ -112,6 +115,11 @@ class LocalNode:
             ),
         )
         self._components([[by_name[name] for name in wave] for wave in waves])
+        # Nothing runs from these any more.
+        used = {self.cache.folder(build).name for build in NODE_BUILDS}
+        for folder in (self.places.state / "programs").iterdir():
+            if folder.name not in used:
+                shutil.rmtree(folder)
 
     def _components(self, waves: Sequence[Sequence[Component]]) -> None:
         contents = self._write_files([component for wave in waves for component in wave])
@@ -171,11 +179,9 @@ class LocalNode:
     def _install_programs(self) -> dict[str, str]:
         """Link or copy the programs from the user's cache, which may be emptied while the cluster runs."""
         programs: dict[str, str] = {}
-        used = set()
         for build in NODE_BUILDS:
             source = self.cache.folder(build)
             folder = self.places.state / "programs" / source.name
-            used.add(folder.name)
             if not folder.exists():
                 partial = folder.with_name(f".{folder.name}")
                 shutil.rmtree(partial, ignore_errors=True)
@@ -230,6 +236,7 @@ class LocalNode:
             return
         with self.console.step(f"Waiting for {', '.join(component.name for component in waiting)}"):
             for component in waiting:
+                crashes = supervise.crashes(component, self.places.logs)
                 patience = START_LIMIT if component.name in fresh else RECOVER_LIMIT
                 if self._becomes_healthy(component, patience):
                     continue
@@ -238,29 +245,45 @@ class LocalNode:
                     self._restart(component, contents)
                     if self._becomes_healthy(component, START_LIMIT):
                         continue
-                if component.name == "etcd" and self._reset_etcd(component, contents):
-                    continue
+                # Slow is not broken: only an etcd that ends by itself, again and again, cannot read its data.
+                if component.name == "etcd" and self._crash_loops(component, crashes):
+                    self._reset_etcd(component, contents)
+                    if self._becomes_healthy(component, START_LIMIT):
+                        continue
                 raise ToolError(
                     f"{component.name} does not become healthy. The end of its log "
                     f"({self.places.logs / component.name}.log):\n{supervise.log_tail(component, self.places.logs)}"
                 )
 
     def _becomes_healthy(self, component: Component, limit: float) -> bool:
-        return _eventually(lambda: healthy(component.health, component.netns), limit)
+        before = supervise.crashes(component, self.places.logs)
+
+        def settled() -> bool:
+            return healthy(component.health, component.netns) or self._crash_loops(component, before)
+
+        return _eventually(settled, limit) and healthy(component.health, component.netns)
+
+    def _crash_loops(self, component: Component, before: int) -> bool:
+        return supervise.crashes(component, self.places.logs) - before >= CRASH_LOOP
 
     def _restart(self, component: Component, contents: Mapping[str, bytes]) -> None:
         supervise.stop([component.name])
         supervise.start(component, component.fingerprint(contents), self.places.logs)
 
-    def _reset_etcd(self, component: Component, contents: Mapping[str, bytes]) -> bool:
+    def _reset_etcd(self, component: Component, contents: Mapping[str, bytes]) -> None:
         """etcd without fsync may lose its data with the machine's power; then the cluster begins empty."""
-        data = self.places.state / "etcd"
-        self.console.say(f"etcd cannot read its data (kept as {data}-unreadable): the cluster begins anew, empty")
+        data, kept = self.places.state / "etcd", self.places.state / "lost"
+        self.console.say(
+            f"etcd cannot read its data: the cluster begins anew, empty. Its data and volumes are in {kept}"
+        )
         supervise.stop([component.name])
-        shutil.rmtree(f"{data}-unreadable", ignore_errors=True)
-        data.rename(f"{data}-unreadable")
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir(mode=0o700)
+        for folder in (data, self.places.volumes):
+            if folder.exists():
+                folder.rename(kept / folder.name)
+        self.places.volumes.mkdir(mode=0o700)
         supervise.start(component, component.fingerprint(contents), self.places.logs)
-        return self._becomes_healthy(component, START_LIMIT)
 
     def store(self, node: Node) -> Store:
         """The images of a node."""

@@ -25,9 +25,10 @@ FINGERPRINT = "WARREN_CLUSTER_FINGERPRINT"
 
 GROUPS = "WARREN_CLUSTER_GROUPS"
 
+ENDED = "ended with code"
 KEEPER = (
     f'for file in ${GROUPS}; do echo $$ > "$file"; done; '
-    'while :; do "$@"; echo "$1 ended with code $?, starts again in a second"; sleep 1; done'
+    f'while :; do "$@"; echo "$1 {ENDED} $?, starts again in a second"; sleep 1; done'
 )
 """Keeps a component running: Kubernetes leaves that to whoever starts its programs."""
 KEEPER_NAME = "warren-cluster-keeper"
@@ -197,6 +198,15 @@ def raise_file_limit() -> None:
     # Programs that walk through all possible descriptors (Erlang does) take for ever where there are a milliard.
     limit = 1048576 if hard == resource.RLIM_INFINITY else min(hard, 1048576)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def crashes(component: Component, logs: Path) -> int:
+    """How many times its log says that the component ended."""
+    try:
+        text = (logs / f"{component.name}.log").read_text(errors="replace")
+    except FileNotFoundError:
+        return 0
+    return sum(line.startswith(f"{component.argv[0]} {ENDED}") for line in text.splitlines())
 
 
 def log_tail(component: Component, logs: Path) -> str:
