@@ -58,7 +58,7 @@ def test_words_files_and_pipes_become_tasks(
     one = warren(producer, "submit", "Hello", "World...", "-q", work_queue, "--type", "t")
     two = warren(producer, "submit", "--file", str(picture), "-q", work_queue)
     three = warren(producer, "submit", "-q", work_queue, stdin=b"from a pipe")
-    many = warren(producer, "submit", "--lines", "-f", "-", "--parallel", "1", "-q", work_queue, stdin=b"a.\n\nb..\n")
+    many = warren(producer, "submit", "--lines", "-f", "-", "-q", work_queue, stdin=b"a.\n\nb..\n")
     printed = [done.stdout.split() for done in (one, two, three, many)]
     assert [done.returncode for done in (one, two, three, many)] == [0] * 4
     assert messages(broker, work_queue) == [
@@ -76,10 +76,33 @@ def test_three_hundred_at_once(broker: Broker, producer: Producer, work_queue: s
     assert sorted(done.stdout.split()) == sorted(str(task_id) for task_id, _, _ in messages(broker, work_queue))
 
 
+def test_lines_of_a_slow_pipe_are_submitted_as_they_come(producer: Producer, work_queue: str) -> None:
+    with subprocess.Popen(
+        command("submit", "--lines", "-q", work_queue),
+        env=environ(producer),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        for _ in range(2):
+            running.stdin.write("a line\n")
+            running.stdin.flush()
+            assert running.stdout.readline().strip(), "its id, before the next line is there"
+        running.stdin.close()
+        assert running.wait(30) == 0
+
+
 def test_refusals_are_one_sentence_and_code_1(producer: Producer, work_queue: str) -> None:
     unknown = warren(producer, "submit", "x", "-q", "there-is-no-such-queue")
     forbidden = warren(producer, "submit", "x", "-q", work_queue, token=READ_TOKEN)
-    for done, words in ((unknown, "there-is-no-such-queue"), (forbidden, "may not submit")):
+    many = warren(producer, "submit", "x", "--repeat", "50", "-q", "there-is-no-such-queue")
+    for done, words in (
+        (unknown, "there-is-no-such-queue"),
+        (forbidden, "may not submit"),
+        (many, "there-is-no-such-queue"),
+    ):
         assert (done.returncode, done.stdout) == (1, "")
         [line] = done.stderr.splitlines()
         assert line.startswith("warren: ")

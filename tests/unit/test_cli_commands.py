@@ -1,6 +1,8 @@
 """The command line and the client, against a small HTTP server that answers as it is told."""
 
+import base64
 import io
+import itertools
 import json
 import os
 import stat
@@ -55,7 +57,42 @@ def producer() -> Iterator[Answers]:
         def log_message(self, *args: object) -> None:
             """Say nothing."""
 
+        def answer_batch(self) -> None:
+            """One step of the script for each line; a step of None hangs up."""
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            results: list[dict[str, Any]] = []
+            worst = 202
+            for number, line in enumerate(body.splitlines(), 1):
+                said = json.loads(line)
+                text = base64.b64decode(said["body_base64"]) if "body_base64" in said else said["body"].encode()
+                with answers.lock:
+                    answers.asked.append((self.command, self.path, {"Idempotency-Key": said["id"]}, text))
+                    step = answers.script.pop(0) if answers.script else (202, {}, {})
+                if step is None:
+                    self.close_connection = True
+                    return
+                status, data, headers = step
+                if status == 202:
+                    results.append({"id": said["id"]})
+                    continue
+                worst = max(worst, status) if worst != 202 else status
+                wait = {"retry_after": int(headers["Retry-After"])} if headers else {}
+                results.append({"line": number, "id": said["id"], "error": {**data["error"], **wait}})
+            first = next((result["error"] for result in results if "error" in result), None)
+            data = {"results": results} | ({} if first is None else {"error": first})
+            self.send_response(worst)
+            self.send_header("Content-Length", str(len(json.dumps(data))))
+            self.end_headers()
+            self.wfile.write(json.dumps(data).encode())
+
         def answer(self) -> None:
+            if self.path.endswith("/tasks:batch"):
+                self.answer_batch()
+                return
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             with answers.lock:
                 answers.asked.append((self.command, self.path, dict(self.headers), body))
@@ -206,7 +243,7 @@ def test_words_are_joined_as_in_the_tutorial(
 def test_repeat_submits_that_many_and_prints_each_id(
     producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["submit", "x", "--repeat", "50", "--parallel", "4", "-q", "other"], environ) == 0
+    assert main(["submit", "x", "--repeat", "50", "-q", "other"], environ) == 0
     assert producer.bodies == [b"x"] * 50
     printed = capsys.readouterr().out.split()
     assert sorted(printed) == sorted(producer.ids)
@@ -220,7 +257,7 @@ def test_a_file_is_one_task_or_one_a_line(producer: Answers, environ: dict[str, 
     assert producer.bodies == [file.read_bytes()]
     assert producer.asked[0][2]["Content-Type"] == "application/octet-stream"
     producer.asked.clear()
-    assert main(["submit", "--file", str(file), "--lines", "--parallel", "1", "--repeat", "2"], environ) == 0
+    assert main(["submit", "--file", str(file), "--lines", "--repeat", "2"], environ) == 0
     assert producer.bodies == [b"a.", b"b..\xff", b"last"] * 2
 
 
@@ -271,17 +308,70 @@ def test_a_refusal_is_code_1_with_its_reason_and_the_id_to_use_again(
 
 
 def test_of_several_the_submitted_ones_are_shown_when_one_is_refused(
-    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    producer.script += [(202, {"id": str(number)}, {}) for number in range(3)]
+    monkeypatch.setattr("warren_cli.submit.BATCH_TASKS", 10)
+    producer.script += [(202, {}, {})] * 3
     producer.then(413, "body_too_large")
-    assert main(["submit", "x", "--repeat", "1000", "--parallel", "1"], environ) == 1
+    assert main(["submit", "x", "--repeat", "1000"], environ) == 1
     said = capsys.readouterr()
     shown = said.out.split()
-    assert shown[:3] == ["0", "1", "2"]
-    assert len(shown) == len(producer.asked) - 1, "every accepted task is shown"
-    assert len(producer.asked) < 20, "the first refusal ends it"
+    assert shown == producer.ids[:3] + producer.ids[4:], "every accepted task is shown"
+    assert len(producer.asked) <= 10, "the first refusal ends it"
     assert f"{len(shown)} tasks were submitted" in said.err
+
+
+def test_of_many_only_those_worth_it_are_tried_again_under_their_ids(producer: Answers) -> None:
+    producer.script.append((202, {}, {}))
+    producer.then(503, "queue_full", retry_after=3)
+    producer.then(422, "invalid", field="body")
+    producer.then(503, "outcome_unknown", retry_after=1)
+    warren, waits = client(producer)
+    with warren:
+        found = list(warren.submit_many([b"a", "b", b"\xff", "d"], "q", TaskOptions(type="t")))
+    assert [submitted.id for submitted in found] == producer.ids[:4]
+    assert producer.ids[4:] == [found[1].id, found[3].id]
+    assert producer.bodies == [b"a", b"b", b"\xff", b"d", b"b", b"d"]
+    assert [submitted.error is None for submitted in found] == [True, True, False, True]
+    assert isinstance(found[2].error, Refused)
+    assert (found[2].error.code, found[2].error.field) == ("invalid", "body")
+    assert len(waits) == 1
+    assert waits[0] >= 3
+
+
+def test_many_are_sent_again_when_the_answer_is_lost(producer: Answers) -> None:
+    producer.script.append(None)
+    warren, waits = client(producer)
+    with warren:
+        found = list(warren.submit_many(["a", "b"]))
+    assert [submitted.error for submitted in found] == [None, None]
+    assert producer.ids == [found[0].id, found[0].id, found[1].id]
+    assert len(waits) == 1
+
+
+def test_many_are_read_as_far_as_needed(producer: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warren_cli.client.BATCH_TASKS", 10)
+    read = itertools.count()
+    warren, _ = client(producer)
+    with warren:
+        first = next(warren.submit_many(str(number) for number in read))
+    assert first.id == producer.ids[0]
+    assert next(read) == 11
+
+
+def test_a_body_full_of_control_characters_goes_as_base64(producer: Answers) -> None:
+    warren, _ = client(producer)
+    with warren:
+        list(warren.submit_many([b"\x00" * 5000, "plain"]))
+    assert producer.bodies == [b"\x00" * 5000, b"plain"]
+    assert b"body_base64" in TaskOptions().line(b"\x00" * 5000, "k")
+    assert b"body_base64" not in TaskOptions().line("ü".encode() * 5000, "k")
+
+
+def test_an_id_names_one_task(producer: Answers) -> None:
+    warren, _ = client(producer)
+    with warren, pytest.raises(ValueError, match="one task"):
+        next(warren.submit_many(["x"], options=TaskOptions(id="k")))
 
 
 def test_nobody_there_is_code_1_with_the_line_to_run(capsys: pytest.CaptureFixture[str]) -> None:

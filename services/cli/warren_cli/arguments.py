@@ -13,7 +13,6 @@ from warren_contract.settings import duration, whole_number
 from warren_contract.task import MAX_PRIORITY
 
 DEFAULT_URL = "http://localhost:8080"
-MAX_PARALLEL = 64
 
 
 def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -82,13 +81,6 @@ def _add_submit(commands: Any, common: argparse.ArgumentParser) -> None:
         "-H", "--header", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="of the task's own"
     )
     submit.add_argument("--id", help="of the task, for a caller that may have to submit it again (a new UUIDv7)")
-    submit.add_argument(
-        "--parallel",
-        type=_checked(whole_number(1, MAX_PARALLEL)),
-        default=8,
-        metavar="N",
-        help="submits at once, of many (8)",
-    )
     submit.add_argument(
         "--retry-for",
         type=_checked(_patience),

@@ -5,10 +5,12 @@ with Client("http://localhost:8080", token) as warren:
     print(warren.queue("task_queue").ready)
 """
 
+import base64
 import dataclasses
+import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -28,6 +30,20 @@ READ_TIMEOUT = 30.0
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to wait for the connection."""
+
+BATCH_TASKS = 2000
+BATCH_BYTES = 8 * 1024 * 1024
+"""Tasks, and bytes of their lines, in one request of `submit_many`: kept until the answer, to be sent again."""
+
+PIECE = 64 * 1024
+"""Bytes of a batch in one write."""
+
+BATCH_TIMEOUT = 60.0
+"""Seconds of silence to wait for while a batch is sent and answered; the producer needs 30 s at most when its broker is
+in trouble."""
+
+_LINE_STATUS = {"queue_unknown": 404, "body_too_large": 413}
+"""The status that a single submit would have had, for errors of a line that no other try would mend; else 422."""
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -67,6 +83,8 @@ class Refused(WarrenError):
         self.field: str | None = detail.get("field")
         self.id: str | None = detail.get("id")
         self.retry_after = retry_after
+        self.results: tuple[Mapping[str, Any], ...] | None = None
+        """Of a batch: what became of each line; None where no line was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +128,60 @@ class TaskOptions:
                 raise ValueError(f"{name!r} cannot be the name of a header: write letters, digits and '-'")
             known[f"X-Task-Header-{name}"] = value
         return [(name.encode(), str(value).encode()) for name, value in known.items() if value is not None]
+
+    def line(self, body: bytes, task_id: str) -> bytes:
+        """As a line of a batch.
+
+        Raises:
+            ValueError: the name of one of the task's own headers cannot be sent.
+        """
+        said: dict[str, Any] = {}
+        try:
+            said["body"] = body.decode()
+        except UnicodeDecodeError:
+            said["body_base64"] = base64.b64encode(body).decode()
+        else:
+            # Control characters take six bytes each in JSON, more than the room that the producer gives a line.
+            if len(json.dumps(said["body"], ensure_ascii=False).encode()) > 4 * len(body) // 3 + 1024:
+                said = {"body_base64": base64.b64encode(body).decode()}
+        known = {
+            "id": task_id,
+            "content_type": self.content_type,
+            "type": self.type,
+            "priority": self.priority,
+            "expiration": self.expiration,
+            "correlation_id": self.correlation_id,
+            "headers": dict(self.headers) or None,
+        }
+        for name in self.headers:
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} cannot be the name of a header: write letters, digits and '-'")
+        said |= {name: value for name, value in known.items() if value is not None}
+        return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of one of many tasks.
+
+    Attributes:
+        id: of the task.
+        error: why it was not accepted, or not surely; None if a queue has it safely.
+    """
+
+    id: str
+    error: WarrenError | None = None
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One task of a batch on its way: its line, and its last error."""
+
+    id: str
+    line: bytes
+    error: WarrenError | None = None
+    retry_after: float | None = None
+    """Seconds; None where another try would end in the same way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +320,83 @@ class Client:
                 self._sleep(wait)
         raise AssertionError("delays never end")
 
+    def submit_many(
+        self, bodies: Iterable[bytes | str], queue: str = DEFAULT_QUEUE, options: TaskOptions | None = None
+    ) -> Iterator[Submitted]:
+        """Submit many tasks in few requests; yields what became of each, in their order, while it goes on.
+
+        The bodies are read as far as needed, so that they may have no end. What is worth another try is sent again
+        under the same id, for as long as `patience` allows, as in `submit`; a task that is refused leaves the others
+        alone. Stop reading to stop submitting: at most one batch of `BATCH_TASKS` is on its way then.
+
+        Args:
+            bodies: the tasks; text is sent as UTF-8.
+            queue: where they go.
+            options: what goes with each; an `id` fits one task only.
+
+        Raises:
+            ValueError: there is an `id` in the options, or a header's name cannot be sent.
+        """
+        options = options or TaskOptions()
+        if options.id is not None:
+            raise ValueError("an id names one task: leave it out to submit many")
+        batch: list[_Entry] = []
+        size = 0
+        for body in bodies:
+            task_id = new_task_id()
+            content = body.encode() if isinstance(body, str) else body
+            line = options.line(content, task_id)
+            if batch and (len(batch) >= BATCH_TASKS or size + len(line) > BATCH_BYTES):
+                yield from self._submit_batch(batch, queue)
+                batch, size = [], 0
+            batch.append(_Entry(task_id, line))
+            size += len(line)
+        if batch:
+            yield from self._submit_batch(batch, queue)
+
+    def _submit_batch(self, batch: list[_Entry], queue: str) -> list[Submitted]:
+        deadline = time.monotonic() + self._patience
+        pending = batch
+        for delay in Backoff(first=0.5, longest=5.0).delays():
+            self._try_batch(pending, queue, delay)
+            pending = [entry for entry in pending if entry.error is not None and entry.retry_after is not None]
+            wait = max((delay, *(entry.retry_after or 0.0 for entry in pending)))
+            if not pending or time.monotonic() + wait > deadline:
+                break
+            self._sleep(wait)
+        return [Submitted(entry.id, entry.error) for entry in batch]
+
+    def _try_batch(self, batch: list[_Entry], queue: str, delay: float) -> None:
+        """Send these once, and note on each what became of it."""
+        path = f"/v1/queues/{_quote(queue)}/tasks:batch"
+        headers = {"Content-Type": "application/x-ndjson"}
+        results: tuple[Mapping[str, Any], ...] = ()
+        rest: WarrenError | None = None
+        try:
+            content = _pieces(entry.line for entry in batch)
+            answer = self._request("POST", path, content=content, headers=headers, timeout=BATCH_TIMEOUT)
+            results = tuple(answer.get("results", ()))
+            if len(results) != len(batch):
+                rest = WarrenError(f"the producer at {self._url} answered for {len(results)} of {len(batch)} tasks")
+        except Refused as error:
+            results = error.results or ()
+            rest = error
+        except Unreachable as error:
+            rest = error
+        for entry, result in zip(batch, results, strict=False):
+            detail = result.get("error")
+            entry.error, entry.retry_after = None, None
+            if isinstance(detail, dict):
+                unknown = {"id": entry.id} if detail.get("code") == "outcome_unknown" else {}
+                wait = detail.get("retry_after")
+                entry.retry_after = float(wait) if isinstance(wait, int | float) else None
+                said = {name: _clean(value) for name, value in detail.items()} | unknown
+                status = _LINE_STATUS.get(str(detail.get("code")), 422) if wait is None else 503
+                entry.error = Refused(str(said.get("message", "no reason given")), status, said, entry.retry_after)
+        for entry in batch[len(results) :]:
+            entry.error = rest
+            entry.retry_after = None if rest is None else _worth_waiting(rest, delay)
+
     def queues(self) -> list[QueueStatus]:
         """All queues that the operator or a worker has told of, by name.
 
@@ -287,6 +436,19 @@ class Client:
         raise _refusal(response, data)
 
 
+def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in fewer pieces, each of which costs a system call."""
+    held: list[bytes] = []
+    size = 0
+    for line in lines:
+        held.append(line)
+        size += len(line)
+        if size >= PIECE:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join(held)
+
+
 def _worth_waiting(error: WarrenError, delay: float) -> float | None:
     """Seconds until the next try; None if another try would end in the same way, or if nobody is there at all."""
     if isinstance(error, Refused):
@@ -305,12 +467,16 @@ def _refusal(response: httpx.Response, data: Any) -> Refused:
         )
     detail = {name: _clean(value) for name, value in error.items()}
     seconds = response.headers.get("Retry-After", "")
-    return Refused(
+    refused = Refused(
         str(detail.get("message", "no reason given")),
         response.status_code,
         detail,
         float(seconds) if seconds.isascii() and seconds.isdigit() else None,
     )
+    results = data.get("results")
+    if isinstance(results, list) and all(isinstance(result, dict) for result in results):
+        refused.results = tuple(results)
+    return refused
 
 
 def _quote(queue: str) -> str:

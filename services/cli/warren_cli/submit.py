@@ -1,19 +1,17 @@
-"""`warren submit`: tasks from words, a file or standard input, several at once."""
+"""`warren submit`: tasks from words, a file or standard input, many in one request."""
 
 import argparse
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain, islice, repeat
+import threading
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
+from queue import Queue
 from typing import BinaryIO
 
-from warren_cli.client import Client, TaskOptions, WarrenError
+from warren_cli.client import BATCH_BYTES, BATCH_TASKS, Client, TaskOptions, WarrenError
 
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
-AHEAD = 4
-"""Tasks read ahead for each submit at work, so that a slow answer does not stop the others."""
 
 
 class UsageError(WarrenError):
@@ -59,33 +57,58 @@ def submit(
         for body in bodies:
             show(client.submit(body, args.queue, options))
         return 1
-    return _submit_all(bodies, lambda body: client.submit(body, args.queue, options), args.parallel, show)
+    return _submit_all(bodies, client, args.queue, options, show)
 
 
 def _submit_all(
-    bodies: Iterable[bytes], send: Callable[[bytes], str], parallel: int, show: Callable[[str], None]
+    bodies: Iterator[bytes], client: Client, queue: str, options: TaskOptions, show: Callable[[str], None]
 ) -> int:
-    """Several at once, shown in order; the first error ends it, once what is under way has its answer."""
+    """In batches, shown in order; the first error ends it, once its batch has its answers."""
     done = 0
     failure: WarrenError | None = None
-    pending: deque[Future[str]] = deque()
-    source = iter(bodies)
-    with ThreadPoolExecutor(parallel, thread_name_prefix="submit") as pool:
-        while True:
-            if failure is None:
-                pending.extend(pool.submit(send, body) for body in islice(source, parallel * AHEAD - len(pending)))
-            if not pending:
-                break
-            try:
-                show(pending.popleft().result())
+    for several in _at_hand(bodies):
+        for submitted in client.submit_many(several, queue, options):
+            if submitted.error is None:
+                show(submitted.id)
                 done += 1
-            except WarrenError as error:
-                # What has not been started is not submitted; what has been is waited for, so that its id is shown.
-                failure = failure or error
-                pending = deque(future for future in pending if not future.cancel())
-    if failure is not None:
-        raise Interrupted(f"{failure} ({done} tasks were submitted before; their ids are above)") from failure
+            else:
+                failure = failure or submitted.error
+        if failure is not None:
+            raise Interrupted(f"{failure} ({done} tasks were submitted; their ids are above)") from failure
     return done
+
+
+def _at_hand(bodies: Iterator[bytes]) -> Iterator[list[bytes]]:
+    """The tasks in lists of what is there already, so that those of a slow pipe are submitted as they come."""
+    ahead: Queue[bytes | BaseException | None] = Queue(BATCH_TASKS)
+
+    def read() -> None:
+        try:
+            for body in bodies:
+                ahead.put(body)
+        except BaseException as error:  # noqa: BLE001  raised again by whoever waits for the tasks
+            ahead.put(error)
+        else:
+            ahead.put(None)
+
+    # A daemon: it may wait for a pipe, or for room, that never comes.
+    threading.Thread(target=read, name="read", daemon=True).start()
+    while True:
+        several: list[bytes] = []
+        size = 0
+        item = ahead.get()
+        while isinstance(item, bytes):
+            several.append(item)
+            size += len(item)
+            if len(several) == BATCH_TASKS or size >= BATCH_BYTES or ahead.empty():
+                break
+            item = ahead.get()
+        if several:
+            yield several
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            return
 
 
 def _bodies(args: argparse.Namespace, stdin: BinaryIO, *, terminal: bool) -> tuple[Iterator[bytes], bool, str]:
