@@ -63,15 +63,15 @@ class Actuator:
         if current == 0:
             # Kubernetes leaves a zero out of the object, so there is nothing to test; adding workers harms nothing.
             body: object = {"spec": {"replicas": wanted}}
-            content_type = MERGE_PATCH
+            media = MERGE_PATCH
         else:
             body = [
                 {"op": "test", "path": "/spec/replicas", "value": current},
                 {"op": "replace", "path": "/spec/replicas", "value": wanted},
             ]
-            content_type = JSON_PATCH
+            media = JSON_PATCH
         try:
-            await self._api.request("PATCH", path, body=body, content_type=content_type)
+            await self._api.request("PATCH", path, body=body, media=media)
         except KubeError as error:
             if error.conflict:
                 raise Outdated(f"replicas of {target} are no longer {current}") from error
@@ -129,7 +129,7 @@ class Actuator:
             "PATCH",
             PODS.path(pod.namespace, pod.name),
             body={"metadata": {"annotations": {DELETION_COST: cost}}},
-            content_type=MERGE_PATCH,
+            media=MERGE_PATCH,
         )
 
     @staticmethod

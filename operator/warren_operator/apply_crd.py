@@ -35,7 +35,7 @@ async def apply(api: Api, definition: dict[str, Any]) -> None:
     """
     path = f"{DEFINITIONS}/{definition['metadata']['name']}"
     replace = [{"op": "replace", "path": "/spec", "value": definition["spec"]}]
-    await api.request("PATCH", path, body=replace, content_type=JSON_PATCH)
+    await api.request("PATCH", path, body=replace, media=JSON_PATCH)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -60,7 +60,7 @@ async def run(path: Path) -> str:
         KubeError, SettingError, ValueError: with a sentence on what is wrong.
     """
     definition = read(path)
-    async with Api(find_cluster(os.environ)) as api:
+    async with Api(await find_cluster(os.environ)) as api:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 await apply(api, definition)

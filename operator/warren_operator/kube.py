@@ -1,22 +1,21 @@
-"""The few calls to the Kubernetes API that the operator makes, over one HTTP session.
+"""The few calls to the Kubernetes API that the operator makes, through the asynchronous Kubernetes client.
 
-A narrow client of our own: it has no client-side rate limit, keeps answers as plain JSON, and spares the image the
-100 MB of the full client library.
+Answers stay plain JSON: the operator keeps compact values of its own, and the client's models would cost more than all
+the rest. The client has no rate limit of its own and repeats nothing by itself.
 """
 
-import asyncio
-import base64
 import json
-import ssl
-import tempfile
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 import yaml
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from warren_contract.settings import SettingError
 
@@ -25,14 +24,18 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 REQUEST_LIMIT = 10.0
 """Seconds for one answer. A healthy API server needs milliseconds; the watch shows what became of a slower one."""
 
-SILENCE_LIMIT = 75.0
-"""Seconds without a byte on a watch until it counts as dead. The API server sends a bookmark each 60 s or so."""
+CONNECTIONS = 64
+"""Connections for calls; watches have theirs besides."""
 
-TOKEN_AGE = 60.0
-"""Seconds a service account's token is used before it is read again; Kubernetes renews it well before it expires."""
-
+TOKEN = "BearerToken"  # noqa: S105  the client's name for the credential, not the credential
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
+JSON = "application/json"
+METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""Asks for a listing of names, uids and the like, without what is in the objects."""
+
+_FAILURES = (aiohttp.ClientError, TimeoutError, OSError, ConfigException)
+"""What keeps an answer from coming; the last is a token file that is empty just now."""
 
 
 class KubeError(Exception):
@@ -54,105 +57,70 @@ class KubeError(Exception):
         return self.code == 404
 
     @property
+    def forbidden(self) -> bool:
+        """Whether a permission is missing."""
+        return self.code == 403
+
+    @property
     def conflict(self) -> bool:
         """Whether the object is no longer as the request expected it (a failed `test` of a JSON patch is a 422)."""
         return self.code in (409, 422)
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterAccess:
-    """How to reach the API server.
-
-    Attributes:
-        server: base URL.
-        tls: trust, and the client's certificate where there is one.
-        token_file: holds a bearer token, and is read again as it is renewed.
-        token: a bearer token that does not change.
-    """
-
-    server: str
-    tls: ssl.SSLContext
-    token_file: Path | None = None
-    token: str = field(default="", repr=False)
-
-
-def find_cluster(environ: Mapping[str, str]) -> ClusterAccess:
+async def find_cluster(environ: Mapping[str, str]) -> Configuration:
     """The cluster this process runs in; else the current context of the kubeconfig that `KUBECONFIG` names.
 
+    In a pod the service account's token is read again each minute, since Kubernetes renews it. The token of a
+    kubeconfig, or of the login program that it names, is read once: it serves a person who tries something out.
+
     Raises:
-        SettingError: there is neither, or the kubeconfig needs a program to log in.
+        SettingError: there is neither, or the kubeconfig cannot be used.
     """
-    host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "443")
-    if host and (SERVICE_ACCOUNT / "token").exists():
-        address = f"[{host}]" if ":" in host else host
-        tls = ssl.create_default_context(cafile=str(SERVICE_ACCOUNT / "ca.crt"))
-        return ClusterAccess(f"https://{address}:{port}", tls, token_file=SERVICE_ACCOUNT / "token")
+    # The client would take proxies and passwords from the environment; a proxy is named in the kubeconfig.
+    found = Configuration(client_session_kwargs={"trust_env": False})
+    in_pod = bool(environ.get("KUBERNETES_SERVICE_HOST")) and (SERVICE_ACCOUNT / "token").exists()
     path = environ.get("KUBECONFIG", "")
-    if not path:
+    if not in_pod and not path:
         raise SettingError("no Kubernetes cluster: run in a pod with a service account, or set KUBECONFIG")
     try:
-        return _from_kubeconfig(yaml.safe_load(Path(path).read_text("utf-8")), Path(path).parent)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise SettingError(f"KUBECONFIG={path!r} cannot be used: {error!r}") from error
-
-
-def _from_kubeconfig(config: Mapping[str, Any], folder: Path) -> ClusterAccess:
-    context = _named(config["contexts"], config["current-context"])["context"]
-    cluster = _named(config["clusters"], context["cluster"])["cluster"]
-    user = _named(config["users"], context["user"])["user"]
-    if "exec" in user or "auth-provider" in user:
-        raise ValueError("its user logs in through a program; use a token or a client certificate")
-    authority = _pem(cluster, "certificate-authority", folder)
-    tls = ssl.create_default_context(cadata=authority or None)
-    if cluster.get("insecure-skip-tls-verify"):
-        tls.check_hostname = False
-        tls.verify_mode = ssl.CERT_NONE
-    certificate, key = _pem(user, "client-certificate", folder), _pem(user, "client-key", folder)
-    if certificate and key:
-        with tempfile.NamedTemporaryFile("w", suffix=".pem") as pair:  # ssl takes a client certificate from a file only
-            pair.write(f"{certificate}\n{key}\n")
-            pair.flush()
-            tls.load_cert_chain(pair.name)
-    token_file = user.get("tokenFile")
-    return ClusterAccess(
-        cluster["server"].rstrip("/"), tls, Path(token_file) if token_file else None, user.get("token", "")
-    )
-
-
-def _named(entries: list[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    for entry in entries:
-        if entry["name"] == name:
-            return entry
-    raise KeyError(name)
-
-
-def _pem(section: Mapping[str, Any], key: str, folder: Path) -> str:
-    if f"{key}-data" in section:
-        return base64.b64decode(section[f"{key}-data"]).decode()
-    return (folder / section[key]).read_text("utf-8") if key in section else ""
+        if in_pod:
+            load_incluster_config(client_configuration=found)
+        else:
+            await load_kube_config(config_file=path, client_configuration=found, persist_config=False)
+        async with ApiClient(found):
+            pass  # reads the certificates: what is wrong with them is told now
+    except (ConfigException, OSError, yaml.YAMLError, ValueError, TypeError) as error:
+        where = f"the service account in {SERVICE_ACCOUNT}" if in_pod else f"KUBECONFIG={path!r}"
+        raise SettingError(f"{where} cannot be used: {error}") from error
+    return found
 
 
 class Api:
-    """A session with the API server. Use as an async context manager."""
+    """A session with the API server. Use as an async context manager.
 
-    def __init__(self, access: ClusterAccess) -> None:
-        self._access = access
-        self._session: aiohttp.ClientSession | None = None
-        self._token = access.token
-        self._token_read_at = float("-inf")
+    Attributes:
+        configuration: where the API server is, and how to log in.
+    """
+
+    def __init__(self, configuration: Configuration, watches: int = 0) -> None:
+        """Args:
+        configuration: as found.
+        watches: streams that may be open at a time, besides the other calls.
+        """
+        self.configuration = configuration
+        configuration.connection_pool_maxsize = CONNECTIONS + watches
+        self._client: ApiClient | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._access.tls, limit=64),
-            headers={"User-Agent": "warren-operator", "Accept": "application/json"},
-        )
+        self._client = ApiClient(self.configuration)
+        self._client.user_agent = "warren-operator"
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        if self._client is not None:
+            await self._client.close()
 
     async def request(
         self,
@@ -160,62 +128,87 @@ class Api:
         path: str,
         *,
         body: object = None,
-        content_type: str = "application/json",
+        media: str = JSON,
         params: Mapping[str, str] | None = None,
     ) -> Any:
         """Send a request and return the answer's JSON.
 
+        Args:
+            method: of HTTP.
+            path: of the object or list.
+            body: to send as JSON.
+            media: type of the body where there is one, else of the answer that is asked for.
+            params: of the query.
+
         Raises:
             KubeError: refused, or no answer within `REQUEST_LIMIT` seconds.
         """
-        data = None if body is None else json.dumps(body).encode()
-        headers = {**self._authorization(), "Content-Type": content_type}
-        timeout = aiohttp.ClientTimeout(total=REQUEST_LIMIT)
+        headers = {"Accept": media} if body is None else {"Accept": JSON, "Content-Type": media}
+        call = _Call(method, path, params or {}, headers, body)
         try:
-            async with self._open.request(
-                method, self._access.server + path, data=data, params=params, headers=headers, timeout=timeout
-            ) as answer:
+            async with await self._send(call, aiohttp.ClientTimeout(total=REQUEST_LIMIT)) as answer:
                 content = await answer.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except _FAILURES as error:
             raise _unreachable(error) from error
         return _answer(answer.status, content)
 
-    async def stream(self, path: str, params: Mapping[str, str]) -> AsyncIterator[Any]:
-        """The JSON objects of a watch, one a line, until the server ends it.
+    @asynccontextmanager
+    async def watch(self, path: str, params: Mapping[str, str], silence: float) -> AsyncIterator[AsyncIterator[Any]]:
+        """A watch that the server has accepted: its events, until the server ends it.
+
+        Args:
+            path: of the list.
+            params: of the watch.
+            silence: seconds without a byte until the connection counts as dead.
 
         Raises:
-            KubeError: refused, cut off, or silent for `SILENCE_LIMIT` seconds.
+            KubeError: refused; while reading the events: cut off, or silent for too long.
         """
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_LIMIT, sock_read=SILENCE_LIMIT)
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_LIMIT, sock_read=silence)
         try:
-            async with self._open.get(
-                self._access.server + path, params=params, headers=self._authorization(), timeout=timeout
-            ) as answer:
-                if answer.status != 200:
-                    _answer(answer.status, await answer.read())
-                rest = b""
-                async for chunk in answer.content.iter_any():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        yield json.loads(line)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            answer = await self._send(_Call("GET", path, params, {"Accept": JSON}), limits)
+            if answer.status != 200:
+                _answer(answer.status, await answer.read())
+        except _FAILURES as error:
             raise _unreachable(error) from error
+        async with answer:
+            yield _events(answer)
 
-    @property
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
+    async def _send(self, call: "_Call", limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+        if self._client is None:
             raise RuntimeError("use the API client with `async with`")
-        return self._session
+        request = await self._client.param_serialize(
+            call.method,
+            call.path,
+            query_params=list(call.params.items()),
+            header_params=dict(call.headers),
+            body=call.body,
+            auth_settings=[TOKEN],
+        )
+        answer = await self._client.call_api(*request, _request_timeout=limits)
+        response: aiohttp.ClientResponse = answer.response
+        return response
 
-    def _authorization(self) -> dict[str, str]:
-        now = asyncio.get_running_loop().time()
-        if self._access.token_file is not None and now - self._token_read_at > TOKEN_AGE:
-            try:
-                self._token = self._access.token_file.read_text("utf-8").strip()
-            except OSError as error:
-                raise KubeError(0, "Unreachable", f"cannot read the service account's token: {error}") from error
-            self._token_read_at = now
-        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    method: str
+    path: str
+    params: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: object = None
+
+
+async def _events(answer: aiohttp.ClientResponse) -> AsyncIterator[Any]:
+    """JSON objects, one a line."""
+    rest = b""
+    try:
+        async for chunk in answer.content.iter_any():
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield json.loads(line)
+    except (*_FAILURES, ValueError) as error:
+        raise _unreachable(error) from error
 
 
 def _unreachable(error: BaseException) -> KubeError:
@@ -231,5 +224,5 @@ def _answer(code: int, content: bytes) -> Any:
     if code < 400:
         return body
     status = body if isinstance(body, dict) else {}
-    message = status.get("message") or content[:300].decode(errors="replace") or f"HTTP {code}"
+    message = status.get("message") or content[:300].decode(errors="replace").strip() or f"HTTP {code}"
     raise KubeError(code, str(status.get("reason") or code), message)

@@ -37,7 +37,8 @@ from warren_operator.observation import SLOW_READING, Counts, Inputs, View, Work
 from warren_operator.policy import Decision, FallbackRule, Memory, Scaling, decide
 from warren_operator.resource import Key, Mode, QueueSettings, Spec, Status, WorkQueue, queue_settings, seconds
 from warren_operator.topology import OVERRIDDEN, Finding, Topology
-from warren_operator.workloads import WORK_QUEUES, TargetState, Workloads
+from warren_operator.work_queues import WORK_QUEUES
+from warren_operator.workloads import TargetState, Workloads
 
 log = logging.getLogger(__name__)
 
@@ -499,7 +500,7 @@ class Loop:
         try:
             async with self._writes:
                 path = WORK_QUEUES.path(item.key.namespace, item.key.name, "status")
-                await self._api.request("PATCH", path, body=patch, content_type=MERGE_PATCH)
+                await self._api.request("PATCH", path, body=patch, media=MERGE_PATCH)
         except KubeError as error:
             # What is there now is not known: write it in full at the next look.
             entry.written, entry.judged = None, ()

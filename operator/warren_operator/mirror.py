@@ -8,12 +8,12 @@ copy stays as it was.
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from warren_contract.backoff import Backoff
-from warren_operator.kube import Api, KubeError
+from warren_operator.kube import JSON, Api, KubeError
 from warren_operator.resource import Key
 
 log = logging.getLogger(__name__)
@@ -23,8 +23,21 @@ T = TypeVar("T")
 PAGE = 500
 """Objects in one page of a listing, so that no answer is so large that reading it stalls the loop."""
 
-WATCH_SECONDS = 240
-"""The server ends a watch after this long (and up to half as much again), and it is taken up where it ended."""
+WATCH_SECONDS = 45
+"""The server ends a watch after this long (and up to a third as much again), and it is taken up where it ended.
+
+A watch of a quiet kind may bring nothing in all that time, not even a bookmark: its regular end is the sign of life.
+"""
+
+SILENCE_MARGIN = 20.0
+"""Seconds without a byte, beyond the time after which the server ends a watch, until the connection counts as dead."""
+
+SHORTEST_WATCH = 1.0
+"""Seconds that a watch takes at least, so that a server that ends each one at once is not asked without a pause."""
+
+
+BACKOFF = Backoff(first=0.5, longest=10.0)
+"""Pauses after a listing or watch that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +59,39 @@ class Kind:
             parts += ["namespaces", namespace]
         parts += [part for part in (self.plural, name, subresource) if part]
         return "/" + "/".join(parts)
+
+
+async def pages(
+    api: Api, kind: Kind, namespace: str | None, media: str = JSON
+) -> AsyncIterator[tuple[list[Mapping[str, Any]], str]]:
+    """All objects of a kind, as they were at one moment after the call; each page with the version of that moment.
+
+    Raises:
+        KubeError: refused, or not reachable.
+    """
+    params = {"limit": str(PAGE)}
+    while True:
+        page = await api.request("GET", kind.path(namespace), params=params, media=media)
+        yield page.get("items") or [], str(page["metadata"]["resourceVersion"])
+        if not page["metadata"].get("continue"):
+            return
+        params["continue"] = page["metadata"]["continue"]
+
+
+def key_of(body: Mapping[str, Any]) -> Key:
+    """Namespace and name of an object."""
+    metadata = body["metadata"]
+    return Key(metadata.get("namespace", ""), metadata["name"])
+
+
+def advice(error: KubeError, kind: Kind) -> str:
+    """What an error of a listing or watch means, and what to do about it."""
+    if error.forbidden:
+        return f"permission missing: allow the operator's service account list and watch on {kind.plural} ({error})"
+    if error.gone:
+        group = kind.api.removeprefix("apis/")
+        return f"the API server does not know {kind.plural} of {group}: install the CustomResourceDefinition ({error})"
+    return str(error)
 
 
 class Mirror(Generic[T]):
@@ -81,6 +127,7 @@ class Mirror(Generic[T]):
         self._compact = compact
         self._changed = changed
         self._items: dict[Key, T] = {}
+        self._delays = BACKOFF.delays()
 
     def get(self, key: Key) -> T | None:
         """The object's value, None where there is none."""
@@ -94,67 +141,69 @@ class Mirror(Generic[T]):
 
     async def run(self) -> None:
         """Keep the copy up to date until cancelled."""
-        backoff = Backoff(first=0.5, longest=10.0)
-        delays = backoff.delays()
         while True:
             try:
                 version = await self._list()
-                delays = backoff.delays()
-                if self.problem:
-                    log.info("watching %s again", self.kind.plural)
-                self.synced, self.problem = True, ""
+                self.synced = True
                 await self._follow(version)
             except KubeError as error:
                 self._report(error)
-            await asyncio.sleep(next(delays))
+            await asyncio.sleep(next(self._delays))
+
+    def _well(self) -> None:
+        """The server has accepted a watch."""
+        self._delays = BACKOFF.delays()
+        if self.problem:
+            log.info("watching %s again", self.kind.plural)
+        self.problem = ""
 
     def _report(self, error: KubeError) -> None:
         if error.code == 410:  # the watch fell too far behind; listing again is the remedy, and nothing is wrong
             log.info("watch of %s is too old: listing again", self.kind.plural)
             return
-        problem = f"cannot watch {self.kind.plural}: {_advice(error, self.kind)}"
+        problem = f"cannot watch {self.kind.plural}: {advice(error, self.kind)}"
         if not self.problem:  # once; what comes after it until it is over is the same story
             log.warning("%s", problem)
         self.problem = problem
 
     async def _list(self) -> str:
-        path = self.kind.path(self.namespace)
-        params = {"limit": str(PAGE)}
         listed: dict[Key, T] = {}
-        while True:
-            page = await self._api.request("GET", path, params=params)
-            for body in page.get("items") or ():
+        version = ""
+        async for page, of_all in pages(self._api, self.kind, self.namespace):
+            version = of_all
+            for body in page:
                 value = self._compact(body)
                 if value is not None:
-                    listed[_key(body)] = value
-            if not page["metadata"].get("continue"):
-                break
-            params["continue"] = page["metadata"]["continue"]
+                    listed[key_of(body)] = value
         for key in [key for key in self._items if key not in listed]:
             self._set(key, None)
         for key, value in listed.items():
             self._set(key, value)
-        return str(page["metadata"]["resourceVersion"])
+        return version
 
     async def _follow(self, version: str) -> None:
         """Watch from a version on, and on from where each watch ends; raises where that is not possible any more."""
         path = self.kind.path(self.namespace)
+        clock = asyncio.get_running_loop().time
         while True:
-            seconds = int(WATCH_SECONDS * (1 + random.random() / 2))  # noqa: S311  spreads load, no secret
+            seconds = int(WATCH_SECONDS * (1 + random.random() / 3))  # noqa: S311  spreads load, no secret
             params = {
                 "watch": "1",
                 "allowWatchBookmarks": "true",
                 "timeoutSeconds": str(seconds),
                 "resourceVersion": version,
             }
-            async for event in self._api.stream(path, params):
-                body = event["object"]
-                if event["type"] == "ERROR":
-                    raise KubeError(body.get("code", 0), body.get("reason", ""), body.get("message", "watch failed"))
-                version = body["metadata"]["resourceVersion"]
-                if event["type"] != "BOOKMARK":
-                    self._set(_key(body), None if event["type"] == "DELETED" else self._compact(body))
-            self.problem = ""
+            begun = clock()
+            async with self._api.watch(path, params, seconds + SILENCE_MARGIN) as events:
+                self._well()
+                async for event in events:
+                    body = event["object"]
+                    if event["type"] == "ERROR":
+                        raise KubeError(body.get("code", 0), body.get("reason", ""), body.get("message", "it failed"))
+                    version = body["metadata"]["resourceVersion"]
+                    if event["type"] != "BOOKMARK":
+                        self._set(key_of(body), None if event["type"] == "DELETED" else self._compact(body))
+            await asyncio.sleep(max(0.0, begun + SHORTEST_WATCH - clock()))
 
     def _set(self, key: Key, value: T | None) -> None:
         before = self._items.get(key)
@@ -165,16 +214,3 @@ class Mirror(Generic[T]):
         else:
             self._items[key] = value
         self._changed(key, before, value)
-
-
-def _key(body: Mapping[str, Any]) -> Key:
-    metadata = body["metadata"]
-    return Key(metadata.get("namespace", ""), metadata["name"])
-
-
-def _advice(error: KubeError, kind: Kind) -> str:
-    if error.code == 403:
-        return f"permission missing: allow the operator's service account list and watch on {kind.plural} ({error})"
-    if error.gone:
-        return f"the API server does not know {kind.plural}.{kind.api}: install the CustomResourceDefinition ({error})"
-    return str(error)

@@ -1,101 +1,68 @@
-"""The operator as a program: its parts put together, run, and ended."""
+"""The operator as a program: settings, log, exit code."""
 
 import asyncio
-import functools
 import logging
 import os
-import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from warren_contract.logs import configure_logging
 from warren_contract.settings import BrokerSettings, SettingError
-from warren_operator.broker import Broker, EventPublisher
-from warren_operator.health import Health
-from warren_operator.kube import Api, find_cluster
-from warren_operator.loop import Loop
-from warren_operator.management import Management
-from warren_operator.settings import ALL_NAMESPACES, Settings
-from warren_operator.topology import POLICY_PREFIX, Topology
+from warren_operator.handlers import operate
+from warren_operator.kube import KubeError, find_cluster
+from warren_operator.mirror import advice
+from warren_operator.parts import Parts
+from warren_operator.settings import Settings
+from warren_operator.work_queues import WORK_QUEUES, NotWatched
 
 log = logging.getLogger(__name__)
 
-END_LIMIT = 1.5
-"""Seconds for goodbyes to broker and API server; nothing depends on them."""
 
-
-def owns_policy(namespaces: tuple[str, ...], name: str) -> bool:
-    """Whether a policy was made for a WorkQueue in one of the namespaces: `warren.NAMESPACE.NAME`."""
-    if not name.startswith(POLICY_PREFIX):
-        return False
-    namespace, dot, _ = name.removeprefix(POLICY_PREFIX).partition(".")
-    return bool(dot) and (namespaces == (ALL_NAMESPACES,) or namespace in namespaces)
-
-
-async def operate(environ: Mapping[str, str]) -> None:
-    """Run the operator until cancelled.
+async def run(environ: Mapping[str, str]) -> None:
+    """Run the operator until SIGTERM or SIGINT.
 
     Raises:
         SettingError: a setting is missing or wrong.
+        Exception: what ended the operator.
     """
     settings = Settings.load(environ)
     BrokerSettings.load(environ)  # a mistake in there is told at once, not at the first connect
-    load = functools.partial(BrokerSettings.load, environ)
-    async with Api(find_cluster(environ)) as api:
-        loop = Loop(api, settings.namespaces, settings.name, settings.defaults)
-        topology: Topology
-
-        def connected() -> None:
-            topology.wake()
-            loop.hint()
-
-        def changed(queues: Iterable[str]) -> None:
-            loop.hint(list(queues))
-
-        broker = Broker(load, f"{settings.name} read", loop.heard, connected)
-        topology = Topology(
-            broker, Management(load), settings.defaults, functools.partial(owns_policy, settings.namespaces), changed
-        )
-        publisher = EventPublisher(load, f"{settings.name} tell")
-        loop.connect(broker, topology, publisher)
-        runner = await Health(loop, broker, topology).start(settings.health_port)
-        log.info("serving", extra={"namespaces": ",".join(settings.namespaces)})
-        try:
-            async with asyncio.TaskGroup() as group:
-                for mirror in loop.workloads.mirrors:
-                    group.create_task(mirror.run())
-                for part in (broker.run(), publisher.run(), topology.run(), loop.run()):
-                    group.create_task(part)
-        finally:
-            await runner.cleanup()
+    await operate(Parts(environ, settings, await find_cluster(environ)))
 
 
-async def run(environ: Mapping[str, str]) -> None:
-    """Run the operator until SIGTERM or SIGINT, then end within `END_LIMIT` seconds."""
-    task = asyncio.ensure_future(operate(environ))
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    asked = asyncio.ensure_future(stop.wait())
-    await asyncio.wait([task, asked], return_when=asyncio.FIRST_COMPLETED)
-    asked.cancel()
-    if task.done():
-        task.result()  # raises what ended it
-        return
-    log.info("ending")
-    task.cancel()
-    _, late = await asyncio.wait([task], timeout=END_LIMIT)
-    if late:  # a peer that no longer answers is not worth waiting for
-        logging.shutdown()
-        os._exit(0)
+def reason(error: Exception) -> str:
+    """Why the operator ends, in one sentence; empty where it takes a traceback.
+
+    kopf does not export its errors; they have the status of the API server's answer, and its message where it gave one.
+    """
+    if isinstance(error, NotWatched):
+        return str(error)
+    refused = KubeError(getattr(error, "status", 0), "", getattr(error, "message", None) or str(error).strip())
+    if refused.forbidden or refused.gone:
+        return f"cannot watch {WORK_QUEUES.plural}: {advice(refused, WORK_QUEUES)}"
+    return ""
+
+
+def quiet_kopf() -> None:
+    """kopf tells each step and each retry; what matters of it reaches our own log lines."""
+    if not log.isEnabledFor(logging.DEBUG):
+        logging.getLogger("kopf").setLevel(logging.CRITICAL)
+        logging.getLogger("kopf.objects").setLevel(logging.ERROR)  # a handler that failed
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Entry point; returns the exit code: 0 where it was asked to end, 2 for a wrong setting, else 1."""
     try:
         configure_logging(os.environ)
+        quiet_kopf()
         asyncio.run(run(os.environ))
     except SettingError as error:
         sys.stderr.write(f"warren-operator: {error}\n")
         return 2
+    except Exception as error:
+        if told := reason(error):
+            log.critical("%s", told)
+        else:
+            log.exception("the operator failed")
+        return 1
     return 0

@@ -47,6 +47,11 @@ class Settings:
     defaults: QueueSettings
     name: str
 
+    @property
+    def everywhere(self) -> bool:
+        """Whether it serves all namespaces."""
+        return self.namespaces == (ALL_NAMESPACES,)
+
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> "Settings":
         """Read the settings.

@@ -1,5 +1,6 @@
 """What runs in Kubernetes: Deployments, their ReplicaSets and pods, and whoever else scales them, as compact values."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,9 +9,9 @@ from typing import Any
 
 from warren_operator.kube import Api
 from warren_operator.mirror import Kind, Mirror
-from warren_operator.resource import GROUP, PLURAL, VERSION, Key, WorkQueue, read_work_queue
+from warren_operator.resource import Key, WorkQueue
+from warren_operator.work_queues import WorkQueues
 
-WORK_QUEUES = Kind(f"apis/{GROUP}/{VERSION}", PLURAL)
 DEPLOYMENTS = Kind("apis/apps/v1", "deployments")
 REPLICA_SETS = Kind("apis/apps/v1", "replicasets")
 PODS = Kind("api/v1", "pods")
@@ -187,7 +188,14 @@ class TargetState:
 
 
 class Workloads:
-    """Mirrors of all the kinds the operator reads, for all namespaces it serves."""
+    """All that the operator knows of the cluster: the WorkQueues, and mirrors of the kinds that belong to workers.
+
+    Attributes:
+        queues: the WorkQueues; what kopf reports goes there.
+    """
+
+    WATCHES = 4
+    """Kinds that are mirrored: so many watches are open for each namespace."""
 
     def __init__(self, api: Api, namespaces: tuple[str, ...], work_queue_changed: Callable[[Key], None]) -> None:
         """Args:
@@ -204,38 +212,44 @@ class Workloads:
             if before is None or after is None or (before.uid, before.generation) != (after.uid, after.generation):
                 work_queue_changed(key)
 
-        self._work_queues = [Mirror(api, WORK_QUEUES, scope, read_work_queue, notify) for scope in scopes]
+        self.queues = WorkQueues(api, scopes, notify)
         self._deployments = [Mirror(api, DEPLOYMENTS, scope, read_deployment, _ignore) for scope in scopes]
         self._mirrors: tuple[Mirror[Any], ...] = (
-            *self._work_queues,
             *self._deployments,
             *(Mirror(api, REPLICA_SETS, scope, read_replica_set, self._replica_set_changed) for scope in scopes),
             *(Mirror(api, PODS, scope, read_pod, self._pod_changed) for scope in scopes),
             *(Mirror(api, AUTOSCALERS, scope, read_autoscaler, self._autoscaler_changed) for scope in scopes),
         )
 
-    @property
-    def mirrors(self) -> tuple[Mirror[Any], ...]:
-        """All mirrors; each has to be run."""
-        return self._mirrors
+    async def run(self) -> None:
+        """Keep all of it up to date until cancelled.
+
+        Raises:
+            ExceptionGroup: of `NotWatched` where the WorkQueues are not watched any more.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.queues.run())
+            for mirror in self._mirrors:
+                group.create_task(mirror.run())
 
     @property
     def synced(self) -> bool:
         """Whether everything has been listed at least once; nothing is decided before."""
-        return all(mirror.synced for mirror in self._mirrors)
+        return self.queues.synced and all(mirror.synced for mirror in self._mirrors)
 
     @property
     def problem(self) -> str:
         """Why what is known of the cluster may be out of date; empty while it is not."""
-        return next((mirror.problem for mirror in self._mirrors if mirror.problem), "")
+        problems = (self.queues.problem, *(mirror.problem for mirror in self._mirrors))
+        return next((problem for problem in problems if problem), "")
 
     def work_queues(self) -> list[WorkQueue]:
         """All WorkQueues."""
-        return [item for mirror in self._work_queues for item in mirror]
+        return list(self.queues)
 
     def work_queue(self, key: Key) -> WorkQueue | None:
         """One WorkQueue."""
-        return next((item for mirror in self._work_queues if (item := mirror.get(key))), None)
+        return self.queues.get(key)
 
     def autoscalers(self, deployment: Key) -> list[str]:
         """Names of the HorizontalPodAutoscalers that scale a Deployment."""

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from warren_operator.program import owns_policy
+from warren_operator.parts import owns_policy
 from warren_operator.resource import Key, QueueSettings
 from warren_operator.settings import BUILT_IN
 from warren_operator.topology import (

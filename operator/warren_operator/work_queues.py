@@ -1,0 +1,213 @@
+"""The WorkQueues that exist: what kopf's watch reports, checked against listings of our own.
+
+kopf lists and watches, and says what comes, changes and goes. Two things it does not say: that it has listed everything
+once, and, where it had to list again after a gap, what had vanished meanwhile. A listing of names and uids tells both.
+It also shows whether kopf still watches at all: what is listed and does not come by the watch is missing there.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from warren_operator.kube import METADATA, Api, KubeError
+from warren_operator.mirror import BACKOFF, Kind, advice, key_of, pages
+from warren_operator.resource import GROUP, PLURAL, VERSION, Key, WorkQueue, read_work_queue
+
+log = logging.getLogger(__name__)
+
+WORK_QUEUES = Kind(f"apis/{GROUP}/{VERSION}", PLURAL)
+
+CHECK_EVERY = 60.0
+"""Seconds between two comparisons: at most so long a WorkQueue that vanished unseen is served on."""
+
+AWAITED_EVERY = 2.0
+"""Seconds between two comparisons while something that is listed has not come by the watch."""
+
+AWAITED_LIMIT = 45.0
+"""Seconds until a watch that does not bring what is listed counts as ended. After an outage kopf pauses for up to 8."""
+
+
+class NotWatched(Exception):
+    """kopf's watch no longer brings what exists. Only a new start mends that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A WorkQueue as listed.
+
+    Attributes:
+        uid: of the object; another one of the same name has another.
+        generation: counts changes of the spec.
+    """
+
+    uid: str
+    generation: int
+
+    def is_in(self, item: WorkQueue | None) -> bool:
+        """Whether what the watch has brought is as new as this."""
+        return item is not None and item.uid == self.uid and item.generation >= self.generation
+
+
+class WorkQueues:
+    """All WorkQueues of the namespaces served.
+
+    Attributes:
+        synced: whether everything that was listed first has come by the watch.
+        problem: why what is known may be out of date; empty while it is not.
+        answered: set once the API server has said what there is, or that this may not be asked.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        scopes: tuple[str | None, ...],
+        changed: Callable[[Key, WorkQueue | None, WorkQueue | None], None],
+    ) -> None:
+        """Args:
+        api: session.
+        scopes: the namespaces; None for all.
+        changed: called with the key, the value before and the value after (None: not there) at each change.
+        """
+        self.synced = False
+        self.problem = ""
+        self.answered = asyncio.Event()
+        self._api = api
+        self._scopes = scopes
+        self._changed = changed
+        self._items: dict[Key, WorkQueue] = {}
+        self._awaited: dict[Key, tuple[Listed, float]] = {}
+        self._check = asyncio.Event()
+
+    def __iter__(self) -> Iterator[WorkQueue]:
+        return iter(self._items.values())
+
+    def get(self, key: Key) -> WorkQueue | None:
+        """One WorkQueue; None where there is none."""
+        return self._items.get(key)
+
+    # -- what the watch brings -----------------------------------------------------------------------------------------
+
+    def take(self, kind: str | None, body: Mapping[str, Any]) -> None:
+        """Take in an event of kopf's watch; a kind of None stands for an item of its listing.
+
+        Events of one object come in their order. Those of an object and of its successor of the same name may not.
+        """
+        key, uid = key_of(body), body["metadata"]["uid"]
+        known = self._items.get(key)
+        same = known is not None and known.uid == uid
+        if kind == "DELETED":
+            if same:
+                self._set(key, None)
+            return
+        if kind is None and same:
+            self._check.set()  # listed again: something may have vanished meanwhile
+        item = read_work_queue(body)
+        if known is None or same or item.created >= known.created:
+            self._set(key, item)
+            if key in self._awaited and self._awaited[key][0].is_in(item):
+                del self._awaited[key]
+                self._settle()
+
+    def _set(self, key: Key, value: WorkQueue | None) -> None:
+        before = self._items.get(key)
+        if before == value:
+            return
+        if value is None:
+            del self._items[key]
+        else:
+            self._items[key] = value
+        self._changed(key, before, value)
+
+    def _settle(self) -> None:
+        self.synced = self.synced or not self._awaited
+
+    # -- what listings of our own say ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Compare again and again until cancelled.
+
+        Raises:
+            NotWatched: what is listed does not come by the watch.
+        """
+        delays = BACKOFF.delays()
+        while True:
+            try:
+                await self.compare()
+            except KubeError as error:
+                self._report(error)
+                await asyncio.sleep(next(delays))
+                continue
+            delays = BACKOFF.delays()
+            await self._rest()
+
+    async def compare(self) -> None:
+        """List, let go what is gone, and await what has not come yet.
+
+        Raises:
+            KubeError: refused, or not reachable.
+            NotWatched: what is listed has not come for `AWAITED_LIMIT` seconds.
+        """
+        self._check.clear()
+        if not self.answered.is_set():
+            await self._discover()
+        before = {item.uid for item in self}
+        listed = {key: item for scope in self._scopes for key, item in (await self._list(scope)).items()}
+        if self.problem:
+            log.info("listing %s again", PLURAL)
+        self.problem = ""
+        uids = {item.uid for item in listed.values()}
+        for known in list(self):
+            # It was known before the listing began and is not in it; those that came since may be newer than it.
+            if known.uid in before and known.uid not in uids:
+                log.info("WorkQueue %s has vanished unseen", known.key)
+                self._set(known.key, None)
+        now = asyncio.get_running_loop().time()
+        awaited: dict[Key, tuple[Listed, float]] = {}
+        for key, item in listed.items():
+            if not item.is_in(self._items.get(key)):
+                before_that, since = self._awaited.get(key, (item, now))
+                awaited[key] = (item, since if before_that == item else now)
+        self._awaited = awaited
+        self.answered.set()
+        self._settle()
+        for key, (_, since) in awaited.items():
+            if now - since > AWAITED_LIMIT:
+                raise NotWatched(f"WorkQueue {key} is listed, but does not come by the watch")
+
+    async def _discover(self) -> None:
+        """Make sure that the API server tells of the resource: kopf looks once, when it starts, and not again.
+
+        Raises:
+            KubeError: it does not know it, or does not tell yet.
+        """
+        groups = await self._api.request("GET", "/apis")
+        version = f"{GROUP}/{VERSION}"
+        told = [version["groupVersion"] for group in groups["groups"] for version in group["versions"]]
+        resources = await self._api.request("GET", f"/apis/{version}")
+        if version not in told or PLURAL not in [resource["name"] for resource in resources["resources"]]:
+            raise KubeError(404, "NotFound", f"{PLURAL} are not among the API server's resources")
+
+    async def _list(self, scope: str | None) -> dict[Key, Listed]:
+        return {
+            key_of(body): Listed(body["metadata"]["uid"], body["metadata"].get("generation", 0))
+            async for page, _ in pages(self._api, WORK_QUEUES, scope, METADATA)
+            for body in page
+        }
+
+    def _report(self, error: KubeError) -> None:
+        if error.forbidden:
+            self.answered.set()  # kopf will be told the same, and ends if that does not change
+        problem = f"cannot watch {PLURAL}: {advice(error, WORK_QUEUES)}"
+        if not self.problem:  # once; what comes after it until it is over is the same story
+            log.warning("%s", problem)
+        self.problem = problem
+
+    async def _rest(self) -> None:
+        try:
+            async with asyncio.timeout(AWAITED_EVERY if self._awaited else CHECK_EVERY):
+                await self._check.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(AWAITED_EVERY)  # the rest of what is listed again has come by then
