@@ -29,7 +29,11 @@ def mend(release: Release) -> None:
     """The WorkQueue as the chart made it, and the queue drained."""
     release.kube.patch(f"workqueue/{NAME}", {"spec": CHART})
     release.wait_until_drained()
-    release.wait_for_workers(0)
+    eventually(
+        lambda: not release.kube.pods("worker", running=False),
+        "no worker is left, and none that is ending and may still take a task",
+        limit=120,
+    )
 
 
 CHART: dict[str, Any] = {"minReplicas": 0, "maxReplicas": 10, "paused": None, "suspend": None, "mode": None}
@@ -138,7 +142,7 @@ def busy(release: Release, ids: set[str]) -> set[str]:
     """Workers with one of these tasks in hand."""
     return {
         worker["worker"]
-        for worker in release.queue()["workers_seen"]
+        for worker in release.queue()["worker_states"]
         if any(task["id"] in ids for task in worker["running"])
     }
 
@@ -224,8 +228,11 @@ def test_pause_suspend_and_recommend(release: Release) -> None:
 
 def test_somebody_s_replicas_are_corrected(release: Release) -> None:
     """Replicas set by hand are idle workers like any other."""
+    spec(release, paused=True)
+    reason(release, "Paused", "ScalingLimited")
     release.kube.kubectl("scale", f"deployment/{DEPLOYMENT}", "--replicas=4")
     release.wait_for_workers(4)
+    spec(release, paused=False)
     eventually(lambda: release.replicas() == 0, "they go")
 
 
