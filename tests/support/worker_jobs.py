@@ -118,8 +118,10 @@ def chatty(task: Task) -> None:
     note(task, "end")
 
 
-def quiet(_task: Task) -> None:
-    """Does nothing at all."""
+def quiet_at_first(task: Task) -> None:
+    """Does nothing; only a further attempt is worth a note."""
+    if task.attempt > 1:
+        note(task, "again")
 
 
 async def asynchronous(_task: Task) -> None:

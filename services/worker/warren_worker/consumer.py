@@ -153,10 +153,11 @@ class Consumer:
                 session.channel.basic_nack(delivery.tag, requeue=True)
         return True
 
-    def flush(self) -> None:
-        """Send what waits for the end of the turn; to be called before the connection is closed."""
+    def hand_back(self) -> None:
+        """Acknowledge what is done and hand back the rest, uncounted; to be called before the connection closes."""
         for session in self._sessions:
             self._acknowledge(session)
+            _nack_all(session)
 
     def cancel(self, on_cancelled: Callable[[], object]) -> None:
         """Ask the broker to deliver no more and call `on_cancelled` when it has agreed (or is gone), perhaps at once.
@@ -266,8 +267,7 @@ class Consumer:
         if not session.alive:
             return
         if session.channel.is_open:
-            for tag in session.unsettled:
-                session.channel.basic_nack(tag, requeue=True)
+            _nack_all(session)
             session.channel.close()
         self._lose([session], "the broker has cancelled the consumer", cancelled=True)
         # Not at once: consuming a queue that is just being deleted makes the broker close the whole connection (541).
@@ -320,6 +320,16 @@ class Consumer:
     def _too_slow(self) -> None:
         log.warning("the broker did not answer within %.0f s: connecting again", SETUP_LIMIT)
         self._link.drop()
+
+
+def _nack_all(session: Session) -> None:
+    """Hand back whatever the broker has delivered on a channel and was not told about, uncounted.
+
+    Also what we have never seen: a quorum queue's deliveries may follow the answer to our cancel, and pika drops those.
+    Closing the channel would hand them back too, but as failed attempts. Tag 0 stands for all (AMQP 0-9-1, basic.nack).
+    """
+    if session.channel.is_open:
+        session.channel.basic_nack(0, multiple=True, requeue=True)
 
 
 def _nothing() -> None:

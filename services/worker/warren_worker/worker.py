@@ -320,7 +320,7 @@ class Worker:
             return
         self._phase = Phase.CLOSING
         self._executor.close()
-        self._consumer.flush()
+        self._consumer.hand_back()
         self._loop.call_later(CLOSE_LIMIT, self._stop_waiting)
         was_open = self._link.is_open
         self._reporter.close(lambda _confirmed: self._end_closed(confirmed=True))
