@@ -198,6 +198,7 @@ def test_connection_parameters_tell_the_broker_who_we_are() -> None:
     settings = BrokerSettings(host="mq", port=5672, vhost="/", username="me", password="x")
     parameters = connection_parameters(settings, "producer-1 publish")
     assert (parameters.client_properties or {})["connection_name"] == "producer-1 publish"
-    assert 5 <= (parameters.heartbeat or 0) <= 20  # what RabbitMQ recommends
+    assert isinstance(parameters.heartbeat, int)
+    assert 5 <= parameters.heartbeat <= 20  # what RabbitMQ recommends
     assert parameters.blocked_connection_timeout == 30
     assert connection_parameters(settings, "reader", blocked_timeout=None).blocked_connection_timeout is None
