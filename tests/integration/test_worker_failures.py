@@ -52,7 +52,7 @@ def test_poison_ends_in_the_dead_letter_queue(workers: Workers, broker: Broker) 
 
         def take() -> tuple[bytes, dict[str, object]] | None:
             method, properties, body = channel.basic_get(f"{workers.queue}.dead", auto_ack=True)
-            return (body, dict(properties.headers or {})) if method else None
+            return (body, dict(properties.headers or {})) if method and properties and body is not None else None
 
         body, headers = eventually(take, "a dead letter")
     assert body == b"poison"

@@ -3,7 +3,7 @@
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -213,13 +213,13 @@ def test_events_tell_busy_idle_and_the_end(workers: Workers, broker: Broker) -> 
                     state = decode(body)
                     assert isinstance(state, WorkerState)
                     seen.append(state)
-                found = {
+                wanted: dict[str, Callable[[WorkerState], bool]] = {
                     "idle": lambda state: not state.busy and not state.draining and state.finished == 0,
                     "busy": lambda state: [task.id for task in state.running] == ["one"] and state.running_seconds >= 0,
                     "done": lambda state: not state.busy and state.finished == 1 and state.finished_seconds > 0,
                     "draining": lambda state: state.draining,
-                }[what]
-                return any(found(state) for state in seen)
+                }
+                return any(wanted[what](state) for state in seen)
 
             eventually(look, f"the event {what}", every=0.02)
 

@@ -224,12 +224,16 @@ def play(scenario: Scenario) -> dict[str, object]:
     up("nothing to do", lambda: None)
     seen["untouched"] = scenario.components() == first
 
+    def kill_all() -> None:
+        supervise.kill_everything()
+        kernel.empty_groups(limit=15)
+
     up("half of it killed", lambda: scenario.signal(signal.SIGKILL, HALF))
     up("keepers left", lambda: scenario.signal(signal.SIGKILL, first, keepers=False))
     up("only keepers killed", lambda: scenario.signal(signal.SIGKILL, first, programs=False))
     hung = ("kube-apiserver", "kubelet-warren")
     up("hung", lambda: scenario.signal(signal.SIGSTOP, hung))
-    up("all of it killed", lambda: (supervise.kill_everything(), kernel.empty_groups(limit=15)))
+    up("all of it killed", kill_all)
     up("network namespace deleted", lambda: run(["ip", "netns", "delete", "warren"], limit=20))
     up("rebooted", scenario.reboot)
 

@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_no_callback_is_lost_among_many_threads(loop: Loop) -> None:
 
     def add(start: int) -> None:
         for number in range(start, start + 2000):
-            loop.add_callback(lambda number=number: arrived(number))
+            loop.add_callback(partial(arrived, number))
 
     def arrived(number: int) -> None:
         seen.append(number)
@@ -160,7 +161,12 @@ def test_a_descriptor_closed_by_an_earlier_handler_is_left_alone(loop: Loop) -> 
 
 def test_what_is_left_to_the_end_of_the_turn_runs_once(loop: Loop) -> None:
     seen: list[str] = []
-    loop.add_callback(lambda: (seen.append("event"), loop.at_end_of_turn(lambda: seen.append("end"))))
+
+    def event() -> None:
+        seen.append("event")
+        loop.at_end_of_turn(lambda: seen.append("end"))
+
+    loop.add_callback(event)
     loop.add_callback(lambda: seen.append("event"))
     loop.call_later(0.02, loop.stop)
     loop.start()
