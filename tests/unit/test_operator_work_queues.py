@@ -1,0 +1,206 @@
+"""The WorkQueues' copy: what the watch brings, and what a listing says about it."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from warren_operator.kube import KubeError
+from warren_operator.resource import Key, WorkQueue
+from warren_operator.work_queues import AWAITED_LIMIT, NotWatched, WorkQueues
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GROUPS = {"groups": [{"versions": [{"groupVersion": "warren.dev/v1alpha1"}]}]}
+RESOURCES = {"resources": [{"name": "workqueues"}]}
+
+
+def resource(name: str, uid: str, *, generation: int = 1, created: str = "2026-01-01T00:00:00Z") -> dict[str, Any]:
+    """A WorkQueue as the API server gives it."""
+    metadata = {
+        "namespace": "media",
+        "name": name,
+        "uid": uid,
+        "generation": generation,
+        "creationTimestamp": created,
+    }
+    return {"metadata": metadata, "spec": {"scaleTargetRef": {"name": "workers"}, "maxReplicas": 5}}
+
+
+class Listings:
+    """Answers listings with what it is given, two to a page. The cluster tests ask a real API server."""
+
+    def __init__(self) -> None:
+        self.items: list[dict[str, Any]] = []
+        self.failure: KubeError | None = None
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    async def request(
+        self,
+        _method: str,
+        path: str,
+        *,
+        body: object = None,
+        media: str = "",
+        params: dict[str, str] | None = None,
+    ) -> Any:
+        assert body is None
+        if self.failure is not None:
+            raise self.failure
+        if path == "/apis":
+            return GROUPS
+        if path == "/apis/warren.dev/v1alpha1":
+            return RESOURCES
+        assert "PartialObjectMetadataList" in media
+        start = int((params or {}).get("continue", 0))
+        page = self.items[start : start + 2]
+        self.meanwhile()
+        more = str(start + 2) if start + 2 < len(self.items) else ""
+        return {"metadata": {"resourceVersion": "7", "continue": more}, "items": page}
+
+
+class Site:
+    """A copy, its listings, and the changes that it reported."""
+
+    def __init__(self) -> None:
+        self.listings = Listings()
+        self.changes: list[tuple[str, str | None, str | None]] = []
+        self.queues = WorkQueues(self.listings, (None,), self._changed)  # type: ignore[arg-type]
+
+    def _changed(self, key: Key, before: WorkQueue | None, after: WorkQueue | None) -> None:
+        self.changes.append((key.name, before.uid if before else None, after.uid if after else None))
+
+    def names(self) -> set[tuple[str, str]]:
+        """Names and uids that are known."""
+        return {(item.key.name, item.uid) for item in self.queues}
+
+
+async def until(check: "Callable[[], bool]") -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(10):
+        while True:
+            if check():
+                return
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+def test_what_comes_changes_and_goes(site: Site) -> None:
+    site.queues.take(None, resource("a", "1"))
+    site.queues.take("ADDED", resource("b", "2"))
+    site.queues.take("MODIFIED", resource("b", "2"))
+    site.queues.take("MODIFIED", resource("b", "2", generation=2))
+    site.queues.take("DELETED", resource("b", "2", generation=2))
+    assert site.changes == [("a", None, "1"), ("b", None, "2"), ("b", "2", "2"), ("b", "2", None)]
+
+
+def test_a_successor_survives_what_is_said_late_of_its_predecessor(site: Site) -> None:
+    """kopf keeps the order of events for one object, not between two of the same name."""
+    old, new = resource("a", "1"), resource("a", "2", created="2026-01-01T00:00:05Z")
+    site.queues.take("ADDED", old)
+    site.queues.take("ADDED", new)
+    site.queues.take("MODIFIED", resource("a", "1", generation=2))
+    site.queues.take("DELETED", old)
+    assert site.names() == {("a", "2")}
+
+
+async def test_synced_once_all_that_is_listed_has_come(site: Site) -> None:
+    site.listings.items = [resource(name, name) for name in "abc"]
+    await site.queues.compare()
+    assert site.queues.answered.is_set()
+    for name in "abc":
+        assert not site.queues.synced
+        site.queues.take(None, resource(name, name))
+    assert site.queues.synced
+
+
+async def test_synced_at_once_where_there_is_none(site: Site) -> None:
+    await site.queues.compare()
+    assert site.queues.synced
+
+
+async def test_an_older_generation_is_awaited_too(site: Site) -> None:
+    site.listings.items = [resource("a", "1", generation=3)]
+    site.queues.take(None, resource("a", "1", generation=2))
+    await site.queues.compare()
+    assert not site.queues.synced
+    site.queues.take("MODIFIED", resource("a", "1", generation=4))
+    assert site.queues.synced
+
+
+async def test_what_is_not_listed_any_more_is_dropped(site: Site) -> None:
+    for name in "abc":
+        site.queues.take(None, resource(name, name))
+    site.listings.items = [resource("a", "a"), resource("b", "another"), resource("c", "c")]
+    await site.queues.compare()
+    assert site.names() == {("a", "a"), ("c", "c")}
+
+
+async def test_what_came_while_it_was_listed_is_kept(site: Site) -> None:
+    site.queues.take(None, resource("a", "1"))
+    site.listings.meanwhile = lambda: site.queues.take("ADDED", resource("new", "2"))
+    site.listings.items = [resource("a", "1")]
+    await site.queues.compare()
+    assert site.names() == {("a", "1"), ("new", "2")}
+
+
+async def test_an_error_changes_nothing_and_is_told_until_it_is_over(site: Site) -> None:
+    site.queues.take(None, resource("a", "1"))
+    site.listings.failure = KubeError(404, "NotFound", "no such thing")
+    running = asyncio.ensure_future(site.queues.run())
+    await until(lambda: bool(site.queues.problem))
+    assert "install the CustomResourceDefinition" in site.queues.problem
+    assert not site.queues.answered.is_set(), "kopf would look for a definition that is not there"
+    assert site.names() == {("a", "1")}
+    site.listings.failure = None
+    await until(site.queues.answered.is_set)
+    running.cancel()
+    assert site.queues.problem == ""
+    assert site.names() == set()
+
+
+async def test_a_missing_permission_is_an_answer(site: Site) -> None:
+    """kopf meets it, too, and ends the operator if it stays."""
+    site.listings.failure = KubeError(403, "Forbidden", "not you")
+    running = asyncio.ensure_future(site.queues.run())
+    await until(site.queues.answered.is_set)
+    running.cancel()
+    assert "allow the operator's service account list and watch on workqueues" in site.queues.problem
+    assert not site.queues.synced
+
+
+async def test_a_watch_that_does_not_bring_what_is_listed_is_no_watch(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now)
+    site.listings.items = [resource("a", "1")]
+    await site.queues.compare()
+    now += AWAITED_LIMIT - 1
+    await site.queues.compare()
+    site.listings.items = [resource("a", "1", generation=2)]  # another change: another wait
+    now += 2
+    await site.queues.compare()
+    now += AWAITED_LIMIT + 1
+    with pytest.raises(NotWatched, match="media/a is listed, but does not come by the watch"):
+        await site.queues.compare()
+
+
+async def test_a_second_listing_of_kopf_is_followed_by_one_of_our_own(site: Site) -> None:
+    """After a gap kopf lists again, and does not say what has vanished in it."""
+    site.listings.items = [resource("a", "1"), resource("b", "2")]
+    for item in site.listings.items:
+        site.queues.take(None, item)
+    running = asyncio.ensure_future(site.queues.run())
+    await until(lambda: site.queues.synced)
+    site.listings.items = [resource("a", "1")]
+    site.queues.take(None, resource("a", "1"))
+    await until(lambda: len(site.names()) == 1)
+    running.cancel()
+    assert site.names() == {("a", "1")}
