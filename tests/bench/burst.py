@@ -10,7 +10,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Self
 
 from kube import Kube
@@ -59,7 +58,8 @@ class Watch:
     """Follows `kubectl get --watch` of one kind and keeps when each object was first and last seen.
 
     Attributes:
-        born: name → Unix time of its creation, as the API server says (whole seconds).
+        born: name → Unix time at which it was first seen: within milliseconds of its creation, where the API server's
+            own stamp has whole seconds.
         ready: name → Unix time at which it was first seen ready.
         gone: name → Unix time at which it was seen deleted.
         replicas: (Unix time, spec.replicas) of each change, for Deployments.
@@ -104,7 +104,7 @@ class Watch:
         assert isinstance(status, dict)
         assert isinstance(spec, dict)
         name = meta["name"]
-        self.born.setdefault(name, datetime.fromisoformat(meta["creationTimestamp"]).timestamp())
+        self.born.setdefault(name, now)
         if kind == "DELETED":
             self.gone.setdefault(name, now)
         if any(entry["type"] == "Ready" and entry["status"] == "True" for entry in status.get("conditions", [])):
