@@ -14,11 +14,13 @@ from tools.cluster.health import dns_answered, dns_query
 from tools.cluster.images import (
     Image,
     archive_images,
-    full_name,
     missing,
     parse_archive_manifest,
     parse_list,
     pause_archive,
+    short_name,
+    stored_name,
+    written_out,
 )
 from tools.cluster.kernel import parse_hierarchies, parse_mounts, version_1
 from tools.cluster.kind import config, node_names, parse_crictl
@@ -118,18 +120,34 @@ def test_only_dead_sockets_are_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "full"),
+    ("name", "short"),
     [
-        ("python:3.13-slim", "docker.io/library/python:3.13-slim"),
-        ("python", "docker.io/library/python:latest"),
-        ("warren/worker:0.1.0", "docker.io/warren/worker:0.1.0"),
-        ("localhost/x:1", "localhost/x:1"),
-        ("registry.example:5000/a/b", "registry.example:5000/a/b:latest"),
-        ("example.org/a@sha256:00", "example.org/a@sha256:00"),
+        ("python:3.13-slim", "python:3.13-slim"),
+        ("python", "python:latest"),
+        ("warren/worker:0.1.0", "warren/worker:0.1.0"),
+        ("registry.example/library/python:3.13-slim", "python:3.13-slim"),
+        ("registry.example/warren/worker:0.1.0", "warren/worker:0.1.0"),
+        ("localhost/x:1", "x:1"),
+        ("registry.example:5000/a/b", "a/b:latest"),
+        ("library/of/mine:1", "library/of/mine:1"),
+        ("registry.example/a@sha256:00", "a@sha256:00"),
     ],
 )
-def test_names_are_written_out_as_the_kubelet_does(name: str, full: str) -> None:
-    assert full_name(name) == full
+def test_names_are_compared_as_people_write_them(name: str, short: str) -> None:
+    assert short_name(name) == short
+
+
+@pytest.mark.parametrize("name", ["python:3", "warren/worker:1"])
+def test_a_name_written_out_is_the_same_name(name: str) -> None:
+    full = written_out(name, like="registry.example/warren/pause:1")
+    assert full.startswith("registry.example/")
+    assert short_name(full) == name
+    assert stored_name(name, ["registry.example/other/x:1", full]) == full
+
+
+def test_an_image_that_is_not_stored_is_named() -> None:
+    with pytest.raises(ToolError, match="warren/worker:1"):
+        stored_name("warren/worker:1", ["registry.example/warren/worker:2"])
 
 
 def test_both_forms_of_an_archives_manifest() -> None:
@@ -150,19 +168,19 @@ def test_what_is_no_archive_of_images_is_refused(tmp_path: Path) -> None:
 
 def test_an_image_is_loaded_unless_it_is_there_under_all_its_names() -> None:
     image = Image("sha256:1", ("a:1", "b:1"))
-    both = {"docker.io/library/a:1": "sha256:1", "docker.io/library/b:1": "sha256:1"}
+    both = {"a:1": "sha256:1", "b:1": "sha256:1"}
     assert missing([image], both) == ()
     assert missing([image], {}) == (image,)
-    assert missing([image], {**both, "docker.io/library/b:1": "sha256:2"}) == (image,)
+    assert missing([image], {**both, "b:1": "sha256:2"}) == (image,)
 
 
 def test_the_list_of_images() -> None:
     output = """\
 REF                          TYPE      DIGEST     SIZE    PLATFORMS   LABELS
-docker.io/warren/pause:1     type/json sha256:aaa 1.4 MiB linux/amd64 a=b,warren.dev/image-id=sha256:bbb
-docker.io/library/other:1    type/json sha256:ccc 1.4 MiB linux/amd64 a=b
+registry.example/warren/pause:1     type/json sha256:aaa 1.4 MiB linux/amd64 a=b,warren.dev/image-id=sha256:bbb
+registry.example/other:1     type/json sha256:ccc 1.4 MiB linux/amd64 a=b
 """
-    assert parse_list(output) == {"docker.io/warren/pause:1": "sha256:bbb"}
+    assert parse_list(output) == {"warren/pause:1": "sha256:bbb"}
 
 
 def test_the_pause_image_is_the_same_each_time_and_nobody_in_particular(tmp_path: Path) -> None:
@@ -218,5 +236,5 @@ def test_kinds_configuration_lets_the_kubelet_start_on_either_version_of_control
 def test_kinds_nodes_and_images() -> None:
     assert node_names("warren-control-plane\nwarren-worker\n") == ("warren-control-plane", "warren-worker")
     assert node_names('No kind nodes found for cluster "warren".\n') == ()
-    listed = {"images": [{"id": "sha256:1", "repoTags": ["docker.io/warren/worker:1"]}, {"id": "sha256:2"}]}
-    assert parse_crictl(json.dumps(listed)) == {"docker.io/warren/worker:1": "sha256:1"}
+    listed = {"images": [{"id": "sha256:1", "repoTags": ["registry.example/warren/worker:1"]}, {"id": "sha256:2"}]}
+    assert parse_crictl(json.dumps(listed)) == {"warren/worker:1": "sha256:1"}

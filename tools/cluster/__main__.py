@@ -13,7 +13,7 @@ from tools.alone import alone
 from tools.cluster import kind as kind_cluster
 from tools.cluster.build import Cache, ensure_built, link_tools
 from tools.cluster.choice import VARIABLE, Kind, choose
-from tools.cluster.images import full_name
+from tools.cluster.images import short_name
 from tools.cluster.kernel import hierarchies, version_1
 from tools.cluster.kind import KindCluster
 from tools.cluster.layout import NAME, layout
@@ -157,12 +157,12 @@ class Commands:
             identity = engine.image_id(name)
             if identity is None:
                 raise ToolError(f"Docker has no image {name}: build it first (python -m tools.images).")
-            if loaded.get(full_name(name)) != identity:
+            if loaded.get(short_name(name)) != identity:
                 with tempfile.TemporaryDirectory(prefix="warren-image-") as folder:
                     archive = Path(folder) / "image.tar"
                     engine.run("save", "--output", archive, name, limit=SAVE_LIMIT)
                     target.load([archive])
-            if alias and loaded.get(full_name(alias)) != identity:
+            if alias and loaded.get(short_name(alias)) != identity:
                 target.tag(name, alias)
 
     def tools(self) -> None:

@@ -32,18 +32,34 @@ class Image:
     """As they are written in pod specs: `python:3.13-slim`."""
 
 
-def full_name(name: str) -> str:
-    """The name as containerd and the kubelet write it out: with registry, path and tag.
+def short_name(name: str) -> str:
+    """The name as people write it: without a registry, without `library/`, with a tag.
 
-    >>> full_name("warren/worker:0.1.0")
-    'docker.io/warren/worker:0.1.0'
+    containerd and the kubelet write names out with the host of the registry that Docker takes for granted. Which one
+    that is need not be known here: only names of images that we loaded are compared, and those have none.
+
+    >>> short_name("registry.example/library/python")
+    'python:latest'
     """
-    registry, slash, rest = name.partition("/")
-    if not slash or not ("." in registry or ":" in registry or registry == "localhost"):
-        registry, rest = "docker.io", name if slash else f"library/{name}"
-    if ":" not in rest and "@" not in rest:
-        rest += ":latest"
-    return f"{registry}/{rest}"
+    host, path = _split(name)
+    path = path.removeprefix("library/") if host else path
+    return path if ":" in path or "@" in path else f"{path}:latest"
+
+
+def written_out(name: str, like: str) -> str:
+    """A short name, written out as containerd wrote out another one.
+
+    >>> written_out("python:3", like="registry.example/a/b:1")
+    'registry.example/library/python:3'
+    """
+    host, _ = _split(like)
+    return f"{host}/{name if '/' in name else f'library/{name}'}" if host else name
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Registry, empty if there is none, and the rest."""
+    host, slash, rest = name.partition("/")
+    return (host, rest) if slash and ("." in host or ":" in host or host == "localhost") else ("", name)
 
 
 def parse_archive_manifest(text: str) -> tuple[Image, ...]:
@@ -81,7 +97,7 @@ def archive_images(archive: Path) -> tuple[Image, ...]:
 
 
 def parse_list(output: str) -> dict[str, str]:
-    """Name → id of the images in the output of `ctr images list`, for those with our label."""
+    """Short name → id of the images in the output of `ctr images list`, for those with our label."""
     found = {}
     for line in output.splitlines()[1:]:
         fields = line.split()
@@ -89,13 +105,13 @@ def parse_list(output: str) -> dict[str, str]:
             continue
         labels = dict(label.split("=", 1) for label in fields[-1].split(",") if "=" in label)
         if LABEL in labels:
-            found[fields[0]] = labels[LABEL]
+            found[short_name(fields[0])] = labels[LABEL]
     return found
 
 
 def missing(images: Iterable[Image], present: Mapping[str, str]) -> tuple[Image, ...]:
     """Those that are not there under each of their names with the same id."""
-    return tuple(image for image in images if any(present.get(full_name(name)) != image.id for name in image.names))
+    return tuple(image for image in images if any(present.get(short_name(name)) != image.id for name in image.names))
 
 
 @dataclass(frozen=True)
@@ -109,19 +125,36 @@ class Store:
         return run([self.ctr, "--address", self.socket, "--namespace", NAMESPACE, "images", *words], limit=limit).stdout
 
     def present(self) -> dict[str, str]:
-        """Full name → id of what was loaded."""
+        """Short name → id of what was loaded."""
         return parse_list(self._run("list", limit=60))
 
     def tag(self, name: str, alias: str) -> None:
         """Give an image that is there another name; labels go along."""
-        self._run("tag", "--force", full_name(name), full_name(alias), limit=60)
+        stored = self._stored(name)
+        self._run("tag", "--force", stored, written_out(short_name(alias), stored), limit=60)
 
     def load(self, archive: Path, images: Iterable[Image]) -> None:
         """Import an archive, and label its images, so that they need not be imported again."""
         self._run("import", archive, limit=IMPORT_LIMIT)
         for image in images:
             for name in image.names:
-                self._run("label", full_name(name), f"{LABEL}={image.id}", limit=60)
+                self._run("label", self._stored(name), f"{LABEL}={image.id}", limit=60)
+
+    def _stored(self, name: str) -> str:
+        """The image's name as containerd keeps it."""
+        return stored_name(name, self._run("list", "--quiet", limit=60).split())
+
+
+def stored_name(name: str, stored: Iterable[str]) -> str:
+    """The one of the stored names that a name means.
+
+    Raises:
+        ToolError: there is none.
+    """
+    for candidate in stored:
+        if short_name(candidate) == short_name(name):
+            return candidate
+    raise ToolError(f"The node has no image {name}, although it was just loaded: put the cluster right (make cluster).")
 
 
 def pause_archive(program: bytes, name: str) -> bytes:

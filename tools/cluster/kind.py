@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.cluster.images import archive_images, full_name
+from tools.cluster.images import archive_images, short_name, stored_name, written_out
 from tools.cluster.layout import NAME
 from tools.cluster.places import Places
 from tools.console import Console
@@ -113,7 +113,7 @@ class KindCluster:
         self._kind("delete", "cluster", "--name", NAME, "--kubeconfig", self.places.kubeconfig, limit=CREATE_LIMIT)
 
     def loaded(self) -> dict[str, str]:
-        """Full name → id of the images that every node has."""
+        """Short name → id of the images that every node has."""
         found: list[dict[str, str]] = []
         for node in self.nodes():
             output = self.engine.run("exec", node, "crictl", "images", "-o", "json").stdout
@@ -126,7 +126,7 @@ class KindCluster:
         present = self.loaded()
         for archive in archives:
             images = archive_images(archive)
-            names = [name for image in images for name in image.names if present.get(full_name(name)) != image.id]
+            names = [name for image in images for name in image.names if present.get(short_name(name)) != image.id]
             if names:
                 with self.console.step(f"Loading {', '.join(names)}"):
                     self._kind("load", "image-archive", archive, "--name", NAME, limit=LOAD_LIMIT)
@@ -134,14 +134,15 @@ class KindCluster:
     def tag(self, name: str, alias: str) -> None:
         """Give a loaded image another name, on every node."""
         for node in self.nodes():
-            words = ("images", "tag", "--force", full_name(name), full_name(alias))
-            self.engine.run("exec", node, "ctr", "--namespace", "k8s.io", *words)
+            images = ("exec", node, "ctr", "--namespace", "k8s.io", "images")
+            stored = stored_name(name, self.engine.run(*images, "list", "--quiet").stdout.split())
+            self.engine.run(*images, "tag", "--force", stored, written_out(short_name(alias), stored))
 
 
 def parse_crictl(output: str) -> dict[str, str]:
-    """Full name → id in the output of `crictl images -o json`."""
+    """Short name → id in the output of `crictl images -o json`."""
     found = {}
     for image in json.loads(output).get("images", ()):
         for name in image.get("repoTags") or ():
-            found[full_name(name)] = str(image["id"])
+            found[short_name(name)] = str(image["id"])
     return found

@@ -364,7 +364,7 @@ class LocalNode:
             self.store(node).tag(name, alias)
 
     def loaded(self) -> dict[str, str]:
-        """Full name → id of the images that every node has."""
+        """Short name → id of the images that every node has."""
         stores = [self.store(node).present() for node in self.layout.nodes]
         return {
             name: identity
