@@ -21,6 +21,10 @@ SETUP_LIMIT = 30.0
 """Seconds for opening a channel and consuming. A quorum queue that elects a leader needs seconds; past this, the
 connection is not worth waiting for."""
 
+STRAGGLERS = 0.25
+"""Seconds to wait after the broker's answer to a cancel: a quorum queue's members may still be sending what they gave
+to this consumer before, and what the channel has not delivered when it closes counts as a failed attempt."""
+
 RETRY = Backoff(first=0.2, longest=5.0)
 """Delays while the queue cannot be consumed: short, since the operator declares it about when it starts workers."""
 
@@ -250,7 +254,7 @@ class Consumer:
 
     def _on_cancel_ok(self, session: Session, _frame: object) -> None:
         session.tag = ""
-        self._report_cancelled()
+        self._loop.call_later(STRAGGLERS, self._report_cancelled)
 
     def _report_cancelled(self) -> None:
         if self._cancelling is not None and not any(session.tag for session in self._sessions):
