@@ -18,24 +18,15 @@ from warren_contract.events import Event, Resync, TasksSubmitted, WorkerState
 from warren_operator.actuation import Actuator, Outdated, ScaleIn
 from warren_operator.agenda import Agenda
 from warren_operator.broker import Broker, EventPublisher, QueueMissing
-from warren_operator.explanation import (
-    Explained,
-    Note,
-    Problem,
-    event_body,
-    queue_state,
-    scaled,
-    sentence,
-    status,
-    status_patch,
-    substance,
-    transitions,
-)
+from warren_operator.conditions import transitions
+from warren_operator.explanation import Explained, Problem, sentence
 from warren_operator.kube import MERGE_PATCH, Api, KubeError
 from warren_operator.mirror import Kind
+from warren_operator.notes import Note, event_body, scaled
 from warren_operator.observation import SLOW_READING, Counts, Inputs, View, WorkerReports, observe
 from warren_operator.policy import Decision, FallbackRule, Memory, Scaling, decide
 from warren_operator.resource import Key, Mode, QueueSettings, Spec, Status, WorkQueue, queue_settings, seconds
+from warren_operator.status import queue_state, status, status_patch, substance
 from warren_operator.topology import OVERRIDDEN, Finding, Topology
 from warren_operator.work_queues import WORK_QUEUES
 from warren_operator.workloads import TargetState, Workloads

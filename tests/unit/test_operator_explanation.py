@@ -6,21 +6,13 @@ from typing import Any
 
 import pytest
 
-from warren_operator.explanation import (
-    Explained,
-    Problem,
-    event_body,
-    queue_state,
-    scaled,
-    sentence,
-    status,
-    status_patch,
-    substance,
-    transitions,
-)
+from warren_operator.conditions import transitions
+from warren_operator.explanation import Explained, Problem, sentence
+from warren_operator.notes import event_body, scaled
 from warren_operator.observation import View
 from warren_operator.policy import Backlog, Decision, Limit, Memory, Observation, Phase, Scaling, Worker
 from warren_operator.resource import Key, Spec, Status, WorkQueue, parse_spec
+from warren_operator.status import queue_state, status, status_patch, substance
 
 THEN = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SCALING = Scaling(max_replicas=12, backlog_per_worker=5)
