@@ -18,7 +18,16 @@ from brokers import Broker, declare_exchanges, declare_work_queue
 from producers import ADMIN_TOKEN, READ_TOKEN, SUBMIT_TOKEN, Producer, running_producer
 from waiting import eventually
 
-from warren_contract.events import QueueState, Resync, RunningTask, TasksSubmitted, WorkerState, decode, encode
+from warren_contract.events import (
+    PastDecision,
+    QueueState,
+    Resync,
+    RunningTask,
+    TasksSubmitted,
+    WorkerState,
+    decode,
+    encode,
+)
 from warren_contract.names import EVENTS_EXCHANGE, TASKS_EXCHANGE
 
 MAX_BODY = 10_000
@@ -285,7 +294,8 @@ def test_what_operator_and_workers_say_is_merged_with_the_count(
     state = QueueState(
         queue=work_queue, resource="warren/q", at=time.time(), ready=99, unacked=1, workers=2, busy=1, desired=3,
         min_replicas=0, max_replicas=5, reason="because", limited_by="maxReplicas", delayed=4, dead=5,
-        service_time=1.5, arrival_rate=0.2, estimated_wait=7.0,
+        service_time=1.5, arrival_rate=0.2, estimated_wait=7.0, idle=1, asked=4, rule="backlogPerWorker",
+        remedies=("raise it",), decisions=(PastDecision(5.0, 1, 3, "", "so"),),
     )  # fmt: skip
     worker = WorkerState(
         queue=work_queue, worker="w-1", at=time.time(), started_at=1.0, concurrency=1,
@@ -303,7 +313,12 @@ def test_what_operator_and_workers_say_is_merged_with_the_count(
         ),
         "both events have arrived",
     )
-    assert found == client.get(f"/v1/queues/{work_queue}").json() | {"state_age": found["state_age"]}
+    explained = client.get(f"/v1/queues/{work_queue}").json()
+    assert found.items() <= (explained | {"state_age": found["state_age"]}).items()
+    assert (explained["asked"], explained["rule"], explained["remedies"]) == (4, "backlogPerWorker", ["raise it"])
+    assert explained["decisions"] == [
+        {"at": 5.0, "from_replicas": 1, "to_replicas": 3, "limited_by": "", "reason": "so"}
+    ], "the list of all queues does without: it would grow long"
     assert found["ready"] == 1, "the broker's count, not the event's"
     assert 0 <= found["state_age"] < 30
     assert found["stale"] is False

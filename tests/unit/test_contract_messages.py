@@ -16,6 +16,7 @@ from warren_contract.events import (
     MAX_EVENT_SIZE,
     Event,
     EventError,
+    PastDecision,
     QueueState,
     Resync,
     RunningTask,
@@ -65,11 +66,11 @@ events = st.one_of(
         queue=words,
         resource=words,
         at=times,
-        ready=counts,
-        unacked=counts,
-        workers=counts,
-        busy=counts,
-        desired=counts,
+        ready=st.none() | counts,
+        unacked=st.none() | counts,
+        workers=st.none() | counts,
+        busy=st.none() | counts,
+        desired=st.none() | counts,
         min_replicas=counts,
         max_replicas=counts,
         reason=words,
@@ -79,6 +80,15 @@ events = st.one_of(
         service_time=st.none() | times,
         arrival_rate=st.none() | times,
         estimated_wait=st.none() | times,
+        problem=words,
+        idle=st.none() | counts,
+        asked=st.none() | counts,
+        rule=words,
+        remedies=st.lists(words, max_size=3).map(tuple),
+        decisions=st.lists(
+            st.builds(PastDecision, at=times, from_replicas=counts, to_replicas=counts, limited_by=words, reason=words),
+            max_size=3,
+        ).map(tuple),
     ),
 )
 
@@ -137,6 +147,24 @@ def test_kinds_and_versions_of_other_releases_are_skipped(change: dict[str, Any]
 
 def test_fields_of_later_releases_are_skipped_and_whole_numbers_are_times() -> None:
     assert decode(b'{"kind": "resync", "version": 1, "at": 1, "mood": "good"}') == Resync(at=1.0)
+
+
+OLDEST = (
+    b'{"kind": "queue", "version": 1, "queue": "q", "resource": "n/q", "at": 1, "ready": 2, "unacked": 0, "workers": 1, '
+    b'"busy": 1, "desired": 1, "min_replicas": 0, "max_replicas": 10, "reason": "so"'
+)
+
+
+def test_a_queue_state_of_an_older_operator_is_understood() -> None:
+    state = decode(OLDEST + b"}")
+    assert isinstance(state, QueueState)
+    assert (state.ready, state.rule, state.remedies, state.decisions) == (2, "", (), ())
+
+
+@pytest.mark.parametrize("wrong", [b'"remedies": "x"', b'"remedies": [1]', b'"decisions": [{}]', b'"decisions": [1]'])
+def test_a_wrong_list_in_a_queue_state_is_named(wrong: bytes) -> None:
+    with pytest.raises(EventError, match=r"QueueState\.(remedies|decisions)|PastDecision\.at is missing"):
+        decode(OLDEST + b", " + wrong + b"}")
 
 
 @pytest.mark.parametrize(

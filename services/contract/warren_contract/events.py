@@ -5,6 +5,7 @@ versions it does not know (`decode` returns None), so that parts of different re
 """
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -121,8 +122,26 @@ class Resync:
 
 
 @dataclass(frozen=True, slots=True)
+class PastDecision:
+    """A change of replicas that the operator made.
+
+    Attributes:
+        at: Unix time in seconds.
+        from_replicas, to_replicas: asked for before and after.
+        limited_by: what held the decision back, `""` if nothing did.
+        reason: the sentence that explained it.
+    """
+
+    at: float
+    from_replicas: int
+    to_replicas: int
+    limited_by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class QueueState:
-    """What the operator sees, wants and why, for one queue.
+    """What the operator sees, wants and why, for one queue. None stands for "not known".
 
     Attributes:
         queue: its name in the broker.
@@ -130,17 +149,22 @@ class QueueState:
         at: Unix time in seconds of the observation.
         ready: tasks that wait.
         unacked: tasks delivered and not yet acknowledged.
-        delayed: tasks that wait for their retry; None where unknown.
-        dead: tasks in the dead-letter queue; None where unknown.
+        delayed: tasks that wait for their retry.
+        dead: tasks in the dead-letter queue.
         workers: pods of the scale target that are not terminating.
-        busy: workers with a task in hand, as they report.
+        busy, idle: workers with a task in hand and without one, as they report.
         desired: replicas wanted.
         min_replicas, max_replicas: bounds in force.
         limited_by: what held the decision back, `""` if nothing did.
         reason: one sentence that explains the decision.
-        service_time: mean seconds of work in a task; None until known.
-        arrival_rate: tasks a second; None until known.
-        estimated_wait: seconds until a task submitted now starts; None where unknown.
+        service_time: mean seconds of work in a task.
+        arrival_rate: tasks a second.
+        estimated_wait: seconds until a task submitted now starts.
+        problem: why the WorkQueue is not ready, and what to do; `""` if it is.
+        asked: workers that the rule asks for before any bound.
+        rule: the rule that asks, in the words of the WorkQueue's `target`; `""` where none does.
+        remedies: sentences that say what would change the decision.
+        decisions: the last changes of replicas, newest first.
     """
 
     kind: ClassVar[str] = "queue"
@@ -149,11 +173,11 @@ class QueueState:
     queue: str
     resource: str
     at: float
-    ready: int
-    unacked: int
-    workers: int
-    busy: int
-    desired: int
+    ready: int | None
+    unacked: int | None
+    workers: int | None
+    busy: int | None
+    desired: int | None
     min_replicas: int
     max_replicas: int
     reason: str
@@ -163,6 +187,12 @@ class QueueState:
     service_time: float | None = None
     arrival_rate: float | None = None
     estimated_wait: float | None = None
+    problem: str = ""
+    idle: int | None = None
+    asked: int | None = None
+    rule: str = ""
+    remedies: tuple[str, ...] = ()
+    decisions: tuple[PastDecision, ...] = ()
 
     @property
     def routing_key(self) -> str:
@@ -207,22 +237,33 @@ def decode(body: bytes) -> Event | None:
 D = TypeVar("D")
 
 
-def _build(cls: type[D], data: Mapping[str, Any]) -> D:
+@functools.cache
+def _fields(cls: type[Any]) -> tuple[tuple[str, Any, bool], ...]:
+    """Name, type and whether it must be there, for each field."""
     hints = typing.get_type_hints(cls)
+    return tuple((item.name, hints[item.name], item.default is dataclasses.MISSING) for item in dataclasses.fields(cls))
+
+
+def _build(cls: type[D], data: Mapping[str, Any]) -> D:
     values = {}
-    for item in dataclasses.fields(cls):  # type: ignore[arg-type]  # only dataclasses come here
-        if item.name in data:
-            values[item.name] = _value(f"{cls.__name__}.{item.name}", hints[item.name], data[item.name])
-        elif item.default is dataclasses.MISSING:
-            raise EventError(f"{cls.__name__}.{item.name} is missing")
+    for name, hint, required in _fields(cls):
+        if name in data:
+            values[name] = _value(f"{cls.__name__}.{name}", hint, data[name])
+        elif required:
+            raise EventError(f"{cls.__name__}.{name} is missing")
     return cls(**values)
 
 
 def _value(where: str, hint: Any, value: Any) -> Any:
-    if hint == tuple[RunningTask, ...]:
-        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-            raise EventError(f"{where} is not a list of objects")
-        return tuple(_build(RunningTask, entry) for entry in value)
+    if typing.get_origin(hint) is tuple:
+        (entry, _) = typing.get_args(hint)
+        if not isinstance(value, list):
+            raise EventError(f"{where} is {value!r}, not a list")
+        return tuple(_value(f"{where}[{number}]", entry, each) for number, each in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise EventError(f"{where} is {value!r}, not an object")
+        return _build(typing.cast("type[Any]", hint), value)
     wanted = typing.get_args(hint) or (hint,)
     if float in wanted and type(value) is int:
         return float(value)

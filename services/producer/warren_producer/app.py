@@ -28,7 +28,7 @@ from warren_producer.errors import ApiError, Code
 from warren_producer.http import AccessLog
 from warren_producer.line import BODY, BODY_BASE64
 from warren_producer.metrics import Metrics
-from warren_producer.models import Accepted, BatchAccepted, BatchErrorBody, ErrorBody, Queue, Queues
+from warren_producer.models import Accepted, BatchAccepted, BatchErrorBody, ErrorBody, Queue, QueueExplained, Queues
 from warren_producer.observer import Observer
 from warren_producer.publisher import Cause, NotAccepted, Publisher
 from warren_producer.queues import Board
@@ -238,19 +238,19 @@ def _add_reads(app: FastAPI, services: Services) -> None:
         "/v1/queues/{queue}",
         summary="One queue",
         tags=["queues"],
-        response_model=Queue,
+        response_model=QueueExplained,
         responses=_errors(401, 403, 404, 422, 503),
         openapi_extra=_SECURED,
     )
-    async def one(request: Request, queue: str) -> Queue:
-        """One queue: also one that the operator does not know."""
+    async def one(request: Request, queue: str) -> QueueExplained:
+        """One queue, with what explains its number of workers: also one that the operator does not know."""
         _authorize(request, services.tokens, Scope.READ)
         _check_queue(queue)
         ready = (await look([queue]))[queue]
         heard = services.board.heard(queue, time.monotonic())
         if ready is None and heard.state is None:
             raise ApiError(Code.QUEUE_UNKNOWN, f"queue {queue!r} does not exist: create a WorkQueue for it")
-        return Queue.of(queue, ready, heard)
+        return QueueExplained.of(queue, ready, heard)
 
 
 def _add_health(app: FastAPI, services: Services) -> None:

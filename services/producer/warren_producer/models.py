@@ -1,6 +1,8 @@
 """What the API answers, as models: they check nothing, they are the OpenAPI description."""
 
-from pydantic import BaseModel, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from warren_contract.events import QueueState, WorkerState
 from warren_producer.queues import Heard
@@ -125,10 +127,11 @@ class Queue(BaseModel):
     service_time: float | None = Field(description="Mean seconds of work in a task.")
     arrival_rate: float | None = Field(description="Tasks a second.")
     estimated_wait: float | None = Field(description="Seconds until a task submitted now starts.")
+    problem: str | None = Field(description="Why the WorkQueue is not ready, and what to do; empty if it is.")
     worker_states: list[Worker] = Field(description="What the workers themselves said last.")
 
     @classmethod
-    def of(cls, queue: str, ready: int | None, heard: Heard) -> "Queue":
+    def of(cls, queue: str, ready: int | None, heard: Heard) -> Self:
         """Merge the broker's count with what events have told."""
         state = heard.state
         return cls(
@@ -138,8 +141,34 @@ class Queue(BaseModel):
             stale=heard.stale,
             state_age=None if heard.age is None else round(heard.age, 3),
             worker_states=[Worker.of(worker) for worker in heard.workers],
-            **{name: None if state is None else getattr(state, name) for name in _FROM_STATE},
+            **{
+                name: None if state is None else getattr(state, name)
+                for name in cls.model_fields
+                if name in _FROM_STATE
+            },
         )
+
+
+class Decision(BaseModel):
+    """A change of replicas."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    at: float = Field(description="Unix time in seconds.")
+    from_replicas: int
+    to_replicas: int
+    limited_by: str = Field(description="What held the decision back; empty if nothing did.")
+    reason: str
+
+
+class QueueExplained(Queue):
+    """One queue with all that explains its number of workers."""
+
+    idle: int | None = Field(description="Workers without a task.")
+    asked: int | None = Field(description="Workers that the rule asks for before any bound.")
+    rule: str | None = Field(description="The rule that asks, as in the WorkQueue's spec.target.")
+    remedies: tuple[str, ...] | None = Field(description="What would change the decision.")
+    decisions: tuple[Decision, ...] | None = Field(description="The last changes of replicas, newest first.")
 
 
 class Queues(BaseModel):
@@ -148,6 +177,4 @@ class Queues(BaseModel):
     queues: list[Queue]
 
 
-_FROM_STATE = tuple(
-    name for name in Queue.model_fields if name in QueueState.__dataclass_fields__.keys() - {"queue", "ready"}
-)
+_FROM_STATE = QueueState.__dataclass_fields__.keys() - {"queue", "ready"}
