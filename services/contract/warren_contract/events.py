@@ -9,7 +9,7 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -238,7 +238,7 @@ D = TypeVar("D")
 
 
 @functools.cache
-def _fields(cls: type[Any]) -> tuple[tuple[str, Any, bool], ...]:
+def _fields(cls: Any) -> tuple[tuple[str, Any, bool], ...]:
     """Name, type and whether it must be there, for each field."""
     hints = typing.get_type_hints(cls)
     return tuple((item.name, hints[item.name], item.default is dataclasses.MISSING) for item in dataclasses.fields(cls))
@@ -246,7 +246,7 @@ def _fields(cls: type[Any]) -> tuple[tuple[str, Any, bool], ...]:
 
 def _build(cls: type[D], data: Mapping[str, Any]) -> D:
     values = {}
-    for name, hint, required in _fields(cls):
+    for name, hint, required in _fields(typing.cast("Hashable", cls)):
         if name in data:
             values[name] = _value(f"{cls.__name__}.{name}", hint, data[name])
         elif required:
