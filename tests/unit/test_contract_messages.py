@@ -150,7 +150,7 @@ def test_fields_of_later_releases_are_skipped_and_whole_numbers_are_times() -> N
 
 
 OLDEST = (
-    b'{"kind": "queue", "version": 1, "queue": "q", "resource": "n/q", "at": 1, "ready": 2, "unacked": 0, "workers": 1, '
+    b'{"kind": "queue", "version": 1, "queue": "q", "resource": "n/q", "at": 1, "ready": 2, "unacked": 0, "workers": 1,'
     b'"busy": 1, "desired": 1, "min_replicas": 0, "max_replicas": 10, "reason": "so"'
 )
 
