@@ -84,10 +84,12 @@ class _Metrics(Collector):
         changes = CounterMetricFamily(
             "warren_operator_scalings", "Changes of replicas that were carried out.", labels=["direction"]
         )
-        for direction, count in loop.decisions.items():
+        for direction, count in loop.actor.decisions.items():
             changes.add_metric([direction], count)
         yield changes
-        yield CounterMetricFamily("warren_operator_failed_readings", "Readings of queues that failed.", loop.failures)
+        yield CounterMetricFamily(
+            "warren_operator_failed_readings", "Readings of queues that failed.", loop.looker.failures
+        )
         yield GaugeMetricFamily("warren_operator_broker_connected", "1 while connected.", float(not broker.problem))
         yield GaugeMetricFamily(
             "warren_operator_synced", "1 while the cluster is watched.", float(not loop.workloads.problem)

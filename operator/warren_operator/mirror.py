@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from warren_contract.backoff import Backoff
+from warren_operator.copies import Copy
 from warren_operator.kube import JSON, Api, KubeError
 from warren_operator.resource import Key
 
@@ -125,19 +126,18 @@ class Mirror(Generic[T]):
         self.problem = ""
         self._api = api
         self._compact = compact
-        self._changed = changed
-        self._items: dict[Key, T] = {}
+        self._copy = Copy(changed)
         self._delays = BACKOFF.delays()
 
     def get(self, key: Key) -> T | None:
         """The object's value, None where there is none."""
-        return self._items.get(key)
+        return self._copy.get(key)
 
     def __iter__(self) -> Iterator[T]:
-        return iter(self._items.values())
+        return iter(self._copy)
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._copy)
 
     async def run(self) -> None:
         """Keep the copy up to date until cancelled."""
@@ -175,10 +175,11 @@ class Mirror(Generic[T]):
                 value = self._compact(body)
                 if value is not None:
                     listed[key_of(body)] = value
-        for key in [key for key in self._items if key not in listed]:
-            self._set(key, None)
+        for key in self._copy.known():
+            if key not in listed:
+                self._copy.set(key, None)
         for key, value in listed.items():
-            self._set(key, value)
+            self._copy.set(key, value)
         return version
 
     async def _follow(self, version: str) -> None:
@@ -202,15 +203,5 @@ class Mirror(Generic[T]):
                         raise KubeError(body.get("code", 0), body.get("reason", ""), body.get("message", "it failed"))
                     version = body["metadata"]["resourceVersion"]
                     if event["type"] != "BOOKMARK":
-                        self._set(key_of(body), None if event["type"] == "DELETED" else self._compact(body))
+                        self._copy.set(key_of(body), None if event["type"] == "DELETED" else self._compact(body))
             await asyncio.sleep(max(0.0, begun + SHORTEST_WATCH - clock()))
-
-    def _set(self, key: Key, value: T | None) -> None:
-        before = self._items.get(key)
-        if before == value:
-            return
-        if value is None:
-            del self._items[key]
-        else:
-            self._items[key] = value
-        self._changed(key, before, value)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from kubernetes.aio.client import Configuration
 
+from warren_contract.events import Event
 from warren_contract.settings import BrokerSettings
 from warren_operator.broker import Broker, EventPublisher
 from warren_operator.health import Health
@@ -52,9 +53,13 @@ class Parts:
         self.cluster = cluster
         self.stopped = asyncio.Event()
         self.failure: Exception | None = None
-        self._load = functools.partial(BrokerSettings.load, environ)
+        load = functools.partial(BrokerSettings.load, environ)
+        owned = functools.partial(owns_policy, settings.namespaces)
         self._api = Api(cluster, watches=len(settings.namespaces) * Workloads.WATCHES)
-        self._loop = Loop(self._api, settings.namespaces, settings.name, settings.defaults)
+        self._broker = Broker(load, f"{settings.name} read", self._heard, self._connected)
+        self._topology = Topology(self._broker, Management(load), settings.defaults, owned, self._queues_changed)
+        self._publisher = EventPublisher(load, f"{settings.name} tell")
+        self._loop = Loop(self._api, settings, self._broker, self._topology, self._publisher)
         self.queues = self._loop.workloads.queues
         self._task: asyncio.Task[None] | None = None
 
@@ -99,30 +104,27 @@ class Parts:
             self.stopped.set()
 
     async def _operate(self) -> None:
-        loop, settings = self._loop, self.settings
-        topology: Topology
-
-        def connected() -> None:
-            topology.wake()
-            loop.hint()
-
-        def changed(queues: Iterable[str]) -> None:
-            loop.hint(list(queues))
-
-        broker = Broker(self._load, f"{settings.name} read", loop.heard, connected)
-        owned = functools.partial(owns_policy, settings.namespaces)
-        topology = Topology(broker, Management(self._load), settings.defaults, owned, changed)
-        publisher = EventPublisher(self._load, f"{settings.name} tell")
-        loop.connect(broker, topology, publisher)
+        loop = self._loop
         async with self._api:
-            runner = await Health(loop, broker, topology).start(settings.health_port)
-            log.info("serving", extra={"namespaces": ",".join(settings.namespaces)})
+            runner = await Health(loop, self._broker, self._topology).start(self.settings.health_port)
+            log.info("serving", extra={"namespaces": ",".join(self.settings.namespaces)})
+            parts = (loop.workloads.run(), self._broker.run(), self._publisher.run(), self._topology.run(), loop.run())
             try:
                 async with asyncio.TaskGroup() as group:
-                    for part in (loop.workloads.run(), broker.run(), publisher.run(), topology.run(), loop.run()):
+                    for part in parts:
                         group.create_task(part)
             finally:
                 await runner.cleanup()
+
+    def _heard(self, event: Event) -> None:
+        self._loop.heard(event)
+
+    def _connected(self) -> None:
+        self._topology.wake()
+        self._loop.hint()
+
+    def _queues_changed(self, queues: Iterable[str]) -> None:
+        self._loop.hint(list(queues))
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> Exception:

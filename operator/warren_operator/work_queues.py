@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from warren_operator.copies import Copy
 from warren_operator.kube import METADATA, Api, KubeError
 from warren_operator.mirror import BACKOFF, Kind, advice, key_of, pages
 from warren_operator.resource import GROUP, PLURAL, VERSION, Key, WorkQueue, read_work_queue
@@ -75,17 +76,16 @@ class WorkQueues:
         self.answered = asyncio.Event()
         self._api = api
         self._scopes = scopes
-        self._changed = changed
-        self._items: dict[Key, WorkQueue] = {}
+        self._copy = Copy(changed)
         self._awaited: dict[Key, tuple[Listed, float]] = {}
         self._check = asyncio.Event()
 
     def __iter__(self) -> Iterator[WorkQueue]:
-        return iter(self._items.values())
+        return iter(self._copy)
 
     def get(self, key: Key) -> WorkQueue | None:
         """One WorkQueue; None where there is none."""
-        return self._items.get(key)
+        return self._copy.get(key)
 
     # -- what the watch brings -----------------------------------------------------------------------------------------
 
@@ -95,30 +95,20 @@ class WorkQueues:
         Events of one object come in their order. Those of an object and of its successor of the same name may not.
         """
         key, uid = key_of(body), body["metadata"]["uid"]
-        known = self._items.get(key)
+        known = self._copy.get(key)
         same = known is not None and known.uid == uid
         if kind == "DELETED":
             if same:
-                self._set(key, None)
+                self._copy.set(key, None)
             return
         if kind is None and same:
             self._check.set()  # listed again: something may have vanished meanwhile
         item = read_work_queue(body)
         if known is None or same or item.created >= known.created:
-            self._set(key, item)
+            self._copy.set(key, item)
             if key in self._awaited and self._awaited[key][0].is_in(item):
                 del self._awaited[key]
                 self._settle()
-
-    def _set(self, key: Key, value: WorkQueue | None) -> None:
-        before = self._items.get(key)
-        if before == value:
-            return
-        if value is None:
-            del self._items[key]
-        else:
-            self._items[key] = value
-        self._changed(key, before, value)
 
     def _settle(self) -> None:
         self.synced = self.synced or not self._awaited
@@ -162,11 +152,11 @@ class WorkQueues:
             # It was known before the listing began and is not in it; those that came since may be newer than it.
             if known.uid in before and known.uid not in uids:
                 log.info("WorkQueue %s has vanished unseen", known.key)
-                self._set(known.key, None)
+                self._copy.set(known.key, None)
         now = asyncio.get_running_loop().time()
         awaited: dict[Key, tuple[Listed, float]] = {}
         for key, item in listed.items():
-            if not item.is_in(self._items.get(key)):
+            if not item.is_in(self._copy.get(key)):
                 before_that, since = self._awaited.get(key, (item, now))
                 awaited[key] = (item, since if before_that == item else now)
         self._awaited = awaited

@@ -1,0 +1,99 @@
+"""Having decisions carried out, beside the loop: at most one change of replicas at a time for each WorkQueue."""
+
+import asyncio
+import logging
+
+from warren_operator.actuation import Actuator, Outdated, ScaleIn
+from warren_operator.background import Background
+from warren_operator.entry import Entry
+from warren_operator.explanation import Explained, Problem, sentence
+from warren_operator.kube import Api, KubeError
+from warren_operator.notes import scaled
+from warren_operator.observation import WorkerReports
+from warren_operator.policy import Decision, Scaling
+from warren_operator.resource import Key
+from warren_operator.telling import Teller
+from warren_operator.workloads import Workloads
+
+log = logging.getLogger(__name__)
+
+ECHO_LIMIT = 2.0
+"""Seconds to wait until a change of replicas comes back by the watch, before anything else is decided."""
+
+RETRY_EVERY = 1.0
+"""Seconds until the next try of a change that the API server refused or did not answer."""
+
+
+class Actor:
+    """Changes replicas, and tells that it has.
+
+    Attributes:
+        decisions: changes that were carried out, by direction, for the metrics.
+    """
+
+    def __init__(
+        self, api: Api, workloads: Workloads, reports: WorkerReports, teller: Teller, background: Background
+    ) -> None:
+        """Args:
+        api: session with the API server.
+        workloads: what is known of the pods.
+        reports: what is known of the workers.
+        teller: tells.
+        background: what runs beside the loop.
+        """
+        self.decisions = {"up": 0, "down": 0}
+        self._actuator = Actuator(api)
+        self._workloads = workloads
+        self._reports = reports
+        self._teller = teller
+        self._background = background
+
+    def start(self, entry: Entry, target: Key, told: Explained, decision: Decision) -> None:
+        """Have a decision carried out; the entry says `acting` until that is over."""
+        entry.acting = True
+        self._background.start(self._act(entry, target, told, decision))
+
+    async def _act(self, entry: Entry, target: Key, told: Explained, decision: Decision) -> None:
+        loop = asyncio.get_running_loop()
+        queue = entry.item.queue
+        trouble: Problem | None = None
+        try:
+            if decision.replicas > decision.current:
+                await self._actuator.scale(target, decision.current, decision.replicas)
+            else:
+                forced = told.scaling is not None and decision.current > _ceiling(told.scaling)
+                await self._actuator.scale_in(
+                    ScaleIn(target, decision.current, decision.replicas, decision.victims),
+                    lambda: self._workloads.target(target),
+                    lambda victims: forced or self._free(queue, victims),
+                )
+        except Outdated as error:
+            log.info("%s: %s", entry.item.key, error)
+        except KubeError as error:
+            trouble = Problem("ScalingRefused", _refused(error, target))
+            entry.act_after = loop.time() + RETRY_EVERY
+            log.warning("%s: %s", entry.item.key, trouble.message)
+        else:
+            entry.expected = (decision.replicas, loop.time() + ECHO_LIMIT)
+            self.decisions["up" if decision.replicas > decision.current else "down"] += 1
+            if told.view is not None and told.scaling is not None:
+                note = scaled(decision, sentence(decision, told.view, told.scaling))
+                log.info("%s: %s", entry.item.key, note.message)
+                self._teller.post(entry.item, [note])
+        finally:
+            entry.trouble = trouble
+            entry.acting = False
+
+    def _free(self, queue: str, victims: tuple[str, ...]) -> bool:
+        reports = self._reports.of(queue)
+        return not any(name in reports and reports[name].state.busy for name in victims)
+
+
+def _ceiling(scaling: Scaling) -> int:
+    return 0 if scaling.suspended else scaling.max_replicas
+
+
+def _refused(error: KubeError, target: Key) -> str:
+    if error.code == 403:
+        return f"permission missing: allow the operator's service account deployments/scale and pods patch ({error})"
+    return f"replicas of Deployment {target.name} could not be changed: {error}"

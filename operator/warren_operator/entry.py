@@ -1,0 +1,68 @@
+"""What the operator keeps of one WorkQueue between two looks at it. Nothing of it outlives the process."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from warren_operator.explanation import Explained, Problem
+from warren_operator.policy import Memory
+from warren_operator.resource import Status, WorkQueue
+
+NEVER = float("-inf")
+"""A time before all others."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """One WorkQueue. All times are in seconds of the loop's clock.
+
+    Attributes:
+        item: as last read.
+        refusal: why it is not served: unusable, or somebody else's queue or Deployment.
+        serving: it is being looked at right now.
+
+        memory: of the policy.
+        unread_since: since when readings have failed; None while they do not.
+        aside: the queue is missing or slow, and read on a channel of its own.
+        pods: names seen last.
+
+        acting: a change of replicas is under way.
+        expected: replicas that the watch has yet to bring back, and the time until which that is waited for.
+        act_after: no change before this time, after one that was refused.
+        trouble: why the last change was refused.
+
+        told: the latest explanation.
+        mark: what of it is compared, to see whether there is anything new to tell.
+        told_mark, told_at: mark and time of the last event message.
+        judged: the mark that was last compared with the status.
+        raw: the status as last read or written.
+        written: what was last written; None before the first time.
+        written_at: time of the last status write.
+        write_after: no status write before this time, after one that was refused.
+        writing: a status write is under way.
+    """
+
+    item: WorkQueue
+    refusal: Problem | None = None
+    serving: bool = False
+
+    memory: Memory = field(default_factory=Memory)
+    unread_since: float | None = None
+    aside: bool = False
+    pods: frozenset[str] = frozenset()
+
+    acting: bool = False
+    expected: tuple[int, float] | None = None
+    act_after: float = NEVER
+    trouble: Problem | None = None
+
+    told: Explained | None = None
+    mark: tuple[object, ...] = ()
+    told_mark: tuple[object, ...] = ()
+    told_at: float = NEVER
+    judged: tuple[object, ...] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict)
+    written: Status | None = None
+    written_at: float = NEVER
+    write_after: float = NEVER
+    writing: bool = False

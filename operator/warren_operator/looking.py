@@ -1,0 +1,230 @@
+"""One look at one WorkQueue: read its queue, put together what is seen, decide, and have that carried out and told."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from warren_contract.aio import BrokerUnavailable
+from warren_operator.acting import Actor
+from warren_operator.broker import Broker, QueueMissing
+from warren_operator.claims import target_of
+from warren_operator.entry import Entry
+from warren_operator.explanation import Explained, Problem
+from warren_operator.observation import SLOW_READING, Counts, Inputs, View, WorkerReports, observe
+from warren_operator.policy import Decision, FallbackRule, Scaling, decide
+from warren_operator.resource import Key, Mode, Spec, seconds
+from warren_operator.telling import Teller
+from warren_operator.topology import OVERRIDDEN, Finding, Topology
+from warren_operator.workloads import TargetState, Workloads
+
+BUSY_EVERY = 0.25
+"""Seconds between two readings of a queue that has tasks or workers."""
+
+GROWING_EVERY = 0.1
+"""Seconds between two readings while more workers are wanted: a burst takes a moment to arrive."""
+
+IDLE_EVERY = 1.0
+"""Seconds between two readings of a queue that has neither, or that cannot be read."""
+
+ACTING_EVERY = 0.05
+"""Seconds until a queue is looked at again whose replicas are just being changed."""
+
+FIRST_READING = 15.0
+"""Seconds to wait for a queue's first reading before it is told that there is none: the broker may be starting, too."""
+
+AUTOSCALER_CONFLICT = "AutoscalerConflict"
+CLUSTER_UNREADABLE = "ClusterUnreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where everything is seen that a decision depends on.
+
+    Attributes:
+        broker: counts tasks.
+        topology: what is known of the broker besides.
+        workloads: what is known of the cluster.
+        reports: what is known of the workers.
+    """
+
+    broker: Broker
+    topology: Topology
+    workloads: Workloads
+    reports: WorkerReports
+
+
+class Looker:
+    """Looks at one WorkQueue after the other.
+
+    Attributes:
+        failures: readings that failed, for the metrics.
+    """
+
+    def __init__(self, sources: Sources, actor: Actor, teller: Teller) -> None:
+        """Args:
+        sources: to look at.
+        actor: changes replicas.
+        teller: tells.
+        """
+        self.failures = 0
+        self._broker = sources.broker
+        self._topology = sources.topology
+        self._workloads = sources.workloads
+        self._reports = sources.reports
+        self._actor = actor
+        self._teller = teller
+
+    async def look(self, entry: Entry) -> float:
+        """Observe, decide, act and explain once; returns the seconds until the next look."""
+        spec = entry.item.spec
+        if entry.refusal is not None or spec is None:
+            self._teller.explain(entry, Explained(entry.refusal))
+            return IDLE_EVERY
+        if entry.acting:
+            return ACTING_EVERY
+        key = target_of(entry.item.key, spec)
+        reading = await self._read(entry)
+        target = self._workloads.target(key)
+        if target is None:
+            text = f"Deployment {key.name} does not exist: make it, or name another in spec.scaleTargetRef.name"
+            self._teller.explain(entry, Explained(Problem("ScaleTargetMissing", text)))
+            return IDLE_EVERY
+        pause = self._too_early(entry, target, reading[0])
+        if pause is not None:
+            return pause
+        return self._judge(entry, spec, target, self._observe(entry, spec, target, reading))
+
+    def _too_early(self, entry: Entry, target: TargetState, counts: Counts | None) -> float | None:
+        """Seconds until the next look where this one tells nothing yet; None where it tells something.
+
+        It does not while a change of replicas has still to come back, and when everything has only just begun.
+        """
+        now = asyncio.get_running_loop().time()
+        if entry.expected is not None:
+            if target.deployment.replicas != entry.expected[0] and now < entry.expected[1]:
+                return ACTING_EVERY
+            entry.expected = None
+        if counts is not None:
+            entry.unread_since = None
+        elif entry.unread_since is None:
+            entry.unread_since = now
+        if entry.told is None and entry.unread_since is not None and now - entry.unread_since < FIRST_READING:
+            return IDLE_EVERY  # a connection that is made, and a queue that is declared, are hints
+        return None
+
+    def _judge(self, entry: Entry, spec: Spec, target: TargetState, view: View) -> float:
+        """Decide on an observation, have it carried out, and explain it; returns the seconds until the next look."""
+        now = asyncio.get_running_loop().time()
+        key, scaling = target_of(entry.item.key, spec), scaling_of(spec)
+        problem, override = self._problem(entry, key, view), self._override(entry)
+        if problem is not None and problem.reason == AUTOSCALER_CONFLICT:
+            self._teller.explain(entry, Explained(problem, override, view))
+            return IDLE_EVERY
+        decision = decide(scaling, view.seen, entry.memory, now)
+        entry.memory = decision.memory
+        told = Explained(problem, override, view, decision, scaling)
+        if decision.changes and spec.mode is Mode.ENFORCE and now >= entry.act_after:
+            self._actor.start(entry, key, told, decision)
+        self._teller.explain(entry, told)
+        if decision.replicas > target.deployment.replicas:
+            return GROWING_EVERY
+        return BUSY_EVERY if _is_active(view, decision) else IDLE_EVERY
+
+    async def _read(self, entry: Entry) -> tuple[Counts | None, str]:
+        if self._broker.problem:
+            self.failures += 1
+            return None, self._broker.problem
+        queue = entry.item.queue
+        try:
+            counts = await self._broker.read(queue, aside=entry.aside)
+        except QueueMissing:
+            entry.aside = True
+            self.failures += 1
+            self._topology.missing(queue)
+            return None, f"queue {queue} is not there yet: the operator is about to declare it"
+        except BrokerUnavailable as error:
+            entry.aside = True
+            self.failures += 1
+            return None, str(error)
+        entry.aside = counts.took >= SLOW_READING
+        return counts, ""
+
+    def _observe(self, entry: Entry, spec: Spec, target: TargetState, reading: tuple[Counts | None, str]) -> View:
+        now = asyncio.get_running_loop().time()
+        counts, unknown = reading
+        queue = entry.item.queue
+        pods = frozenset(pod.name for pod in (*target.pods, *target.ending))
+        self._reports.forget(queue, entry.pods - pods, now)
+        entry.pods = pods
+        if counts is not None and any(item.reason != OVERRIDDEN for item in self._findings(entry)):
+            # A queue of another kind promises other things: nothing is decided on what is counted there.
+            counts, unknown = None, f"queue {queue} is not what Warren needs"
+        return observe(
+            Inputs(
+                counts=counts,
+                unknown=unknown,
+                statistics=self._topology.statistics.get(queue),
+                reports=self._reports.of(queue),
+                active_at=self._reports.active_at(queue),
+                service_time=self._reports.service_time(queue, now),
+                concurrency=spec.concurrency,
+                target=target,
+                now=now,
+                wall=time.time(),
+                listening_since=self._broker.listening_since,
+            )
+        )
+
+    def _problem(self, entry: Entry, target: Key, view: View) -> Problem | None:
+        """What is wrong: the cause before its consequences."""
+        topology, broker = self._topology, self._broker
+        autoscalers = self._workloads.autoscalers(target)
+        causes: list[tuple[str, str]] = []
+        if autoscalers:
+            causes.append((AUTOSCALER_CONFLICT, _another_scales(autoscalers[0], target)))
+        causes.append((CLUSTER_UNREADABLE, self._workloads.problem))
+        if broker.problem:
+            causes.append(("BrokerUnavailable", f"{broker.problem}; the workers stay as they are"))
+        causes.append(("BrokerTooOld" if broker.too_old else "TopologyUnknown", topology.problem))
+        causes += [(item.reason, item.message) for item in self._findings(entry) if item.reason != OVERRIDDEN]
+        if view.unknown:
+            causes.append(("QueueUnavailable", f"{view.unknown}; the workers stay as they are"))
+        return next((Problem(reason, text) for reason, text in causes if text), entry.trouble)
+
+    def _override(self, entry: Entry) -> str | None:
+        """Whose policy is in the way, and what it changes."""
+        return next((item.message for item in self._findings(entry) if item.reason == OVERRIDDEN), None)
+
+    def _findings(self, entry: Entry) -> tuple[Finding, ...]:
+        return self._topology.findings(entry.item.queue)
+
+
+def scaling_of(spec: Spec) -> Scaling:
+    """The part of a spec that the policy decides by."""
+    fallback = spec.fallback
+    return Scaling(
+        max_replicas=spec.max_replicas,
+        min_replicas=spec.min_replicas,
+        backlog_per_worker=spec.target.backlog_per_worker,
+        max_step=spec.behavior.scale_up.max_step,
+        stabilization=seconds(spec.behavior.scale_down.stabilization),
+        fallback=None if fallback is None else FallbackRule(fallback.after_failures, fallback.replicas),
+        paused=spec.paused,
+        suspended=spec.suspend,
+    )
+
+
+def _another_scales(autoscaler: str, target: Key) -> str:
+    return (
+        f"HorizontalPodAutoscaler {autoscaler} scales Deployment {target.name} as well: delete it, or the WorkQueue; "
+        "until then Warren leaves the replicas alone"
+    )
+
+
+def _is_active(view: View, decision: Decision) -> bool:
+    seen = view.seen
+    if seen.backlog is None:
+        return False
+    return bool(
+        seen.backlog.ready or seen.backlog.unacked or decision.changes or len(seen.workers) != decision.replicas
+    ) or (bool(seen.workers) and decision.asked is not None and decision.asked < seen.replicas)

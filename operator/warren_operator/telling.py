@@ -1,0 +1,137 @@
+"""Telling what is seen and decided: to the status and to Events in Kubernetes, and to the producers by event messages.
+
+Nothing waits for any of it. A write that fails is made good by a later one.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from warren_operator.background import Background
+from warren_operator.broker import EventPublisher
+from warren_operator.conditions import transitions
+from warren_operator.entry import Entry
+from warren_operator.explanation import Explained
+from warren_operator.kube import MERGE_PATCH, Api, KubeError
+from warren_operator.mirror import Kind
+from warren_operator.notes import Note, event_body
+from warren_operator.resource import Status, WorkQueue
+from warren_operator.status import queue_state, status, status_patch, substance
+from warren_operator.work_queues import WORK_QUEUES
+
+log = logging.getLogger(__name__)
+
+STATUS_EVERY = 10.0
+"""Seconds between two status writes that only bring the counts up to date."""
+
+TELL_EVERY = 1.0
+"""Seconds between two event messages about a changing queue."""
+
+TELL_QUIET_EVERY = 10.0
+"""Seconds between two event messages about a queue that does not change."""
+
+RETRY_EVERY = 1.0
+"""Seconds until the next try of a status write that the API server refused or did not answer."""
+
+WRITES = 16
+"""Status writes and Events in flight; scaling does not wait for them."""
+
+EVENTS = Kind("api/v1", "events")
+
+
+class Teller:
+    """Writes statuses and Events, and publishes event messages."""
+
+    def __init__(self, api: Api, name: str, publisher: EventPublisher, background: Background) -> None:
+        """Args:
+        api: session with the API server.
+        name: of this operator, in Events.
+        publisher: of event messages.
+        background: what runs beside the loop.
+        """
+        self._api = api
+        self._name = name
+        self._publisher = publisher
+        self._background = background
+        self._writes = asyncio.Semaphore(WRITES)
+
+    def explain(self, entry: Entry, told: Explained) -> None:
+        """Keep the explanation, tell it, and write the status if there is reason to."""
+        now = asyncio.get_running_loop().time()
+        entry.told, entry.mark = told, _mark(entry.item, told)
+        self.tell(entry, now)
+        regular = now - entry.written_at >= STATUS_EVERY
+        if entry.writing or now < entry.write_after or (entry.mark == entry.judged and not regular):
+            return
+        entry.judged = entry.mark
+        item = replace(entry.item, status=entry.raw)
+        new = status(item, told, datetime.now(UTC))
+        if entry.written is not None and not regular and substance(new) == substance(entry.written):
+            return  # only counts have changed: they wait for the next regular write
+        entry.written_at = now
+        if new != entry.written:
+            entry.writing = True
+            self._background.start(self._write(entry, item, new))
+
+    def tell(self, entry: Entry, now: float) -> None:
+        """Publish the state, unless that was done just now."""
+        if entry.told is None:
+            return
+        every = TELL_EVERY if entry.mark != entry.told_mark else TELL_QUIET_EVERY
+        if now - entry.told_at < every:
+            return
+        state = queue_state(entry.item, entry.told, time.time())
+        if state is not None:
+            self._publisher.tell(state)
+            entry.told_at, entry.told_mark = now, entry.mark
+
+    def post(self, item: WorkQueue, notes: Iterable[Note]) -> None:
+        """Write Events."""
+        self._background.start(self._post(item, notes))
+
+    async def _write(self, entry: Entry, item: WorkQueue, new: Status) -> None:
+        """Write the status, and an Event for each condition that changed."""
+        notes = transitions(item.status.get("conditions") or (), new.conditions)
+        patch = status_patch(new)
+        try:
+            async with self._writes:
+                path = WORK_QUEUES.path(item.key.namespace, item.key.name, "status")
+                await self._api.request("PATCH", path, body=patch, media=MERGE_PATCH)
+        except KubeError as error:
+            # What is there now is not known: write it in full at the next look.
+            entry.written, entry.judged = None, ()
+            entry.write_after = asyncio.get_running_loop().time() + RETRY_EVERY
+            if error.code and not error.gone:  # that the API server is not reached, the mirrors have told
+                log.warning("%s: status not written: %s", item.key, error)
+        else:
+            entry.written, entry.raw = new, patch["status"]
+            await self._post(item, notes)
+        finally:
+            entry.writing = False
+
+    async def _post(self, item: WorkQueue, notes: Iterable[Note]) -> None:
+        path = EVENTS.path(item.key.namespace)
+        for note in notes:
+            try:
+                async with self._writes:
+                    body = event_body(item, note, self._name, datetime.now(UTC))
+                    await self._api.request("POST", path, body=body)
+            except KubeError as error:
+                log.warning("%s: Event %s not written: %s", item.key, note.reason, error)
+
+
+def _mark(item: WorkQueue, told: Explained) -> tuple[object, ...]:
+    """What is compared to see whether there is anything new; ages and means alone are nothing new."""
+    view, decision = told.view, told.decision
+    return (
+        item.generation,
+        told.problem,
+        told.override,
+        None
+        if view is None
+        else (view.seen.backlog, len(view.seen.workers), view.busy, view.idle, view.delayed, view.dead, view.failing),
+        None if decision is None else (decision.replicas, decision.asked, decision.limit),
+    )
