@@ -126,7 +126,7 @@ class Mirror(Generic[T]):
         self.problem = ""
         self._api = api
         self._compact = compact
-        self._copy = Copy(changed)
+        self._copy: Copy[T] = Copy(changed)
         self._delays = BACKOFF.delays()
 
     def get(self, key: Key) -> T | None:

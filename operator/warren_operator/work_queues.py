@@ -76,7 +76,7 @@ class WorkQueues:
         self.answered = asyncio.Event()
         self._api = api
         self._scopes = scopes
-        self._copy = Copy(changed)
+        self._copy: Copy[WorkQueue] = Copy(changed)
         self._awaited: dict[Key, tuple[Listed, float]] = {}
         self._check = asyncio.Event()
 
