@@ -1,13 +1,14 @@
 """What is seen of one queue, put together from the broker's counts, the workers' reports and Kubernetes.
 
-`observe` is pure. What arrives by and by is kept in two small stores: `WorkerReports` (events of the workers) and
-`Counts`/`Statistics` (values that `broker.py` and `management.py` read).
+`observe` is pure. What arrives by and by is kept in two small stores: `WorkerReports` (events of the workers, and what
+follows from them) and `Counts`/`Statistics` (values that `broker.py` and `management.py` read).
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from warren_contract.events import WorkerState
+from warren_operator.arrivals import Arrivals
 from warren_operator.policy import Backlog, Observation, Phase, Worker
 from warren_operator.workloads import Pod, TargetState
 
@@ -31,6 +32,10 @@ HALF_LIFE = 300.0
 
 LEAST_FINISHED = 5
 """Tasks that must have ended before a mean service time is told."""
+
+YOUNG = 10.0
+"""Seconds. What a worker younger than this has done before its first report is news; what an older one has done is
+known to whoever listened before us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,8 @@ class _Queue:
     seconds: float = 0.0
     weighed_at: float = 0.0
     active_at: float = float("-inf")
+    started: int = 0
+    arrivals: Arrivals | None = None
 
 
 class WorkerReports:
@@ -118,6 +125,7 @@ class WorkerReports:
         if known is not None and known.state.at > state.at and known.state.started_at == state.started_at:
             return
         self._weigh(queue, known.state if known else None, state, now)
+        queue.started += _newly_started(known.state if known else None, state)
         idle_since = None
         if not state.busy:
             idle_since = now if known is None or known.idle_since is None else known.idle_since
@@ -161,6 +169,21 @@ class WorkerReports:
         )
         return (known.seconds + running) / known.finished
 
+    def arrival_rate(self, queue: str, ready: int | None, now: float) -> float | None:
+        """Tasks a second that come in steadily; None until known.
+
+        Args:
+            queue: name in the broker.
+            ready: tasks that wait now; None where that is not known.
+            now: seconds of the loop's clock.
+        """
+        known = self._queues.setdefault(queue, _Queue(weighed_at=now))
+        if known.arrivals is None:
+            known.arrivals = Arrivals(now)
+        if ready is not None:
+            known.arrivals.note(ready + known.started, now)
+        return known.arrivals.rate(now)
+
     @staticmethod
     def _weigh(queue: _Queue, before: WorkerState | None, state: WorkerState, now: float) -> None:
         same_run = before is not None and before.started_at == state.started_at
@@ -180,6 +203,17 @@ class WorkerReports:
         queue.weighed_at = now
 
 
+def _newly_started(before: WorkerState | None, state: WorkerState) -> int:
+    """Tasks that a worker has taken up since the report before."""
+    total = state.finished + state.failed + len(state.running)
+    if before is None:
+        return total if state.at - state.started_at < YOUNG else 0
+    if before.started_at != state.started_at:
+        return total
+    # A task that was handed back has left `running` and nothing else: it comes in again, and counts as ready.
+    return max(0, total - before.finished - before.failed - len(before.running))
+
+
 def _doings(state: WorkerState) -> tuple[object, ...]:
     return state.running, state.finished, state.failed, state.draining
 
@@ -194,7 +228,6 @@ class View:
         busy, idle: workers, as they report.
         delayed, dead: tasks; None where unknown.
         failing: why pods cannot start; empty if they can.
-        service_time: mean seconds of a task; None until known.
         estimated_wait: seconds until a task submitted now starts; None where unknown.
     """
 
@@ -205,7 +238,6 @@ class View:
     delayed: int | None = None
     dead: int | None = None
     failing: str = ""
-    service_time: float | None = None
     estimated_wait: float | None = None
 
 
@@ -219,7 +251,8 @@ class Inputs:
         statistics: of the queue; None where there are none.
         reports: of its workers, by name.
         active_at: when the queue's tasks last moved, in seconds of the loop's clock.
-        service_time: mean seconds of a task.
+        service_time: mean seconds of a task; None until known.
+        arrival_rate: tasks a second that come in steadily; None until known.
         concurrency: tasks at once in one worker.
         target: its Deployment.
         now: seconds of the loop's clock.
@@ -234,6 +267,7 @@ class Inputs:
     reports: Mapping[str, Report]
     active_at: float
     service_time: float | None
+    arrival_rate: float | None
     concurrency: int
     target: TargetState
     now: float
@@ -266,6 +300,8 @@ def observe(inputs: Inputs) -> View:
             workers=workers,
             rollout=inputs.target.rollout,
             settled=inputs.target.settled,
+            service_time=inputs.service_time,
+            arrival_rate=_arrival_rate(inputs),
         ),
         unknown=unknown if backlog is None else "",
         busy=sum(worker.busy is True for worker in workers),
@@ -273,9 +309,14 @@ def observe(inputs: Inputs) -> View:
         delayed=statistics.delayed if statistics else None,
         dead=statistics.dead if statistics else None,
         failing=next((pod.failing for pod in inputs.target.pods if pod.failing), ""),
-        service_time=inputs.service_time,
         estimated_wait=wait,
     )
+
+
+def _arrival_rate(inputs: Inputs) -> float | None:
+    """As measured, unless somebody takes up tasks who does not tell."""
+    counts = inputs.counts
+    return None if counts is not None and counts.consumers > len(inputs.reports) else inputs.arrival_rate
 
 
 def _unacked(inputs: Inputs, counts: Counts, statistics: Statistics | None) -> int:

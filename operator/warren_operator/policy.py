@@ -1,7 +1,8 @@
 """How many workers a queue gets: a pure function of what is wanted, what is seen, what is remembered, and the time.
 
 No I/O, no clock, no surprises: the loop calls `decide` with each reading, the tests with readings they made up. Read
-from the top: the rule (`_answer`), then what may hold back a change up (`_up`) or down (`_down`).
+from the top: the rules (`_answer`), then what may hold back a change up (`_up`) or down (`_down`). What several queues
+share is divided elsewhere (`budgets.py`); here it is one more bound.
 
 Three principles:
 
@@ -31,6 +32,13 @@ PENDING_LIMIT = 300.0
 """Seconds that a pod may be pending before more pods are held back. A cluster autoscaler needs them, and minutes."""
 
 
+FLOOR_SPAN = 30.0
+"""Seconds in which the largest floor counts: the rate of arrival is measured, and a measurement wobbles."""
+
+USUAL_BACKLOG_PER_WORKER = 5
+"""Tasks for each worker where only a longest wait is asked for, and the service time is not known yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class FallbackRule:
     """Workers to have while the backlog cannot be read.
@@ -50,7 +58,10 @@ class Scaling:
 
     Attributes:
         max_replicas, min_replicas: bounds.
-        backlog_per_worker: tasks, ready or unacknowledged, for each worker.
+        backlog_per_worker: tasks, ready or unacknowledged, for each worker; None where only `max_wait` rules.
+        max_wait: seconds that a task should wait at most; None where only `backlog_per_worker` rules.
+        concurrency: tasks at once in one worker.
+        budget: workers that the queue may have of a budget that it shares; None where it shares none.
         max_step: workers that may be starting at once; None for any number.
         stabilization: seconds; workers stay that were wanted at some moment within it.
         fallback: None for none.
@@ -60,12 +71,26 @@ class Scaling:
 
     max_replicas: int
     min_replicas: int = 0
-    backlog_per_worker: int = 5
+    backlog_per_worker: int | None = USUAL_BACKLOG_PER_WORKER
+    max_wait: float | None = None
+    concurrency: int = 1
+    budget: int | None = None
     max_step: int | None = None
     stabilization: float = 0.0
     fallback: FallbackRule | None = None
     paused: bool = False
     suspended: bool = False
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Fewest and most workers, before what a budget allows."""
+        return (0, 0) if self.suspended else (self.min_replicas, self.max_replicas)
+
+    @property
+    def ceiling(self) -> int:
+        """Most workers."""
+        high = self.bounds[1]
+        return high if self.budget is None else min(high, self.budget)
 
 
 class Phase(StrEnum):
@@ -122,6 +147,8 @@ class Observation:
         workers: its pods.
         rollout: more than one ReplicaSet of it has pods.
         settled: its controllers have caught up with what was asked for.
+        service_time: mean seconds of one task; None until known.
+        arrival_rate: tasks a second that come in steadily, redeliveries included; None where unknown.
     """
 
     backlog: Backlog | None
@@ -129,6 +156,16 @@ class Observation:
     workers: tuple[Worker, ...] = ()
     rollout: bool = False
     settled: bool = True
+    service_time: float | None = None
+    arrival_rate: float | None = None
+
+
+class Rule(StrEnum):
+    """Which rule gave the answer."""
+
+    BACKLOG_PER_WORKER = "backlogPerWorker"
+    MAX_WAIT = "maxWait"
+    LEARNING = "backlogPerWorker, until the service time is known"
 
 
 class Limit(StrEnum):
@@ -137,8 +174,10 @@ class Limit(StrEnum):
     NONE = ""
     MAX_REPLICAS = "maxReplicas"
     MIN_REPLICAS = "minReplicas"
+    BUDGET = "budget"
     MAX_STEP = "maxStep"
     STABILIZATION = "stabilization"
+    FLOOR = "arrivals"
     PAUSED = "paused"
     SUSPENDED = "suspend"
     UNKNOWN = "backlogUnknown"
@@ -163,6 +202,7 @@ class Memory:
         zero_since: time of the first of them.
         quiet_since: since when nothing has been ready nor unacknowledged; None while something is.
         wanted: (time, answer) of the past stabilization window; only answers larger than all later ones matter.
+        floors: the same for the floor, within `FLOOR_SPAN`.
     """
 
     failures: int = 0
@@ -170,6 +210,7 @@ class Memory:
     zero_since: float = 0.0
     quiet_since: float | None = None
     wanted: tuple[tuple[float, int], ...] = ()
+    floors: tuple[tuple[float, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +220,7 @@ class Decision:
     Attributes:
         current: replicas asked for so far.
         asked: answer of the rule before any bound; None where the backlog is unknown.
+        rule: that gave it.
         replicas: to ask for now.
         victims: workers that are to go with a scale-in; each other one stays.
         limit: what held it back, or pushed it.
@@ -190,6 +232,7 @@ class Decision:
     replicas: int
     limit: Limit
     memory: Memory = field(repr=False)
+    rule: Rule = Rule.BACKLOG_PER_WORKER
     victims: tuple[str, ...] = ()
 
     @property
@@ -208,38 +251,95 @@ def decide(spec: Scaling, seen: Observation, memory: Memory, now: float) -> Deci
         now: seconds on a clock that never goes back.
     """
     memory = _remember(memory, seen, now)
-    asked = None if seen.backlog is None else _answer(spec, seen.backlog)
+    if seen.backlog is None:
+        asked, rule = None, Rule.BACKLOG_PER_WORKER
+    else:
+        asked, rule = _answer(spec, seen, seen.backlog)
     current = seen.replicas
 
     def hold(limit: Limit, replicas: int = current) -> Decision:
-        return Decision(current, asked, replicas, limit, memory)
+        return Decision(current, asked, replicas, limit, memory, rule)
 
     if spec.paused:
         return hold(Limit.PAUSED)
     if asked is None:
         return _blind(spec, seen, memory)
-    low, high = (0, 0) if spec.suspended else (spec.min_replicas, spec.max_replicas)
-    bounded = min(max(asked, low), high)
-    bound = Limit.NONE
-    if bounded < asked:
-        bound = Limit.SUSPENDED if spec.suspended else Limit.MAX_REPLICAS
-    elif bounded > asked:
-        bound = Limit.MIN_REPLICAS
+    bounded, bound = _bounded(spec, asked)
+    floor = _clamp(spec, _floor(spec, seen))
     past = memory.wanted or ((now, current),)  # after a restart: what is there was wanted until now
-    memory = replace(memory, wanted=_window(past, spec.stabilization, bounded, now))
+    memory = replace(
+        memory,
+        wanted=_window(past, spec.stabilization, bounded, now),
+        floors=_window(memory.floors, 0.0 if seen.arrival_rate == 0 else FLOOR_SPAN, floor, now),
+    )
     if bounded > current:
         replicas, limit = _up(spec, seen, bounded)
         return hold(limit or bound, replicas)
-    stable = min(max(answer for _, answer in memory.wanted), high)
-    if stable >= current:
-        return hold(bound if bounded == current else Limit.STABILIZATION)
-    down = _down(seen, memory, stable, high, now)
-    return Decision(current, asked, current - down.count, down.limit or bound, memory, down.victims)
+    stable = max(answer for _, answer in memory.wanted)
+    floor = max(answer for _, answer in memory.floors)
+    kept = min(max(stable, floor), spec.ceiling)
+    if kept >= current:
+        return hold(bound if bounded == current else Limit.STABILIZATION if stable >= current else Limit.FLOOR)
+    down = _down(seen, memory, kept, spec.ceiling, now)
+    held = Limit.NONE if kept == bounded else Limit.STABILIZATION if kept == stable else Limit.FLOOR
+    return Decision(current, asked, current - down.count, down.limit or bound or held, memory, rule, down.victims)
 
 
-def _answer(spec: Scaling, backlog: Backlog) -> int:
-    """backlogPerWorker: as many workers as give each at most so many tasks."""
-    return math.ceil((backlog.ready + backlog.unacked) / spec.backlog_per_worker)
+def wanted(spec: Scaling, seen: Observation, memory: Memory) -> int:
+    """Workers that a queue would have if no budget were in the way: what it claims of one."""
+    free = replace(spec, budget=None)
+    if spec.paused:
+        return seen.replicas
+    if seen.backlog is None:
+        return _blind(free, seen, replace(memory, failures=memory.failures + 1)).replicas
+    return _clamp(free, _answer(free, seen, seen.backlog)[0])
+
+
+def _answer(spec: Scaling, seen: Observation, backlog: Backlog) -> tuple[int, Rule]:
+    """How many workers the rules ask for; of two rules the larger answer counts.
+
+    backlogPerWorker: as many as give each at most so many tasks.
+
+    maxWait: by Little's law, λ·S tasks are in work at once when as many are done as come in (λ tasks a second, of S
+    seconds each); ready·S seconds of waiting work spread over maxWait come on top. Never more than there are tasks.
+    """
+    tasks = backlog.ready + backlog.unacked
+    per_worker = _ceil(tasks / (spec.backlog_per_worker or USUAL_BACKLOG_PER_WORKER))
+    if spec.max_wait is None:
+        return per_worker, Rule.BACKLOG_PER_WORKER
+    if seen.service_time is None:
+        return per_worker, Rule.LEARNING
+    at_once = ((seen.arrival_rate or 0.0) + backlog.ready / spec.max_wait) * seen.service_time
+    in_time = _ceil(min(at_once, tasks) / spec.concurrency)
+    if spec.backlog_per_worker is not None and per_worker > in_time:
+        return per_worker, Rule.BACKLOG_PER_WORKER
+    return in_time, Rule.MAX_WAIT
+
+
+def _floor(spec: Scaling, seen: Observation) -> int:
+    """Workers that what comes in steadily keeps busy (λ·S): they stay, though each of them is idle now and then."""
+    return _ceil((seen.arrival_rate or 0.0) * (seen.service_time or 0.0) / spec.concurrency)
+
+
+def _ceil(value: float) -> int:
+    """The next whole number; what floating point adds to a whole one is not a worker more."""
+    return math.ceil(value - 1e-9)
+
+
+def _clamp(spec: Scaling, answer: int) -> int:
+    return min(max(answer, spec.bounds[0]), spec.ceiling)
+
+
+def _bounded(spec: Scaling, asked: int) -> tuple[int, Limit]:
+    """The answer within the bounds, and the bound that it met."""
+    bounded = _clamp(spec, asked)
+    if bounded > asked:
+        return bounded, Limit.MIN_REPLICAS
+    if bounded == asked:
+        return bounded, Limit.NONE
+    if spec.suspended:
+        return bounded, Limit.SUSPENDED
+    return bounded, Limit.MAX_REPLICAS if bounded == spec.max_replicas else Limit.BUDGET
 
 
 def _remember(memory: Memory, seen: Observation, now: float) -> Memory:
@@ -267,7 +367,7 @@ def _blind(spec: Scaling, seen: Observation, memory: Memory) -> Decision:
     replicas, limit = seen.replicas, Limit.UNKNOWN
     fallback = spec.fallback
     if fallback is not None and not spec.suspended and memory.failures >= fallback.after_failures:
-        least = min(fallback.replicas, spec.max_replicas)
+        least = min(fallback.replicas, spec.ceiling)
         if least > replicas:
             replicas, limit = least, Limit.FALLBACK
         elif least == replicas:

@@ -17,6 +17,7 @@ from pydantic.alias_generators import to_camel
 
 from warren_contract.durations import DurationError, parse_duration
 from warren_contract.names import QueueNameError, check_queue_name
+from warren_operator.schedule import ScheduleError, Window, check_window
 
 GROUP = "warren.dev"
 VERSION = "v1alpha1"
@@ -60,18 +61,20 @@ def _check_duration(text: str) -> str:
     return text
 
 
+DURATION_RULES = (
+    rule(
+        r"self.matches('^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$')",
+        "write a duration as number and unit, such as 500ms, 30s, 25m or 1h30m",
+    ),
+)
+
 Duration = Annotated[
     str,
     pydantic.AfterValidator(_check_duration),
     Field(
         max_length=24,
         json_schema_extra={
-            "x-kubernetes-validations": [
-                rule(
-                    r"self.matches('^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$')",
-                    "write a duration as number and unit, such as 500ms, 30s, 25m or 1h30m",
-                )
-            ]
+            "x-kubernetes-validations": [*DURATION_RULES]
         },
     ),
 ]
@@ -176,16 +179,39 @@ class ScaleTargetRef(Model):
 
 
 class Target(Model):
-    """How many workers a backlog asks for."""
+    """How many workers a backlog asks for. Of two answers the larger one counts; without any, backlogPerWorker is 5."""
 
     backlog_per_worker: Annotated[
-        int,
+        int | None,
         Field(
             ge=1,
             le=1_000_000,
             description="One worker for as many tasks, ready or unacknowledged: ceil((ready + unacked) / this).",
         ),
-    ] = 5
+    ] = None
+    max_wait: Annotated[
+        Duration | None,
+        Field(
+            description="As many workers as start a task within this time: ceil((arrival rate + ready / this) × service "
+            "time). Until five tasks have ended, backlogPerWorker rules, 5 if it is not given.",
+            json_schema_extra={
+                "x-kubernetes-validations": [
+                    *DURATION_RULES,
+                    rule(
+                        r"!self.matches('^(0+(\\.0+)?(ms|s|m|h))+$')",
+                        "maxWait is zero: write how long a task may wait, such as 30s",
+                    ),
+                ]
+            },
+        ),
+    ] = None
+
+    @pydantic.field_validator("max_wait")
+    @classmethod
+    def _positive(cls, text: str | None) -> str | None:
+        if text is not None and seconds(text) <= 0:
+            raise ValueError("maxWait is zero: write how long a task may wait, such as 30s")
+        return text
 
 
 class ScaleUp(Model):
@@ -222,6 +248,65 @@ class Fallback(Model):
     replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS, description="Workers to have at least, within maxReplicas.")]
 
 
+class ScheduleWindow(Model):
+    """A time in which other bounds hold: open from each start until the next end."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                rule(
+                    "has(self.minReplicas) || has(self.maxReplicas)",
+                    "the window changes nothing: write minReplicas, maxReplicas or both",
+                ),
+                rule(
+                    "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
+                    "minReplicas is larger than maxReplicas: write a minReplicas of at most maxReplicas",
+                ),
+            ]
+        }
+    )
+
+    start: Annotated[str, Field(max_length=100, description='Cron expression of five fields, such as "0 8 * * 1-5".')]
+    end: Annotated[str, Field(max_length=100, description='Cron expression of five fields, such as "0 18 * * 1-5".')]
+    time_zone: Annotated[
+        str, Field(max_length=64, description="In which both are meant, such as Europe/Berlin. Default: UTC.")
+    ] = "UTC"
+    min_replicas: Annotated[int | None, Field(ge=0, le=MAX_REPLICAS, description="Fewest workers meanwhile.")] = None
+    max_replicas: Annotated[int | None, Field(ge=0, le=MAX_REPLICAS, description="Most workers meanwhile.")] = None
+
+    @property
+    def window(self) -> Window:
+        """The same for `schedule.bounds_at`."""
+        return Window(self.start, self.end, self.time_zone, self.min_replicas, self.max_replicas)
+
+    @pydantic.model_validator(mode="after")
+    def _usable(self) -> "ScheduleWindow":
+        if self.min_replicas is None and self.max_replicas is None:
+            raise ValueError("the window changes nothing: write minReplicas, maxReplicas or both")
+        if self.min_replicas is not None and self.max_replicas is not None and self.min_replicas > self.max_replicas:
+            raise ValueError("minReplicas is larger than maxReplicas: write a minReplicas of at most maxReplicas")
+        try:
+            check_window(self.window)
+        except ScheduleError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
+class Budget(Model):
+    """A number of workers that several WorkQueues share; how many, the operator's settings say."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63, description="Of the budget, as in the chart's budgets.")]
+    priority: Annotated[
+        int,
+        Field(
+            ge=-1_000_000,
+            le=1_000_000,
+            description="Each queue with tasks gets one worker first; of the rest, the larger priority gets all it "
+            "wants, and equals share evenly.",
+        ),
+    ] = 0
+
+
 class Mode(StrEnum):
     """Whether decisions are carried out."""
 
@@ -252,10 +337,7 @@ class Spec(Model):
             "Default: the release's.",
             json_schema_extra={
                 "x-kubernetes-validations": [
-                    rule(
-                        r"self.matches('^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$')",
-                        "write a duration as number and unit, such as 500ms, 30s, 25m or 1h30m",
-                    ),
+                    *DURATION_RULES,
                     rule(
                         r"!self.matches('^(0+(\\.0+)?(ms|s|m|h))+$')",
                         "timeLimit is zero: write how long one task may take, such as 25m",
@@ -273,6 +355,14 @@ class Spec(Model):
     target: Target = Target()
     behavior: Behavior = Behavior()
     fallback: Fallback | None = None
+    schedule: Annotated[
+        tuple[ScheduleWindow, ...],
+        Field(
+            max_length=20,
+            description="Times with other bounds. Of several open windows, the last one that names a bound decides on it.",
+        ),
+    ] = ()
+    budget: Budget | None = None
     mode: Annotated[
         Mode, Field(strict=False, description="Recommend decides and explains, and changes no replicas.")
     ] = Mode.ENFORCE
@@ -312,6 +402,7 @@ class DecisionStatus(Model):
     from_: Annotated[int, Field(alias="from", description="Replicas before.")]
     to: Annotated[int, Field(description="Replicas wanted.")]
     limited_by: Annotated[str, Field(description="What held the decision back; empty if nothing did.")] = ""
+    rule: Annotated[str, Field(description="Which target asked for as many.")] = ""
     reason: Annotated[str, Field(description="One sentence that explains the decision.")]
 
 
@@ -343,6 +434,9 @@ class Status(Model):
     desired_replicas: int | None = None
     service_time: Annotated[
         str | None, Field(description="Mean time of one task, failed ones included; unset until five have ended.")
+    ] = None
+    arrival_rate: Annotated[
+        str | None, Field(description="Tasks that come in steadily, redeliveries included, such as 3.5/s.")
     ] = None
     estimated_wait: Annotated[
         str | None, Field(description="Time until a task submitted now starts, at the present number of workers.")

@@ -1,0 +1,115 @@
+"""Bounds that change with the time of day: windows between two cron expressions, in the time zone of people.
+
+Cron expressions are read by the library cronsim, which treats the change to summer time as Debian's cron does.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+RECHECK = 3600.0
+"""Seconds for which a window that never opens or closes again holds. The latest date that cron can mean is years away."""
+
+
+class ScheduleError(ValueError):
+    """A window cannot be used; the message says what to write instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A time in which other bounds hold.
+
+    Attributes:
+        start, end: cron expressions, five fields; the window is open from each start until the next end.
+        time_zone: in which they are meant, such as Europe/Berlin.
+        min_replicas, max_replicas: in place of the usual ones; None to leave them.
+    """
+
+    start: str
+    end: str
+    time_zone: str
+    min_replicas: int | None = None
+    max_replicas: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Bounds that hold for a while.
+
+    Attributes:
+        min_replicas, max_replicas: fewest and most workers.
+        until: Unix time in seconds at which they have to be looked up again; None for never.
+        scheduled: when the window ends that they come from, as text for people; empty where it is none.
+    """
+
+    min_replicas: int
+    max_replicas: int
+    until: float | None = None
+    scheduled: str = ""
+
+
+def check_window(window: Window) -> None:
+    """Raise what is wrong with a window.
+
+    Raises:
+        ScheduleError: an expression or the time zone cannot be read.
+    """
+    try:
+        zone = ZoneInfo(window.time_zone)
+    except (KeyError, ValueError, OSError) as error:
+        raise ScheduleError(
+            f"timeZone {window.time_zone!r} is not known: write a name such as Europe/Berlin, or UTC"
+        ) from error
+    for name, expression in (("start", window.start), ("end", window.end)):
+        try:
+            if len(expression.split()) != 5:
+                raise ScheduleError(f"{name} {expression!r}: write five fields, such as \"0 8 * * 1-5\"")
+            next(CronSim(expression, datetime(2000, 1, 1, tzinfo=zone)))
+        except (CronSimError, StopIteration) as error:
+            raise ScheduleError(
+                f'{name} {expression!r} is no time that comes: write a cron expression such as "0 8 * * 1-5"'
+            ) from error
+
+
+def bounds_at(windows: Iterable[Window], min_replicas: int, max_replicas: int, wall: float) -> Bounds:
+    """The bounds at a moment; of several open windows, the last one that names a bound decides on it.
+
+    Args:
+        windows: that have been checked.
+        min_replicas, max_replicas: outside of all windows.
+        wall: Unix time in seconds.
+    """
+    changes: list[float] = []
+    scheduled = ""
+    for window in windows:
+        opens, closes = _next(window.start, window, wall), _next(window.end, window, wall)
+        changes += [at.timestamp() for at in (opens, closes) if at is not None]
+        if not _is_open(window, wall):
+            continue
+        min_replicas = min_replicas if window.min_replicas is None else window.min_replicas
+        max_replicas = max_replicas if window.max_replicas is None else window.max_replicas
+        scheduled = "" if closes is None else f"{closes:%a %H:%M} {window.time_zone}"
+    until = min(changes, default=None)
+    return Bounds(min(min_replicas, max_replicas), max_replicas, until, scheduled)
+
+
+def _is_open(window: Window, wall: float) -> bool:
+    """Whether the last thing that happened was a start; one that falls on an end is a new start."""
+    opened, closed = _last(window.start, window, wall), _last(window.end, window, wall)
+    return opened is not None and (closed is None or opened >= closed)
+
+
+def _next(expression: str, window: Window, wall: float) -> datetime | None:
+    return next(CronSim(expression, _local(window, wall)), None)
+
+
+def _last(expression: str, window: Window, wall: float) -> datetime | None:
+    """The latest moment up to `wall`, that minute included."""
+    return next(CronSim(expression, _local(window, wall + 60), reverse=True), None)
+
+
+def _local(window: Window, wall: float) -> datetime:
+    return datetime.fromtimestamp(wall, UTC).astimezone(ZoneInfo(window.time_zone))
