@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from warren_contract.durations import format_duration
 from warren_operator.observation import View
-from warren_operator.policy import PENDING_LIMIT, Decision, Limit, Phase, Scaling
+from warren_operator.policy import PENDING_LIMIT, USUAL_BACKLOG_PER_WORKER, Decision, Limit, Phase, Rule, Scaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,14 @@ def _demand(decision: Decision, view: View, scaling: Scaling) -> str:
     if not backlog.ready and not backlog.unacked:
         return "queue is empty"
     tasks = backlog.ready + backlog.unacked
-    return f"{tasks} task{'s' * (tasks != 1)} at {scaling.backlog_per_worker} a worker ask for {decision.asked}"
+    count = f"{tasks} task{'s' * (tasks != 1)}"
+    if decision.rule is Rule.MAX_WAIT:
+        arriving = f", {rate(view.seen.arrival_rate)} arriving" if view.seen.arrival_rate else ""
+        wait = format_duration(scaling.max_wait or 0.0)
+        return f"{count} of {span(view.seen.service_time or 0.0)} each{arriving}: {decision.asked} keep the wait under {wait}"
+    per_worker = scaling.backlog_per_worker or USUAL_BACKLOG_PER_WORKER
+    unknown = ", service time not known yet" if decision.rule is Rule.LEARNING else ""
+    return f"{count} at {per_worker} a worker ask for {decision.asked}{unknown}"
 
 
 def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
@@ -62,12 +69,15 @@ def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
     count = decision.replicas
     busy = sum(worker.busy is True for worker in pods)
     failing = sum(worker.phase is Phase.FAILING for worker in pods)
+    scheduled = f" by schedule until {scaling.scheduled}" if scaling.scheduled else ""
     texts = {
         Limit.NONE: "",
-        Limit.MAX_REPLICAS: f", maxReplicas is {scaling.max_replicas}",
-        Limit.MIN_REPLICAS: f", minReplicas is {scaling.min_replicas}",
+        Limit.MAX_REPLICAS: f", maxReplicas is {scaling.max_replicas}{scheduled}",
+        Limit.MIN_REPLICAS: f", minReplicas is {scaling.min_replicas}{scheduled}",
+        Limit.BUDGET: f", the shared budget has {scaling.budget} for it",
         Limit.MAX_STEP: f", at most {scaling.max_step} start at once",
         Limit.STABILIZATION: f", {count} stay for {format_duration(scaling.stabilization)}",
+        Limit.FLOOR: f", {count} stay: as many are busy with {rate(view.seen.arrival_rate)} arriving",
         Limit.PAUSED: f", {count} stay: paused",
         Limit.SUSPENDED: ", none: suspended",
         Limit.UNKNOWN: f", {count} stay",
@@ -84,6 +94,19 @@ def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
     return texts[decision.limit]
 
 
+def span(seconds: float) -> str:
+    """A duration for people: three digits are plenty."""
+    if seconds >= 10:
+        return format_duration(round(seconds))
+    return format_duration(round(seconds, 1 if seconds >= 1 else 3))
+
+
+def rate(per_second: float | None) -> str:
+    """Tasks a second for people: `3.5/s`."""
+    value = per_second or 0.0
+    return f"{value:.0f}/s" if value >= 10 else f"{value:.2g}/s"
+
+
 def camel(word: str) -> str:
     return word[:1].upper() + word[1:]
 
@@ -93,6 +116,8 @@ def advice(decision: Decision, view: View, scaling: Scaling) -> str:
     advice = {
         Limit.MAX_REPLICAS: "Raise maxReplicas if that is too slow.",
         Limit.MIN_REPLICAS: "Lower minReplicas to have fewer.",
+        Limit.BUDGET: "Raise the budget in the operator's settings, or the queue's budget.priority.",
+        Limit.FLOOR: "They go half a minute after the tasks have stopped coming.",
         Limit.MAX_STEP: "Raise behavior.scaleUp.maxStep to start more at once.",
         Limit.STABILIZATION: "Shorten behavior.scaleDown.stabilization to let them go sooner.",
         Limit.PAUSED: "Set paused to false to let the number of workers follow the backlog.",

@@ -137,7 +137,7 @@ class _Metrics(Collector):
                     "workers": len(seen.workers),
                     "workers_busy": told.view.busy,
                     "replicas": seen.replicas,
-                    "service_time_seconds": told.view.service_time,
+                    "service_time_seconds": told.view.seen.service_time,
                 }
             if told.decision is not None:
                 values["desired_replicas"] = told.decision.replicas

@@ -67,6 +67,7 @@ class Scaling:
         fallback: None for none.
         paused: change nothing.
         suspended: no workers.
+        scheduled: until when a schedule sets the bounds, for people; it decides nothing.
     """
 
     max_replicas: int
@@ -80,6 +81,7 @@ class Scaling:
     fallback: FallbackRule | None = None
     paused: bool = False
     suspended: bool = False
+    scheduled: str = ""
 
     @property
     def bounds(self) -> tuple[int, int]:

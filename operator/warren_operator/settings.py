@@ -1,7 +1,7 @@
 """The operator's settings: environment variables, and the file with the virtual host's defaults."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,14 @@ class Settings:
         health_port: of `/healthz`, `/readyz` and `/metrics`.
         defaults: of the virtual host.
         name: of this operator in Kubernetes Events and in the broker's list of connections.
+        budgets: workers that WorkQueues share, by the budget's name.
     """
 
     namespaces: tuple[str, ...]
     health_port: int
     defaults: QueueSettings
     name: str
+    budgets: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def everywhere(self) -> bool:
@@ -64,6 +66,7 @@ class Settings:
             health_port=setting(environ, "WARREN_HEALTH_PORT", whole_number(0, 65535), 8081),
             defaults=_load_defaults(environ),
             name=setting(environ, "HOSTNAME", str, "warren-operator"),
+            budgets=setting(environ, "WARREN_BUDGETS", _budgets, {}),
         )
 
 
@@ -72,6 +75,16 @@ def _namespaces(text: str) -> tuple[str, ...]:
     if not names or (ALL_NAMESPACES in names and len(names) > 1):
         raise ValueError("write namespaces with commas between them, or * alone for all")
     return names
+
+
+def _budgets(text: str) -> dict[str, int]:
+    budgets: dict[str, int] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, workers = part.partition("=")
+        if not name.strip() or not workers.strip().isdecimal() or name.strip() in budgets:
+            raise ValueError("write each budget once with its number of workers, such as gpu=8,reports=20")
+        budgets[name.strip()] = int(workers)
+    return budgets
 
 
 def _own_namespace() -> tuple[str, ...] | None:

@@ -3,10 +3,9 @@
 from datetime import datetime
 from typing import Any
 
-from warren_contract.durations import format_duration
 from warren_contract.events import QueueState
 from warren_operator.conditions import conditions
-from warren_operator.explanation import Explained, sentence
+from warren_operator.explanation import Explained, rate, sentence, span
 from warren_operator.observation import View
 from warren_operator.policy import Decision, Scaling
 from warren_operator.resource import BacklogStatus, DecisionStatus, Mode, Status, WorkersStatus, WorkQueue, timestamp
@@ -29,8 +28,9 @@ def status(item: WorkQueue, told: Explained, now: datetime) -> Status:
                 dead=view.dead,
             ),
             "workers": WorkersStatus(total=len(seen.workers), busy=view.busy, idle=view.idle),
-            "service_time": None if view.service_time is None else _duration(view.service_time),
-            "estimated_wait": None if view.estimated_wait is None else _duration(view.estimated_wait),
+            "service_time": None if seen.service_time is None else span(seen.service_time),
+            "arrival_rate": None if seen.arrival_rate is None else rate(seen.arrival_rate),
+            "estimated_wait": None if view.estimated_wait is None else span(view.estimated_wait),
         }
     )
     if decision is None or told.scaling is None:
@@ -52,19 +52,13 @@ def _decision(item: WorkQueue, told: Explained, decision: Decision, view: View, 
         from_=before,
         to=decision.replicas,
         limited_by=decision.limit.value,
+        rule=decision.rule.value,
         reason=_recommended(item, sentence(decision, view, scaling)),
     )
 
 
 def _recommended(item: WorkQueue, text: str) -> str:
     return f"{text} (recommended only)" if item.spec is not None and item.spec.mode is Mode.RECOMMEND else text
-
-
-def _duration(seconds: float) -> str:
-    """For people: three digits are plenty."""
-    if seconds >= 10:
-        return format_duration(round(seconds))
-    return format_duration(round(seconds, 1 if seconds >= 1 else 3))
 
 
 def status_patch(new: Status) -> dict[str, Any]:
@@ -88,7 +82,7 @@ def queue_state(item: WorkQueue, told: Explained, at: float) -> QueueState | Non
     view, decision, scaling = told.view, told.decision, told.scaling
     if view is None or decision is None or scaling is None or view.seen.backlog is None:
         return None
-    low, high = (0, 0) if scaling.suspended else (scaling.min_replicas, scaling.max_replicas)
+    low, high = scaling.bounds
     return QueueState(
         queue=item.queue,
         resource=str(item.key),
@@ -104,6 +98,7 @@ def queue_state(item: WorkQueue, told: Explained, at: float) -> QueueState | Non
         limited_by=decision.limit.value,
         delayed=view.delayed,
         dead=view.dead,
-        service_time=view.service_time,
+        service_time=view.seen.service_time,
+        arrival_rate=view.seen.arrival_rate,
         estimated_wait=view.estimated_wait,
     )

@@ -212,12 +212,35 @@ def test_optional_fields_reach_the_work_queue() -> None:
     fields = {
         "behavior": {"scaleUp": {"maxStep": 5}, "scaleDown": {"stabilization": "30s"}},
         "fallback": {"afterFailures": 5, "replicas": 2},
+        "schedule": [{"start": "0 8 * * 1-5", "end": "0 18 * * 1-5", "timeZone": "Europe/Berlin", "minReplicas": 2}],
+        "budget": {"name": "gpu", "priority": 2},
         "mode": "Recommend",
         "paused": True,
         "suspend": True,
     }
     spec = find(render({"queues": {"mail": fields}}), "WorkQueue", "mail")["spec"]
     assert {name: spec[name] for name in fields} == fields
+
+
+@pytest.mark.parametrize(
+    ("target", "written"),
+    [
+        ({}, {"backlogPerWorker": 5}),
+        ({"target": {"maxWait": "30s"}}, {"maxWait": "30s"}),
+        ({"target": {"maxWait": "30s", "backlogPerWorker": 9}}, {"maxWait": "30s", "backlogPerWorker": 9}),
+    ],
+)
+def test_a_target_of_its_own_is_taken_whole(target: dict[str, Any], written: dict[str, Any]) -> None:
+    """The default rule beside it would be a second rule that nobody asked for."""
+    assert find(render({"queues": {"mail": target}}), "WorkQueue", "mail")["spec"]["target"] == written
+
+
+def test_budgets_reach_the_operator() -> None:
+    """As its setting; without any it has none."""
+    (operator,) = find(
+        render({"operator": {"budgets": {"gpu": 8, "reports": 20}}}), "Deployment", "warren-operator"
+    )["spec"]["template"]["spec"]["containers"]
+    assert {"name": "WARREN_BUDGETS", "value": "gpu=8,reports=20"} in operator["env"]
 
 
 def test_the_operator_s_defaults_are_the_workers() -> None:

@@ -1,6 +1,12 @@
-{{/* A queue's entry over the defaults in `worker`, as JSON. Takes (dict "root" $ "queue" $entry). */}}
+{{/* A queue's entry over the defaults in `worker`, as JSON. A target of its own is taken whole: the default rule beside it
+would be a second rule that nobody asked for. Takes (dict "root" $ "queue" $entry). */}}
 {{- define "warren.queueSettings" -}}
-{{- mergeOverwrite (omit .root.Values.worker "serviceAccount" | deepCopy) (deepCopy (default dict .queue)) | toJson }}
+{{- $entry := default dict .queue }}
+{{- $defaults := omit .root.Values.worker "serviceAccount" }}
+{{- if get $entry "target" }}
+{{- $defaults = omit $defaults "target" }}
+{{- end }}
+{{- mergeOverwrite (deepCopy $defaults) (deepCopy $entry) | toJson }}
 {{- end }}
 
 {{/* A queue that names a repository of its own has written it out with registry and version; ours follow the release.

@@ -1,0 +1,125 @@
+"""What is wanted of one queue at this moment: its spec, the open windows of its schedule, its share of a budget."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from warren_operator.budgets import Claim, allocate
+from warren_operator.policy import USUAL_BACKLOG_PER_WORKER, FallbackRule, Memory, Observation, Scaling, wanted
+from warren_operator.resource import Key, Mode, Spec, seconds
+from warren_operator.schedule import Bounds, bounds_at
+
+
+def scaling_of(spec: Spec, bounds: Bounds | None = None) -> Scaling:
+    """The part of a spec that the policy decides by.
+
+    Args:
+        spec: of the WorkQueue.
+        bounds: that hold now; None for those of the spec.
+    """
+    fallback, target = spec.fallback, spec.target
+    per_worker = target.backlog_per_worker
+    if per_worker is None and target.max_wait is None:
+        per_worker = USUAL_BACKLOG_PER_WORKER
+    return Scaling(
+        max_replicas=spec.max_replicas if bounds is None else bounds.max_replicas,
+        min_replicas=spec.min_replicas if bounds is None else bounds.min_replicas,
+        backlog_per_worker=per_worker,
+        max_wait=None if target.max_wait is None else seconds(target.max_wait),
+        concurrency=spec.concurrency,
+        max_step=spec.behavior.scale_up.max_step,
+        stabilization=seconds(spec.behavior.scale_down.stabilization),
+        fallback=None if fallback is None else FallbackRule(fallback.after_failures, fallback.replicas),
+        paused=spec.paused,
+        suspended=spec.suspend,
+        scheduled=bounds.scheduled if bounds else "",
+    )
+
+
+@dataclass(slots=True)
+class _Usual:
+    """A queue's scaling without its budget, for one spec and until its schedule changes it."""
+
+    spec: Spec
+    scaling: Scaling
+    until: float
+
+
+@dataclass(slots=True)
+class _Shared:
+    """A budget: what is claimed of it, and what has been granted."""
+
+    claims: dict[Key, Claim] = field(default_factory=dict)
+    grants: dict[Key, int] = field(default_factory=dict)
+
+
+class Wants:
+    """What is wanted of each queue.
+
+    Attributes:
+        budgets: workers in each budget, by its name.
+    """
+
+    def __init__(self, budgets: Mapping[str, int], changed: Callable[[Key], None]) -> None:
+        """Args:
+        budgets: workers in each.
+        changed: is called with each other queue whose share of a budget has changed.
+        """
+        self.budgets = budgets
+        self._changed = changed
+        self._usual: dict[Key, _Usual] = {}
+        self._shared = {name: _Shared() for name in budgets}
+
+    def usual(self, key: Key, spec: Spec, wall: float) -> Scaling:
+        """What is wanted by the spec and its schedule at the Unix time `wall` in seconds, whatever the budget."""
+        known = self._usual.get(key)
+        if known is not None and known.spec is spec and wall < known.until:
+            return known.scaling
+        bounds = None
+        if spec.schedule:
+            windows = [item.window for item in spec.schedule]
+            bounds = bounds_at(windows, spec.min_replicas, spec.max_replicas, wall)
+        until = float("inf") if bounds is None or bounds.until is None else bounds.until
+        scaling = scaling_of(spec, bounds)
+        self._usual[key] = _Usual(spec, scaling, until)
+        return scaling
+
+    def now(self, key: Key, spec: Spec, seen: Observation, ending: int, memory: Memory, wall: float) -> Scaling:
+        """What is wanted now, the budget included.
+
+        Args:
+            key: of the WorkQueue.
+            spec: of the WorkQueue, whose budget is known.
+            seen: the observation that is to be decided on.
+            ending: its pods that are being deleted, and still run.
+            memory: of the previous decision.
+            wall: Unix time in seconds.
+        """
+        scaling = self.usual(key, spec, wall)
+        if spec.budget is None:
+            return scaling
+        least = min(scaling.bounds[0], scaling.bounds[1])
+        claim = Claim(wanted(scaling, seen, memory), least, seen.replicas, ending, spec.budget.priority)
+        if spec.mode is Mode.RECOMMEND:
+            claim = replace(claim, wanted=seen.replicas)  # what is only recommended takes nothing from others
+        return replace(scaling, budget=self._grant(key, spec.budget.name, claim))
+
+    def forget(self, key: Key) -> None:
+        """A WorkQueue is gone, or now shares another budget: what it had of budgets is free."""
+        self._usual.pop(key, None)
+        for name, shared in self._shared.items():
+            if shared.claims.pop(key, None) is not None:
+                self._divide(name, key)
+
+    def _grant(self, key: Key, name: str, claim: Claim) -> int:
+        shared = self._shared[name]
+        if shared.claims.get(key) != claim:
+            shared.claims[key] = claim
+            self._divide(name, key)
+        return shared.grants[key]
+
+    def _divide(self, name: str, asking: Key) -> None:
+        shared = self._shared[name]
+        before, shared.grants = shared.grants, allocate(shared.claims, self.budgets[name])
+        for key, grant in shared.grants.items():
+            if key != asking and grant != before.get(key):
+                self._changed(key)
