@@ -167,7 +167,8 @@ class Rule(StrEnum):
 
     BACKLOG_PER_WORKER = "backlogPerWorker"
     MAX_WAIT = "maxWait"
-    LEARNING = "backlogPerWorker, until the service time is known"
+    LEARNING = "learning"
+    """backlogPerWorker, until the service time is known."""
 
 
 class Limit(StrEnum):
