@@ -10,7 +10,7 @@ from warren_operator.explanation import Explained, Problem, sentence
 from warren_operator.kube import Api, KubeError
 from warren_operator.notes import scaled
 from warren_operator.observation import WorkerReports
-from warren_operator.policy import Decision, Scaling
+from warren_operator.policy import Decision
 from warren_operator.resource import Key
 from warren_operator.telling import Teller
 from warren_operator.workloads import Workloads
@@ -61,7 +61,7 @@ class Actor:
             if decision.replicas > decision.current:
                 await self._actuator.scale(target, decision.current, decision.replicas)
             else:
-                forced = told.scaling is not None and decision.current > _ceiling(told.scaling)
+                forced = told.scaling is not None and decision.current > told.scaling.ceiling
                 await self._actuator.scale_in(
                     ScaleIn(target, decision.current, decision.replicas, decision.victims),
                     lambda: self._workloads.target(target),
@@ -87,10 +87,6 @@ class Actor:
     def _free(self, queue: str, victims: tuple[str, ...]) -> bool:
         reports = self._reports.of(queue)
         return not any(name in reports and reports[name].state.busy for name in victims)
-
-
-def _ceiling(scaling: Scaling) -> int:
-    return 0 if scaling.suspended else scaling.max_replicas
 
 
 def _refused(error: KubeError, target: Key) -> str:

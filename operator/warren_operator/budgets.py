@@ -1,8 +1,8 @@
 """A budget that several WorkQueues share: how many of its workers each of them may have. Pure.
 
 Three rounds, so that no queue's flood starves the others: first what each must have (minReplicas), then one worker for
-each queue that has tasks, then the rest by priority, shared evenly between equals (max-min fairness: who wants less than
-an even share gets what it wants, and what it leaves goes to the others).
+each queue that has tasks, then the rest by priority, shared evenly between equals (max-min fairness: who wants less
+than an even share gets what it wants, and what it leaves goes to the others).
 
 A queue that has more than its share gives workers up only where others want them; they finish what they have in hand
 first, and count until they are gone. So a budget is never overdrawn by what is given here.
@@ -17,7 +17,7 @@ K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Demand:
     """What one queue would take of a budget.
 
     Attributes:
@@ -35,30 +35,30 @@ class Claim:
     priority: int = 0
 
 
-def allocate(claims: Mapping[K, Claim], cap: int) -> dict[K, int]:
-    """The most workers that each claimant may ask for now.
+def allocate(demands: Mapping[K, Demand], cap: int) -> dict[K, int]:
+    """The most workers that each queue may ask for now.
 
     Args:
-        claims: in the order in which equals are served, where one worker more or less has to go to somebody.
+        demands: in the order in which equals are served, where one worker more or less has to go to somebody.
         cap: workers of all together.
     """
-    ranked = sorted(claims, key=lambda key: -claims[key].priority)
+    ranked = sorted(demands, key=lambda key: -demands[key].priority)
     shares = dict.fromkeys(ranked, 0)
 
-    def give(keys: Iterable[K], up_to: Callable[[Claim], int]) -> None:
+    def give(keys: Iterable[K], up_to: Callable[[Demand], int]) -> None:
         room = cap - sum(shares.values())
-        wants = {key: max(0, up_to(claims[key]) - shares[key]) for key in keys}
+        wants = {key: max(0, up_to(demands[key]) - shares[key]) for key in keys}
         for key, more in _evenly(shares, wants, room).items():
             shares[key] += more
 
     for key in ranked:
-        give([key], lambda claim: min(claim.least, claim.wanted))
+        give([key], lambda demand: min(demand.least, demand.wanted))
     for key in ranked:
-        give([key], lambda claim: min(1, claim.wanted))
-    for priority in sorted({claim.priority for claim in claims.values()}, reverse=True):
-        give([key for key in ranked if claims[key].priority == priority], lambda claim: claim.wanted)
-    give(ranked, lambda claim: claim.replicas)  # who has more than its share keeps it while nobody else wants it
-    return _in_time(claims, shares, cap)
+        give([key], lambda demand: min(1, demand.wanted))
+    for priority in sorted({demand.priority for demand in demands.values()}, reverse=True):
+        give([key for key in ranked if demands[key].priority == priority], lambda demand: demand.wanted)
+    give(ranked, lambda demand: demand.replicas)  # who has more than its share keeps it while nobody else wants it
+    return _in_time(demands, shares, cap)
 
 
 def _evenly(have: Mapping[K, int], wants: Mapping[K, int], room: int) -> dict[K, int]:
@@ -77,12 +77,12 @@ def _evenly(have: Mapping[K, int], wants: Mapping[K, int], room: int) -> dict[K,
     return result
 
 
-def _in_time(claims: Mapping[K, Claim], shares: Mapping[K, int], cap: int) -> dict[K, int]:
+def _in_time(demands: Mapping[K, Demand], shares: Mapping[K, int], cap: int) -> dict[K, int]:
     """The shares, as far as there is room for them before others have gone."""
-    room = max(0, cap - sum(claim.replicas + claim.ending for claim in claims.values()))
+    room = max(0, cap - sum(demand.replicas + demand.ending for demand in demands.values()))
     grants: dict[K, int] = {}
     for key, share in shares.items():
-        more = min(max(0, share - claims[key].replicas), room)
+        more = min(max(0, share - demands[key].replicas), room)
         room -= more
-        grants[key] = min(share, claims[key].replicas + more)
+        grants[key] = min(share, demands[key].replicas + more)
     return grants

@@ -58,7 +58,8 @@ def _demand(decision: Decision, view: View, scaling: Scaling) -> str:
     if decision.rule is Rule.MAX_WAIT:
         arriving = f", {rate(view.seen.arrival_rate)} arriving" if view.seen.arrival_rate else ""
         wait = format_duration(scaling.max_wait or 0.0)
-        return f"{count} of {span(view.seen.service_time or 0.0)} each{arriving}: {decision.asked} keep the wait under {wait}"
+        each = span(view.seen.service_time or 0.0)
+        return f"{count} of {each} each{arriving}: {decision.asked} keep the wait under {wait}"
     per_worker = scaling.backlog_per_worker or USUAL_BACKLOG_PER_WORKER
     unknown = ", service time not known yet" if decision.rule is Rule.LEARNING else ""
     return f"{count} at {per_worker} a worker ask for {decision.asked}{unknown}"

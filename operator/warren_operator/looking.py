@@ -11,8 +11,9 @@ from warren_operator.claims import target_of
 from warren_operator.entry import Entry
 from warren_operator.explanation import Explained, Problem
 from warren_operator.observation import SLOW_READING, Counts, Inputs, View, WorkerReports, observe
-from warren_operator.policy import Decision, FallbackRule, Scaling, decide
-from warren_operator.resource import Key, Mode, Spec, seconds
+from warren_operator.policy import Decision, decide
+from warren_operator.resource import Key, Mode, Spec
+from warren_operator.scaling import Wants
 from warren_operator.telling import Teller
 from warren_operator.topology import OVERRIDDEN, Finding, Topology
 from warren_operator.workloads import TargetState, Workloads
@@ -33,6 +34,7 @@ FIRST_READING = 15.0
 """Seconds to wait for a queue's first reading before it is told that there is none: the broker may be starting, too."""
 
 AUTOSCALER_CONFLICT = "AutoscalerConflict"
+BUDGET_UNKNOWN = "BudgetUnknown"
 CLUSTER_UNREADABLE = "ClusterUnreadable"
 
 
@@ -45,12 +47,14 @@ class Sources:
         topology: what is known of the broker besides.
         workloads: what is known of the cluster.
         reports: what is known of the workers.
+        wants: what is wanted.
     """
 
     broker: Broker
     topology: Topology
     workloads: Workloads
     reports: WorkerReports
+    wants: Wants
 
 
 class Looker:
@@ -71,6 +75,7 @@ class Looker:
         self._topology = sources.topology
         self._workloads = sources.workloads
         self._reports = sources.reports
+        self._wants = sources.wants
         self._actor = actor
         self._teller = teller
 
@@ -115,11 +120,12 @@ class Looker:
     def _judge(self, entry: Entry, spec: Spec, target: TargetState, view: View) -> float:
         """Decide on an observation, have it carried out, and explain it; returns the seconds until the next look."""
         now = asyncio.get_running_loop().time()
-        key, scaling = target_of(entry.item.key, spec), scaling_of(spec)
-        problem, override = self._problem(entry, key, view), self._override(entry)
-        if problem is not None and problem.reason == AUTOSCALER_CONFLICT:
+        key = target_of(entry.item.key, spec)
+        problem, override = self._problem(entry, spec, key, view), self._override(entry)
+        if problem is not None and problem.reason in (AUTOSCALER_CONFLICT, BUDGET_UNKNOWN):
             self._teller.explain(entry, Explained(problem, override, view))
             return IDLE_EVERY
+        scaling = self._wants.now(entry.item.key, spec, view.seen, entry.memory, time.time())
         decision = decide(scaling, view.seen, entry.memory, now)
         entry.memory = decision.memory
         told = Explained(problem, override, view, decision, scaling)
@@ -167,6 +173,7 @@ class Looker:
                 reports=self._reports.of(queue),
                 active_at=self._reports.active_at(queue),
                 service_time=self._reports.service_time(queue, now),
+                arrival_rate=self._reports.arrival_rate(queue, None if counts is None else counts.ready, now),
                 concurrency=spec.concurrency,
                 target=target,
                 now=now,
@@ -175,13 +182,15 @@ class Looker:
             )
         )
 
-    def _problem(self, entry: Entry, target: Key, view: View) -> Problem | None:
+    def _problem(self, entry: Entry, spec: Spec, target: Key, view: View) -> Problem | None:
         """What is wrong: the cause before its consequences."""
         topology, broker = self._topology, self._broker
         autoscalers = self._workloads.autoscalers(target)
         causes: list[tuple[str, str]] = []
         if autoscalers:
             causes.append((AUTOSCALER_CONFLICT, _another_scales(autoscalers[0], target)))
+        if spec.budget is not None and spec.budget.name not in self._wants.budgets:
+            causes.append((BUDGET_UNKNOWN, _no_budget(spec.budget.name)))
         causes.append((CLUSTER_UNREADABLE, self._workloads.problem))
         if broker.problem:
             causes.append(("BrokerUnavailable", f"{broker.problem}; the workers stay as they are"))
@@ -199,25 +208,17 @@ class Looker:
         return self._topology.findings(entry.item.queue)
 
 
-def scaling_of(spec: Spec) -> Scaling:
-    """The part of a spec that the policy decides by."""
-    fallback = spec.fallback
-    return Scaling(
-        max_replicas=spec.max_replicas,
-        min_replicas=spec.min_replicas,
-        backlog_per_worker=spec.target.backlog_per_worker,
-        max_step=spec.behavior.scale_up.max_step,
-        stabilization=seconds(spec.behavior.scale_down.stabilization),
-        fallback=None if fallback is None else FallbackRule(fallback.after_failures, fallback.replicas),
-        paused=spec.paused,
-        suspended=spec.suspend,
-    )
-
-
 def _another_scales(autoscaler: str, target: Key) -> str:
     return (
         f"HorizontalPodAutoscaler {autoscaler} scales Deployment {target.name} as well: delete it, or the WorkQueue; "
         "until then Warren leaves the replicas alone"
+    )
+
+
+def _no_budget(name: str) -> str:
+    return (
+        f"the operator knows no budget {name}: add it to operator.budgets in the chart's values, "
+        "or take spec.budget away; until then Warren leaves the replicas alone"
     )
 
 

@@ -21,6 +21,7 @@ from warren_operator.looking import ACTING_EVERY, CLUSTER_UNREADABLE, IDLE_EVERY
 from warren_operator.notes import Note
 from warren_operator.observation import WorkerReports
 from warren_operator.resource import Key
+from warren_operator.scaling import Wants
 from warren_operator.settings import Settings
 from warren_operator.telling import Teller
 from warren_operator.topology import Topology
@@ -55,13 +56,14 @@ class Loop:
         self.tick_at = time.monotonic()
         self._defaults = settings.defaults
         self._topology = topology
+        self._agenda: Agenda[Key] = Agenda()
         self._reports = WorkerReports()
         self._background = Background()
         self._teller = Teller(api, settings.name, publisher, self._background)
         self.actor = Actor(api, self.workloads, self._reports, self._teller, self._background)
-        sources = Sources(broker, topology, self.workloads, self._reports)
+        self._wants = Wants(settings.budgets, self._agenda.hint)
+        sources = Sources(broker, topology, self.workloads, self._reports, self._wants)
         self.looker = Looker(sources, self.actor, self._teller)
-        self._agenda: Agenda[Key] = Agenda()
         self._owners: dict[str, Key] = {}
         self._changed = True
         self._unsynced_told_at = NEVER
@@ -186,6 +188,7 @@ class Loop:
     def _let_go(self, key: Key) -> None:
         entry = self.entries.pop(key)
         self._agenda.drop(key)
+        self._wants.forget(key)
         if entry.refusal is None:
             text = f"Queue {entry.item.queue} and its tasks stay in the broker; delete it there if nobody needs them."
             self._teller.post(entry.item, [Note("QueueKept", text)])

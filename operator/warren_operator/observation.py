@@ -302,6 +302,7 @@ def observe(inputs: Inputs) -> View:
             settled=inputs.target.settled,
             service_time=inputs.service_time,
             arrival_rate=_arrival_rate(inputs),
+            ending=len(inputs.target.ending),
         ),
         unknown=unknown if backlog is None else "",
         busy=sum(worker.busy is True for worker in workers),

@@ -35,6 +35,10 @@ PENDING_LIMIT = 300.0
 FLOOR_SPAN = 30.0
 """Seconds in which the largest floor counts: the rate of arrival is measured, and a measurement wobbles."""
 
+HEADROOM = 1.1
+"""Workers in the floor for each one that steady traffic keeps busy: without any to spare, waits grow without bound, and
+the next task that waits would bring back the worker that has just gone."""
+
 USUAL_BACKLOG_PER_WORKER = 5
 """Tasks for each worker where only a longest wait is asked for, and the service time is not known yet."""
 
@@ -151,6 +155,7 @@ class Observation:
         settled: its controllers have caught up with what was asked for.
         service_time: mean seconds of one task; None until known.
         arrival_rate: tasks a second that come in steadily, redeliveries included; None where unknown.
+        ending: pods that are being deleted and still run.
     """
 
     backlog: Backlog | None
@@ -160,6 +165,7 @@ class Observation:
     settled: bool = True
     service_time: float | None = None
     arrival_rate: float | None = None
+    ending: int = 0
 
 
 class Rule(StrEnum):
@@ -289,7 +295,7 @@ def decide(spec: Scaling, seen: Observation, memory: Memory, now: float) -> Deci
 
 
 def wanted(spec: Scaling, seen: Observation, memory: Memory) -> int:
-    """Workers that a queue would have if no budget were in the way: what it claims of one."""
+    """Workers that a queue would have if no budget were in the way: what it demands of one."""
     free = replace(spec, budget=None)
     if spec.paused:
         return seen.replicas
@@ -320,8 +326,8 @@ def _answer(spec: Scaling, seen: Observation, backlog: Backlog) -> tuple[int, Ru
 
 
 def _floor(spec: Scaling, seen: Observation) -> int:
-    """Workers that what comes in steadily keeps busy (λ·S): they stay, though each of them is idle now and then."""
-    return _ceil((seen.arrival_rate or 0.0) * (seen.service_time or 0.0) / spec.concurrency)
+    """Workers for what comes in steadily (λ·S, and some headroom): they stay, though each is idle now and then."""
+    return _ceil(HEADROOM * (seen.arrival_rate or 0.0) * (seen.service_time or 0.0) / spec.concurrency)
 
 
 def _ceil(value: float) -> int:

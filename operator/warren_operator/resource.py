@@ -73,9 +73,7 @@ Duration = Annotated[
     pydantic.AfterValidator(_check_duration),
     Field(
         max_length=24,
-        json_schema_extra={
-            "x-kubernetes-validations": [*DURATION_RULES]
-        },
+        json_schema_extra={"x-kubernetes-validations": [*DURATION_RULES]},
     ),
 ]
 """A duration as written in Kubernetes; `seconds` reads it."""
@@ -192,8 +190,8 @@ class Target(Model):
     max_wait: Annotated[
         Duration | None,
         Field(
-            description="As many workers as start a task within this time: ceil((arrival rate + ready / this) × service "
-            "time). Until five tasks have ended, backlogPerWorker rules, 5 if it is not given.",
+            description="As many workers as start a task within this time: ceil((arrival rate + ready / this) × "
+            "service time). Until five tasks have ended, backlogPerWorker rules, 5 if it is not given.",
             json_schema_extra={
                 "x-kubernetes-validations": [
                     *DURATION_RULES,
@@ -358,8 +356,9 @@ class Spec(Model):
     schedule: Annotated[
         tuple[ScheduleWindow, ...],
         Field(
+            strict=False,  # a list, outside
             max_length=20,
-            description="Times with other bounds. Of several open windows, the last one that names a bound decides on it.",
+            description="Times with other bounds. Of several open windows, the last one that names a bound decides it.",
         ),
     ] = ()
     budget: Budget | None = None

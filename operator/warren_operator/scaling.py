@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from warren_operator.budgets import Claim, allocate
+from warren_operator.budgets import Demand, allocate
 from warren_operator.policy import USUAL_BACKLOG_PER_WORKER, FallbackRule, Memory, Observation, Scaling, wanted
 from warren_operator.resource import Key, Mode, Spec, seconds
 from warren_operator.schedule import Bounds, bounds_at
@@ -46,9 +46,9 @@ class _Usual:
 
 @dataclass(slots=True)
 class _Shared:
-    """A budget: what is claimed of it, and what has been granted."""
+    """A budget: what is demanded of it, and what has been granted."""
 
-    claims: dict[Key, Claim] = field(default_factory=dict)
+    demands: dict[Key, Demand] = field(default_factory=dict)
     grants: dict[Key, int] = field(default_factory=dict)
 
 
@@ -81,45 +81,49 @@ class Wants:
         until = float("inf") if bounds is None or bounds.until is None else bounds.until
         scaling = scaling_of(spec, bounds)
         self._usual[key] = _Usual(spec, scaling, until)
+        self._leave(key, spec.budget.name if spec.budget else None)
         return scaling
 
-    def now(self, key: Key, spec: Spec, seen: Observation, ending: int, memory: Memory, wall: float) -> Scaling:
+    def now(self, key: Key, spec: Spec, seen: Observation, memory: Memory, wall: float) -> Scaling:
         """What is wanted now, the budget included.
 
         Args:
             key: of the WorkQueue.
             spec: of the WorkQueue, whose budget is known.
             seen: the observation that is to be decided on.
-            ending: its pods that are being deleted, and still run.
             memory: of the previous decision.
             wall: Unix time in seconds.
         """
         scaling = self.usual(key, spec, wall)
         if spec.budget is None:
             return scaling
-        least = min(scaling.bounds[0], scaling.bounds[1])
-        claim = Claim(wanted(scaling, seen, memory), least, seen.replicas, ending, spec.budget.priority)
+        demand = Demand(
+            wanted(scaling, seen, memory), scaling.bounds[0], seen.replicas, seen.ending, spec.budget.priority
+        )
         if spec.mode is Mode.RECOMMEND:
-            claim = replace(claim, wanted=seen.replicas)  # what is only recommended takes nothing from others
-        return replace(scaling, budget=self._grant(key, spec.budget.name, claim))
+            demand = replace(demand, wanted=seen.replicas)  # what is only recommended takes nothing from others
+        return replace(scaling, budget=self._grant(key, spec.budget.name, demand))
 
     def forget(self, key: Key) -> None:
-        """A WorkQueue is gone, or now shares another budget: what it had of budgets is free."""
+        """A WorkQueue is gone: what it had of a budget is free."""
         self._usual.pop(key, None)
+        self._leave(key, None)
+
+    def _leave(self, key: Key, stays: str | None) -> None:
         for name, shared in self._shared.items():
-            if shared.claims.pop(key, None) is not None:
+            if name != stays and shared.demands.pop(key, None) is not None:
                 self._divide(name, key)
 
-    def _grant(self, key: Key, name: str, claim: Claim) -> int:
+    def _grant(self, key: Key, name: str, demand: Demand) -> int:
         shared = self._shared[name]
-        if shared.claims.get(key) != claim:
-            shared.claims[key] = claim
+        if shared.demands.get(key) != demand:
+            shared.demands[key] = demand
             self._divide(name, key)
         return shared.grants[key]
 
     def _divide(self, name: str, asking: Key) -> None:
         shared = self._shared[name]
-        before, shared.grants = shared.grants, allocate(shared.claims, self.budgets[name])
+        before, shared.grants = shared.grants, allocate(shared.demands, self.budgets[name])
         for key, grant in shared.grants.items():
             if key != asking and grant != before.get(key):
                 self._changed(key)

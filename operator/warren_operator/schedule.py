@@ -10,9 +10,6 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-RECHECK = 3600.0
-"""Seconds for which a window that never opens or closes again holds. The latest date that cron can mean is years away."""
-
 
 class ScheduleError(ValueError):
     """A window cannot be used; the message says what to write instead."""
@@ -66,7 +63,7 @@ def check_window(window: Window) -> None:
     for name, expression in (("start", window.start), ("end", window.end)):
         try:
             if len(expression.split()) != 5:
-                raise ScheduleError(f"{name} {expression!r}: write five fields, such as \"0 8 * * 1-5\"")
+                raise ScheduleError(f'{name} {expression!r}: write five fields, such as "0 8 * * 1-5"')
             next(CronSim(expression, datetime(2000, 1, 1, tzinfo=zone)))
         except (CronSimError, StopIteration) as error:
             raise ScheduleError(
@@ -108,7 +105,8 @@ def _next(expression: str, window: Window, wall: float) -> datetime | None:
 
 def _last(expression: str, window: Window, wall: float) -> datetime | None:
     """The latest moment up to `wall`, that minute included."""
-    return next(CronSim(expression, _local(window, wall + 60), reverse=True), None)
+    after = wall // 60 * 60 + 60
+    return next(CronSim(expression, _local(window, after), reverse=True), None)
 
 
 def _local(window: Window, wall: float) -> datetime:

@@ -237,9 +237,9 @@ def test_a_target_of_its_own_is_taken_whole(target: dict[str, Any], written: dic
 
 def test_budgets_reach_the_operator() -> None:
     """As its setting; without any it has none."""
-    (operator,) = find(
-        render({"operator": {"budgets": {"gpu": 8, "reports": 20}}}), "Deployment", "warren-operator"
-    )["spec"]["template"]["spec"]["containers"]
+    (operator,) = find(render({"operator": {"budgets": {"gpu": 8, "reports": 20}}}), "Deployment", "warren-operator")[
+        "spec"
+    ]["template"]["spec"]["containers"]
     assert {"name": "WARREN_BUDGETS", "value": "gpu=8,reports=20"} in operator["env"]
 
 

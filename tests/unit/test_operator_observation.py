@@ -56,6 +56,7 @@ def see(
         reports={item.state.worker: item for item in reports},
         active_at=float("-inf"),
         service_time=None,
+        arrival_rate=None,
         concurrency=1,
         target=TargetState(Deployment("d", len(pods), True), pods, (), False, True),
         now=NOW,

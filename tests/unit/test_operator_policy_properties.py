@@ -1,5 +1,6 @@
 """What holds for every decision, whatever is seen."""
 
+import math
 from dataclasses import replace
 
 from hypothesis import given
@@ -16,6 +17,7 @@ from warren_operator.policy import (
     Scaling,
     Worker,
     decide,
+    wanted,
 )
 
 counts = st.integers(0, 500)
@@ -40,7 +42,10 @@ def scalings(draw: st.DrawFn) -> Scaling:
     return Scaling(
         max_replicas=draw(st.integers(low, 40)),
         min_replicas=low,
-        backlog_per_worker=draw(st.integers(1, 20)),
+        backlog_per_worker=draw(st.none() | st.integers(1, 20)),
+        max_wait=draw(st.none() | st.floats(0.1, 600)),
+        concurrency=draw(st.integers(1, 8)),
+        budget=draw(st.none() | st.integers(0, 40)),
         max_step=draw(st.none() | st.integers(1, 10)),
         stabilization=draw(st.sampled_from([0.0, 5.0, 300.0])),
         fallback=draw(st.none() | st.builds(FallbackRule, st.integers(1, 5), st.integers(0, 40))),
@@ -60,6 +65,9 @@ def observations(draw: st.DrawFn, *, known: bool | None = None) -> Observation:
         workers=fleet,
         rollout=draw(st.booleans()),
         settled=draw(st.booleans()),
+        service_time=draw(st.none() | st.floats(0.001, 600)),
+        arrival_rate=draw(st.none() | st.floats(0, 50)),
+        ending=draw(st.integers(0, 3)),
     )
 
 
@@ -77,10 +85,10 @@ NOW = 100.0
 def test_what_is_added_stays_within_the_bounds(spec: Scaling, seen: Observation, memory: Memory) -> None:
     decision = decide(spec, seen, memory, NOW)
     if decision.replicas > decision.current:
-        assert decision.replicas <= spec.max_replicas
+        assert decision.replicas <= spec.ceiling <= spec.max_replicas
         assert not spec.suspended
     if decision.replicas < decision.current:
-        assert decision.replicas >= (0 if spec.suspended else spec.min_replicas)
+        assert decision.replicas >= min(spec.bounds[0], spec.ceiling)
 
 
 @given(scalings(), observations(known=False), memories)
@@ -107,8 +115,7 @@ def test_while_tasks_are_ready_only_a_lowered_bound_takes_workers(
     assert seen.backlog is not None
     waiting = replace(seen, backlog=Backlog(seen.backlog.ready + 1, seen.backlog.unacked))
     decision = decide(spec, waiting, memory, NOW)
-    bound = 0 if spec.suspended else spec.max_replicas
-    assert decision.replicas >= min(decision.current, bound)
+    assert decision.replicas >= min(decision.current, spec.ceiling)
 
 
 @given(scalings(), observations(known=True), memories)
@@ -122,9 +129,36 @@ def test_only_idle_workers_go_within_the_bounds(spec: Scaling, seen: Observation
     victims = [by_name[name] for name in decision.victims]
     missing = max(0, seen.replicas - len(seen.workers))
     assert len(victims) == min(len(seen.workers), max(0, gone - missing))
-    if decision.current <= (0 if spec.suspended else spec.max_replicas):
+    if decision.current <= spec.ceiling:
         assert not any(victim.busy for victim in victims if victim.phase in (Phase.READY, Phase.STARTING))
         assert not any(victim.phase is Phase.STARTING for victim in victims)
+
+
+@given(scalings(), observations(known=True), memories)
+def test_what_comes_in_steadily_keeps_its_workers(spec: Scaling, seen: Observation, memory: Memory) -> None:
+    """λ·S of them, by Little's law, unless a bound takes them."""
+    busy = (seen.arrival_rate or 0.0) * (seen.service_time or 0.0) / spec.concurrency
+    decision = decide(spec, seen, memory, NOW)
+    assert decision.replicas >= min(decision.current, spec.ceiling, math.floor(busy))
+
+
+@given(scalings(), observations(known=True), memories, st.floats(0.1, 600))
+def test_a_shorter_wait_never_means_fewer_workers(
+    spec: Scaling, seen: Observation, memory: Memory, wait: float
+) -> None:
+    longer = replace(spec, max_wait=wait * 2)
+    shorter = replace(spec, max_wait=wait)
+    assert decide(shorter, seen, memory, NOW).replicas >= decide(longer, seen, memory, NOW).replicas
+
+
+@given(scalings(), observations(known=True))
+def test_a_queue_demands_what_it_would_have_without_a_budget(spec: Scaling, seen: Observation) -> None:
+    free = replace(spec, budget=None)
+    demand = wanted(spec, seen, Memory())
+    decision = decide(free, seen, Memory(), NOW)
+    if not spec.paused:
+        assert demand <= free.ceiling
+        assert decision.replicas <= max(demand, seen.replicas)
 
 
 @given(scalings(), observations(), memories)
@@ -163,3 +197,19 @@ def test_noise_of_one_task_does_not_flap(per_worker: int, level: int, noise: lis
         seen_replicas.append(replicas)
     assert seen_replicas == sorted(seen_replicas)
     assert seen_replicas[-1] <= level + 1
+
+
+@given(st.floats(0.5, 20), st.floats(0.2, 5), st.lists(st.floats(-0.1, 0.1), min_size=40, max_size=80))
+def test_a_rate_that_wobbles_does_not_flap(rate: float, service: float, noise: list[float]) -> None:
+    """A plateau of traffic, its rate measured up to 10 % wrong, some workers idle: their number settles."""
+    spec = Scaling(max_replicas=1000, backlog_per_worker=None, max_wait=30.0)
+    replicas, memory, told = math.ceil(rate * service * 1.3) + 1, Memory(), []
+    for step, wobble in enumerate(noise * 3):
+        busy = min(replicas, round(rate * service))
+        fleet = tuple(Worker(f"w{number}", Phase.READY, number < busy, 5.0) for number in range(replicas))
+        seen = Observation(Backlog(0, busy), replicas, fleet, service_time=service, arrival_rate=rate * (1 + wobble))
+        decision = decide(spec, seen, memory, step * 0.25)
+        replicas, memory = decision.replicas, decision.memory
+        told.append(replicas)
+    assert told == sorted(told, reverse=True), "it only ever comes down to the plateau"
+    assert told[-1] >= math.ceil(rate * service * 0.9 - 1e-9)

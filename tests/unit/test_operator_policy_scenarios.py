@@ -1,10 +1,12 @@
 """Stories of one queue, told with a clock that is moved by hand."""
 
+import itertools
 from dataclasses import dataclass, field, replace
 
 import pytest
 
 from warren_operator.policy import (
+    FLOOR_SPAN,
     SILENT_QUIET,
     ZERO_READINGS,
     Backlog,
@@ -14,6 +16,7 @@ from warren_operator.policy import (
     Memory,
     Observation,
     Phase,
+    Rule,
     Scaling,
     Worker,
     decide,
@@ -52,11 +55,13 @@ class Story:
         rollout: bool = False,
         settled: bool = True,
         after: float = 1.0,
+        service: float | None = None,
+        rate: float | None = None,
     ) -> Decision:
         """One reading (ready, unacked), decided on and carried out."""
         self.now += after
         known = None if backlog is None else Backlog(*backlog)
-        seen = Observation(known, self.replicas, workers, rollout, settled)
+        seen = Observation(known, self.replicas, workers, rollout, settled, service, rate)
         decision = decide(self.spec, seen, self.memory, self.now)
         self.replicas, self.memory = decision.replicas, decision.memory
         return decision
@@ -318,3 +323,109 @@ def test_somebody_else_s_replicas_are_taken_as_they_are() -> None:
     assert story.read((15, 0), fleet(0, 1)).replicas == 3, "lowered by hand: up again"
     story.replicas = 9
     assert story.settle((0, 2), fleet(7, 2)).replicas == 2, "raised by hand: the idle ones go"
+
+
+WAIT = Scaling(max_replicas=50, backlog_per_worker=None, max_wait=30.0)
+
+
+def test_the_longest_wait_asks_by_little_s_law() -> None:
+    """4 a second of 2 s each keep 8 busy; 60 that wait are 120 s of work, which 4 more do within 30 s."""
+    decision = Story(WAIT).read((60, 0), service=2.0, rate=4.0)
+    assert (decision.replicas, decision.rule, decision.limit) == (12, Rule.MAX_WAIT, Limit.NONE)
+
+
+def test_several_tasks_at_once_in_a_worker_need_fewer_of_them() -> None:
+    assert Story(replace(WAIT, concurrency=5)).read((60, 0), service=2.0, rate=4.0).replicas == 3
+
+
+def test_never_more_workers_than_tasks() -> None:
+    """Tasks of ten minutes and a wait of 30 s: each waiting task would justify twenty workers."""
+    assert Story(WAIT).read((2, 1), service=600.0, rate=0.0).replicas == 3
+
+
+def test_a_burst_from_zero_with_nothing_known() -> None:
+    """Until five tasks have ended nobody knows how long they take: the usual backlog per worker rules, and says so."""
+    story = Story(WAIT)
+    first = story.read((60, 0))
+    assert (first.replicas, first.rule) == (12, Rule.LEARNING)
+    known = story.read((40, 12), fleet(0, 12), service=30.0, rate=0.0)
+    assert (known.replicas, known.rule) == (40, Rule.MAX_WAIT), "they turn out to be long: more come"
+
+
+def test_of_two_rules_the_larger_answer_counts() -> None:
+    both = replace(WAIT, backlog_per_worker=5)
+    assert Story(both).read((60, 0), service=0.1, rate=0.0).rule is Rule.BACKLOG_PER_WORKER
+    decision = Story(both).read((60, 0), service=20.0, rate=0.0)
+    assert (decision.replicas, decision.rule) == (40, Rule.MAX_WAIT)
+
+
+def test_long_tasks_still_running_while_short_ones_finish() -> None:
+    """The mean grows with the long ones that still run; their workers stay, and the idle ones go."""
+    story = Story(WAIT)
+    story.read((12, 0))
+    story.replicas = 12
+    for age in range(1, 8):
+        decision = story.read((0, 6), fleet(story.replicas - 6, 6), service=(6 * 4 + 6 * age) / 6, rate=0.0)
+    assert decision.replicas == 6
+    assert decision.limit is Limit.BUSY
+    for _ in range(60):
+        assert story.read((0, 6), fleet(0, 6), service=14.0, rate=0.0).replicas == 6
+    assert story.settle((0, 0), fleet(6)).replicas == 0
+
+
+def test_workers_that_steady_traffic_needs_stay_though_idle_now() -> None:
+    story = Story(BURST, replicas=12)
+    for _ in range(20):
+        decision = story.read((0, 2), fleet(10, 2), service=2.0, rate=2.5)
+    assert (decision.replicas, decision.limit) == (6, Limit.FLOOR)
+    for _ in range(60):
+        assert story.read((0, 1), fleet(5, 1), service=2.0, rate=2.5).replicas == 6
+
+
+def test_a_floor_holds_for_a_while_after_the_rate_was_read_lower_and_goes_with_the_traffic() -> None:
+    story = Story(BURST, replicas=5)
+    story.read((0, 3), fleet(2, 3), service=2.0, rate=2.2)
+    lowered = story.now
+    while story.replicas == 5:
+        story.read((0, 2), fleet(3, 2), service=2.0, rate=1.2)
+        assert story.now - lowered < 2 * FLOOR_SPAN
+    assert story.now - lowered > FLOOR_SPAN
+    assert story.replicas == 3
+    story.read((0, 0), fleet(3), service=2.0, rate=1.2)
+    assert story.replicas == 3
+    story.read((0, 0), fleet(3), service=2.0, rate=0.0)
+    assert story.replicas == 0, "nothing comes in any more: gone at once"
+
+
+def test_a_rate_that_is_unknown_for_a_moment_takes_no_floor_away() -> None:
+    story = Story(BURST, replicas=5)
+    story.read((0, 3), fleet(2, 3), service=2.0, rate=2.5)
+    for _ in range(10):
+        assert story.read((0, 3), fleet(2, 3), service=2.0, rate=None).replicas == 5
+
+
+def test_a_noisy_plateau_is_kept_without_flapping() -> None:
+    """8 tasks a second of a second each, measured between 7 and 9, with now and then a task waiting."""
+    story = Story(WAIT, replicas=10)
+    levels = []
+    for step in range(240):
+        waiting = 1 if step % 7 == 0 else 0
+        busy = 7 + step % 3
+        workers = fleet(max(0, story.replicas - busy), min(busy, story.replicas))
+        levels.append(story.read((waiting, busy), workers, after=0.5, service=1.0, rate=7 + step % 5 / 2).replicas)
+    changes = sum(before != after for before, after in itertools.pairwise(levels))
+    assert changes <= 1
+    assert min(levels) >= 9
+
+
+def test_a_budget_that_shrinks_takes_workers_though_tasks_are_ready() -> None:
+    """Idle ones first; busy ones finish what they have."""
+    story = Story(replace(BURST, budget=4), replicas=10)
+    decision = story.read((100, 8), fleet(2, 8))
+    assert (decision.replicas, decision.limit, len(decision.victims)) == (4, Limit.BUDGET, 6)
+    assert {"idle-0", "idle-1"} < set(decision.victims)
+
+
+def test_a_budget_of_nothing_holds_a_queue_at_zero_and_says_so() -> None:
+    decision = Story(replace(BURST, budget=0)).read((10, 0))
+    assert (decision.replicas, decision.limit) == (0, Limit.BUDGET)

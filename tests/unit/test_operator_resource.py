@@ -9,10 +9,12 @@ import yaml
 from warren_contract.settings import SettingError
 from warren_operator.crd import definition, render
 from warren_operator.resource import QueueSettings, ResourceError, parse_spec, queue_settings, read_work_queue
+from warren_operator.scaling import scaling_of
 from warren_operator.settings import BUILT_IN, Settings
 
 CRD = Path(__file__).resolve().parents[2] / "charts" / "warren" / "crds" / "workqueues.yaml"
 MINIMAL: dict[str, Any] = {"scaleTargetRef": {"name": "workers"}}
+DAY = {"start": "0 8 * * 1-5", "end": "0 18 * * 1-5"}
 
 
 def test_the_chart_s_crd_is_the_one_of_the_models() -> None:
@@ -52,7 +54,7 @@ def test_a_minimal_spec_has_the_schema_s_defaults() -> None:
     spec = parse_spec(MINIMAL, "thumbnails")
     properties = schema("spec")["properties"]
     assert spec.max_replicas == properties["maxReplicas"]["default"]
-    assert spec.target.backlog_per_worker == properties["target"]["properties"]["backlogPerWorker"]["default"]
+    assert scaling_of(spec).backlog_per_worker == 5, "where no target is given"
     assert queue_settings(spec, BUILT_IN) == BUILT_IN
 
 
@@ -69,6 +71,13 @@ def test_a_minimal_spec_has_the_schema_s_defaults() -> None:
         ({**MINIMAL, "retry": {"minDelay": "10m", "maxDelay": "1s"}}, "write a minDelay of at most maxDelay"),
         ({**MINIMAL, "queue": {"name": "amq.gen"}}, "reserved"),
         ({**MINIMAL, "target": {"backlogPerWorker": 0}}, "spec.target.backlogPerWorker"),
+        ({**MINIMAL, "target": {"maxWait": "0s"}}, "spec.target.maxWait: maxWait is zero: write how long"),
+        ({**MINIMAL, "schedule": [{**DAY}]}, "spec.schedule.0: the window changes nothing"),
+        ({**MINIMAL, "schedule": [{**DAY, "minReplicas": 3, "maxReplicas": 2}]}, "write a minReplicas of at most"),
+        ({**MINIMAL, "schedule": [{**DAY, "minReplicas": 3, "timeZone": "Berlin"}]}, "such as Europe/Berlin"),
+        ({**MINIMAL, "schedule": [{**DAY, "minReplicas": 3, "end": "18:00"}]}, "end '18:00': write five fields"),
+        ({**MINIMAL, "schedule": [{**DAY, "minReplicas": 3, "end": "0 0 31 2 *"}]}, "end '0 0 31 2 *' is no time"),
+        ({**MINIMAL, "budget": {"priority": 3}}, "spec.budget.name: Field required"),
         ({**MINIMAL, "mode": "Dry"}, "spec.mode: Input should be 'Enforce' or 'Recommend'"),
         ({"scaleTargetRef": {"name": "x", "kind": "StatefulSet"}}, "spec.scaleTargetRef.kind"),
         ("nonsense", "spec."),
@@ -148,3 +157,21 @@ def test_namespaces_are_names_or_all(tmp_path: Path) -> None:
     assert load(tmp_path, "", WARREN_NAMESPACES="*").namespaces == ("*",)
     with pytest.raises(SettingError, match="commas"):
         load(tmp_path, "", WARREN_NAMESPACES="a,*")
+
+
+def test_a_target_alone_is_the_only_rule() -> None:
+    """Who asks for a longest wait and nothing else has not asked for five tasks a worker."""
+    alone = scaling_of(parse_spec({**MINIMAL, "target": {"maxWait": "30s"}}, "q"))
+    assert (alone.backlog_per_worker, alone.max_wait) == (None, 30.0)
+    both = scaling_of(parse_spec({**MINIMAL, "target": {"maxWait": "30s", "backlogPerWorker": 2}}, "q"))
+    assert (both.backlog_per_worker, both.max_wait) == (2, 30.0)
+
+
+def test_budgets_are_read_and_checked(tmp_path: Path) -> None:
+    def load(text: str) -> Settings:
+        return Settings.load({"WARREN_NAMESPACES": "jobs", "WARREN_BUDGETS": text})
+
+    assert load("gpu=8, reports=20").budgets == {"gpu": 8, "reports": 20}
+    for wrong in ("gpu", "gpu=many", "=3", "gpu=1,gpu=2"):
+        with pytest.raises(SettingError, match=r"WARREN_BUDGETS.* such as gpu=8,reports=20"):
+            load(wrong)

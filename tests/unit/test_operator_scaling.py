@@ -1,0 +1,84 @@
+"""What is wanted of a queue at a moment: spec, schedule and budget together."""
+
+from typing import Any
+
+from warren_operator.policy import Backlog, Limit, Memory, Observation, Scaling, decide
+from warren_operator.resource import Key, Spec, parse_spec
+from warren_operator.scaling import Wants
+
+NOON = 1_795_521_600.0
+"""Tuesday, 24 November 2026, 12:00 UTC."""
+
+A, B = Key("jobs", "a"), Key("jobs", "b")
+
+
+def spec(**fields: Any) -> Spec:
+    """A WorkQueue's spec."""
+    return parse_spec({"scaleTargetRef": {"name": "workers"}, "maxReplicas": 20, **fields}, "q")
+
+
+def ask(wants: Wants, key: Key, item: Spec, tasks: int, replicas: int = 0) -> Scaling:
+    """What is wanted of a queue with so many tasks."""
+    return wants.now(key, item, Observation(Backlog(tasks, 0), replicas), Memory(), NOON)
+
+
+def test_a_schedule_sets_the_bounds_until_it_changes_them() -> None:
+    item = spec(schedule=[{"start": "0 8 * * *", "end": "0 18 * * *", "minReplicas": 2}])
+    wants = Wants({}, lambda _: None)
+    assert wants.usual(A, item, NOON).min_replicas == 2
+    assert wants.usual(A, item, NOON + 6 * 3600 - 1).min_replicas == 2
+    assert wants.usual(A, item, NOON + 6 * 3600).min_replicas == 0
+    assert wants.usual(A, item, NOON + 6 * 3600).scheduled == ""
+    assert wants.usual(A, item, NOON + 20 * 3600).min_replicas == 2
+
+
+def test_a_new_spec_counts_at_once() -> None:
+    wants = Wants({}, lambda _: None)
+    assert wants.usual(A, spec(maxReplicas=3), NOON).max_replicas == 3
+    assert wants.usual(A, spec(maxReplicas=4), NOON).max_replicas == 4
+
+
+def test_the_others_are_told_when_their_share_changes() -> None:
+    changed: list[Key] = []
+    wants = Wants({"gpu": 10}, changed.append)
+    item = spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1})
+    assert ask(wants, A, item, 100).budget == 10
+    assert changed == []
+    assert ask(wants, B, item, 100, replicas=0).budget == 5
+    assert changed == [A]
+    wants.forget(B)
+    assert changed == [A, A]
+    assert ask(wants, A, item, 100, replicas=10).budget == 10
+
+
+def test_a_share_is_never_used_before_it_is_free() -> None:
+    wants = Wants({"gpu": 10}, lambda _: None)
+    item = spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1})
+    ask(wants, A, item, 100, replicas=10)
+    late = ask(wants, B, item, 100)
+    decision = decide(late, Observation(Backlog(100, 0), 0), Memory(), 1.0)
+    assert (decision.replicas, decision.limit) == (0, Limit.BUDGET)
+    assert ask(wants, A, item, 100, replicas=10).budget == 5
+    ask(wants, A, item, 100, replicas=5)
+    assert ask(wants, B, item, 100).budget == 5
+
+
+def test_who_leaves_a_budget_frees_its_share() -> None:
+    wants = Wants({"gpu": 10}, lambda _: None)
+    shared = spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1})
+    ask(wants, A, shared, 100, replicas=10)
+    assert ask(wants, A, spec(), 100, replicas=10).budget is None
+    assert ask(wants, B, shared, 100).budget == 10
+
+
+def test_what_is_only_recommended_takes_nothing_from_others() -> None:
+    wants = Wants({"gpu": 10}, lambda _: None)
+    ask(wants, A, spec(budget={"name": "gpu", "priority": 5}, mode="Recommend"), 1000, replicas=1)
+    assert ask(wants, B, spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1}), 100).budget == 9
+
+
+def test_the_fallback_counts_as_a_demand() -> None:
+    wants = Wants({"gpu": 10}, lambda _: None)
+    item = spec(budget={"name": "gpu"}, fallback={"afterFailures": 1, "replicas": 4})
+    scaling = wants.now(A, item, Observation(None, 1), Memory(), NOON)
+    assert decide(scaling, Observation(None, 1), Memory(), 1.0).replicas == 4
