@@ -362,7 +362,7 @@ def test_of_two_rules_the_larger_answer_counts() -> None:
 def test_long_tasks_still_running_while_short_ones_finish() -> None:
     """The mean grows with the long ones that still run; their workers stay, and the idle ones go."""
     story = Story(WAIT)
-    story.read((12, 0))
+    decision = story.read((12, 0))
     story.replicas = 12
     for age in range(1, 8):
         decision = story.read((0, 6), fleet(story.replicas - 6, 6), service=(6 * 4 + 6 * age) / 6, rate=0.0)
@@ -375,6 +375,7 @@ def test_long_tasks_still_running_while_short_ones_finish() -> None:
 
 def test_workers_that_steady_traffic_needs_stay_though_idle_now() -> None:
     story = Story(BURST, replicas=12)
+    decision = story.read((0, 2), fleet(10, 2), service=2.0, rate=2.5)
     for _ in range(20):
         decision = story.read((0, 2), fleet(10, 2), service=2.0, rate=2.5)
     assert (decision.replicas, decision.limit) == (6, Limit.FLOOR)

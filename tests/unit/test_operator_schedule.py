@@ -93,5 +93,5 @@ def test_bounds_hold_until_they_say(minutes: int) -> None:
 def test_what_is_wrong_is_named(change: dict[str, str], says: str) -> None:
     fields = {"start": "0 8 * * *", "end": "0 9 * * *", "time_zone": "UTC", **change}
     with pytest.raises(ScheduleError) as caught:
-        check_window(Window(**fields, min_replicas=1))
+        check_window(Window(fields["start"], fields["end"], fields["time_zone"], min_replicas=1))
     assert says in str(caught.value)
