@@ -144,7 +144,9 @@ def _fewer(situation: Situation, found: Decision, backlog: Backlog) -> Iterator[
     calm = _calm(situation)
     left = calm.decision().replicas
     if left < found.replicas:
-        obstacles = [text for text, changed in _obstacles(situation, calm, backlog) if changed.decision().replicas > left]
+        obstacles = [
+            text for text, changed in _obstacles(situation, calm, backlog) if changed.decision().replicas > left
+        ]
         if obstacles:
             who = "The workers go" if left == 0 else f"All but {_workers(left)} go"
             yield f"{who} once {' and '.join(obstacles)}."
@@ -190,18 +192,20 @@ def _obstacles(situation: Situation, calm: Situation, backlog: Backlog) -> Itera
         calm.seeing(
             workers=_with(
                 calm,
-                lambda worker, now: replace(now, busy=worker.busy, idle_for=worker.idle_for, silent=worker.silent)
-                if worker.phase is Phase.READY
-                else now,
+                lambda worker, now: (
+                    replace(now, busy=worker.busy, idle_for=worker.idle_for, silent=worker.silent)
+                    if worker.phase is Phase.READY
+                    else now
+                ),
                 seen,
             )
         ).remembering(quiet_since=situation.now),
     )
     span = situation.scaling.stabilization
     if memory.wanted and span:
-        passed = min((situation.now - at for at, _ in memory.wanted), default=0.0)
+        passed = format_duration(round(max(0.0, min(situation.now - at for at, _ in memory.wanted))))
         yield (
-            f"fewer have been asked for during {format_duration(span)} ({format_duration(round(max(0.0, passed)))} so far)",
+            f"fewer have been asked for during {format_duration(span)} ({passed} so far)",
             calm.remembering(wanted=memory.wanted),
         )
 

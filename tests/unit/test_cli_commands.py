@@ -398,6 +398,61 @@ def test_queues_shows_a_table(producer: Answers, environ: dict[str, str], capsys
     assert "task_queue" in capsys.readouterr().out
 
 
+EXPLAINED = {
+    "queue": "q", "exists": True, "ready": 60, "stale": False, "state_age": 1.0, "reason": "because", "desired": 10,
+    "remedies": ["Raise it."], "decisions": [{"at": 1.0, "from_replicas": 0, "to_replicas": 10, "reason": "so"}],
+}  # fmt: skip
+
+
+def test_explain_is_text_for_people_without_colours_in_a_pipe(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    producer.script.append((200, EXPLAINED, {}))
+    assert main(["explain", "q"], environ) == 0
+    said = capsys.readouterr().out
+    assert "10 workers wanted: because" in said
+    assert "Raise it." in said
+    assert "0 → 10  so" in said
+    assert "\x1b" not in said
+    assert producer.asked[0][1] == "/v1/queues/q"
+
+
+def test_explain_as_json_has_everything(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    producer.script.append((200, EXPLAINED, {}))
+    assert main(["explain", "q", "--json"], environ) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["remedies"], said["decisions"][0]["to_replicas"]) == (["Raise it."], 10)
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_an_operator_that_is_silent_is_code_3(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str], form: list[str]
+) -> None:
+    producer.script.append((200, EXPLAINED | {"stale": True, "state_age": 125.0}, {}))
+    assert main(["explain", "q", *form], environ) == 3
+    assert "silent for 2m05s" in capsys.readouterr().out or form
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [((404, "queue_unknown"), "warren queues"), ((401, "unauthorized"), "for a reason"), ((503, "blocked"), "for")],
+)
+def test_explain_says_what_is_wrong_and_ends_with_1(
+    producer: Answers,
+    environ: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    answer: tuple[int, str],
+    words: str,
+) -> None:
+    producer.then(*answer)
+    assert main(["explain", "q"], environ) == 1
+    said = capsys.readouterr()
+    assert words in said.err
+    assert not said.out
+
+
 def test_watch_in_a_pipe_prints_changes_and_survives_a_moment_without_a_producer(
     producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,8 @@
 """The `warren` command."""
 
 import argparse
+import dataclasses
+import json
 import os
 import sys
 import time
@@ -11,15 +13,18 @@ from rich.console import Console
 from warren_cli import arguments
 from warren_cli.client import Client, Refused, Unreachable, WarrenError
 from warren_cli.credentials import Cluster, Scope, find_token
+from warren_cli.explain import explanation
 from warren_cli.submit import UsageError, submit
 from warren_cli.view import table
 from warren_cli.watch import Watch, look, sample_json, watch
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE, NOT_CURRENT, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 refused or unreachable, 2 usage, 130 interrupted."""
+    """Run one command and return its exit code: 0 done, 1 refused or unreachable, 2 usage, 3 nothing current to
+    explain, 130 interrupted.
+    """
     environ = os.environ if environ is None else environ
     try:
         args = arguments.parser(environ).parse_args(argv)
@@ -65,6 +70,15 @@ def _command(args: argparse.Namespace, client: Client) -> int:
         else:
             console.print(table(sample.queues))
         return DONE
+    if args.command == "explain":
+        status = client.queue(args.queue)
+        if args.json:
+            print(json.dumps(dataclasses.asdict(status)))
+        else:
+            width = console.width if console.is_terminal else None
+            for line in explanation(status, now=time.time(), width=width):
+                console.print(line, soft_wrap=True)
+        return NOT_CURRENT if status.stale else DONE
     try:
         watch(client, Watch(args.queue, args.once, args.json, args.interval), console)
     except KeyboardInterrupt:
@@ -78,6 +92,8 @@ def _with_remedy(error: WarrenError, cluster: Cluster) -> str:
     if isinstance(cause, Unreachable) and cause.refused:
         command = " ".join(cluster.kubectl("port-forward", "service/warren-producer", "8080"))
         return f"{error}\nIf it runs in Kubernetes, forward its port in another terminal:\n  {command}"
+    if isinstance(cause, Refused) and cause.code == "queue_unknown":
+        return f"{error}\nThe queues that there are: warren queues"
     if isinstance(cause, Refused) and cause.id is not None:
         return f"{error}\nTo submit it again under the same id: --id {cause.id}"
     return str(error)

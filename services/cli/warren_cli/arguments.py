@@ -21,11 +21,13 @@ def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="warren",
         description="Submit tasks to Warren and watch the workers follow the backlog.",
-        epilog="Exit codes: 0 done, 1 refused or unreachable, 2 wrong command line or no token.",
+        epilog="Exit codes: 0 done, 1 refused or unreachable, 2 wrong command line or no token, 3 (explain) nothing "
+        "current to explain.",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_submit(commands, common)
     _add_watch(commands, common)
+    _add_explain(commands, common)
     queues = commands.add_parser("queues", parents=[common], help="show all queues once")
     queues.add_argument("--json", action="store_true", help="one JSON object")
     return top
@@ -98,6 +100,20 @@ def _add_watch(commands: Any, common: argparse.ArgumentParser) -> None:
     watch.add_argument(
         "--interval", type=_checked(duration), default=1.0, metavar="DURATION", help="between two looks (1s)"
     )
+
+
+def _add_explain(commands: Any, common: argparse.ArgumentParser) -> None:
+    explain = commands.add_parser(
+        "explain",
+        parents=[common],
+        help="say why a queue has the workers that it has",
+        description="Say why a queue has the workers that it has: what the operator sees, which rule asks for how "
+        "many, what holds it back, what would change it, and the last ten changes.",
+        epilog="Exit codes: 0 explained, 1 queue unknown, refused or unreachable, 2 wrong command line or no token, "
+        "3 the operator has not told of the queue, or not for a while.",
+    )
+    explain.add_argument("queue", type=_checked(check_queue_name), metavar="QUEUE")
+    explain.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -203,8 +203,29 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class PastDecision:
+    """A change of replicas that the operator made.
+
+    Attributes:
+        at: Unix time in seconds.
+        from_replicas, to_replicas: asked for before and after.
+        limited_by: what held the decision back; empty if nothing did.
+        reason: the sentence that explained it.
+    """
+
+    at: float
+    from_replicas: int
+    to_replicas: int
+    limited_by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """One queue as the producer shows it; None stands for "not known". Times are in seconds."""
+    """One queue as the producer shows it; None stands for "not known". Times are in seconds.
+
+    What explains the number of workers (`idle` to `decisions`) is there only where one queue was asked for.
+    """
 
     queue: str
     exists: bool = True
@@ -225,7 +246,13 @@ class QueueStatus:
     service_time: float | None = None
     arrival_rate: float | None = None
     estimated_wait: float | None = None
+    problem: str | None = None
     worker_states: tuple[WorkerStatus, ...] = ()
+    idle: int | None = None
+    asked: int | None = None
+    rule: str | None = None
+    remedies: tuple[str, ...] = ()
+    decisions: tuple[PastDecision, ...] = ()
 
     @property
     def backlog(self) -> int:
@@ -235,7 +262,7 @@ class QueueStatus:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "QueueStatus":
         """From the API; fields of newer producers are skipped, those of older ones stay unknown."""
-        names = {item.name for item in dataclasses.fields(cls)} - {"worker_states"}
+        names = {item.name for item in dataclasses.fields(cls)} - {"worker_states", "remedies", "decisions"}
         values = {name: _clean(value) for name, value in data.items() if name in names}
         workers = tuple(
             WorkerStatus(
@@ -247,7 +274,18 @@ class QueueStatus:
             )
             for worker in data.get("worker_states") or ()
         )
-        return cls(**values, worker_states=workers)
+        decisions = tuple(
+            PastDecision(
+                at=float(past.get("at", 0)),
+                from_replicas=int(past.get("from_replicas", 0)),
+                to_replicas=int(past.get("to_replicas", 0)),
+                limited_by=_clean(str(past.get("limited_by", ""))),
+                reason=_clean(str(past.get("reason", ""))),
+            )
+            for past in data.get("decisions") or ()
+        )
+        remedies = tuple(_clean(str(text)) for text in data.get("remedies") or ())
+        return cls(**values, worker_states=workers, remedies=remedies, decisions=decisions)
 
 
 class Client:
