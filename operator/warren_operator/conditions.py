@@ -1,10 +1,12 @@
 """The conditions of a WorkQueue: what they say, and the Events for those that begin or end. All pure."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
-from warren_operator.explanation import Explained, advice, camel
+from warren_operator.explanation import Explained
 from warren_operator.notes import Note
 from warren_operator.observation import View
 from warren_operator.policy import Limit
@@ -16,56 +18,88 @@ SCALING_LIMITED = "ScalingLimited"
 POLICY_OVERRIDDEN = "PolicyOverridden"
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A condition without its words, which take longer to find than is worth it where nobody reads them."""
+
+    type: str
+    status: ConditionStatus
+    reason: str
+
+
+def verdicts(told: Explained) -> tuple[Verdict, ...]:
+    """What the conditions are."""
+    ready, overridden = told.problem is None, told.override is not None
+    rows = [
+        Verdict(READY, _truth(ready), "Working" if told.problem is None else told.problem.reason),
+        Verdict(POLICY_OVERRIDDEN, _truth(overridden), "ForeignPolicy" if overridden else "InForce"),
+    ]
+    if told.view is not None:
+        rows.append(_active(told.view))
+    if told.decision is not None:
+        limit = told.decision.limit
+        limited = limit is not Limit.NONE
+        rows.append(Verdict(SCALING_LIMITED, _truth(limited), camel(limit.value) if limited else "Free"))
+    return tuple(rows)
+
+
 def conditions(item: WorkQueue, told: Explained, now: datetime) -> tuple[Condition, ...]:
-    rows: list[tuple[str, ConditionStatus, str, str]] = []
-    if told.problem is None:
-        rows.append(
-            (READY, ConditionStatus.TRUE, "Working", "The queue is in place and its workers follow the backlog.")
-        )
-    else:
-        rows.append((READY, ConditionStatus.FALSE, told.problem.reason, told.problem.message))
-    if told.override is not None:
-        rows.append((POLICY_OVERRIDDEN, ConditionStatus.TRUE, "ForeignPolicy", told.override))
-    else:
-        rows.append((POLICY_OVERRIDDEN, ConditionStatus.FALSE, "InForce", "Warren's policy applies to the queue."))
-    view, decision, scaling = told.view, told.decision, told.scaling
-    if view is not None:
-        rows.append(_active(view))
-    if view is not None and decision is not None and scaling is not None:
-        limited = decision.limit is not Limit.NONE
-        rows.append(
-            (
-                SCALING_LIMITED,
-                ConditionStatus.TRUE if limited else ConditionStatus.FALSE,
-                camel(decision.limit.value) if limited else "Free",
-                advice(decision, view, scaling) if limited else "Nothing holds the workers back.",
-            )
-        )
+    """The conditions to write. The time of one whose status is what it was is kept."""
     known = {condition["type"]: condition for condition in item.status.get("conditions") or ()}
     return tuple(
         Condition(
-            type=kind,
-            status=value,
-            reason=reason,
-            message=message,
+            type=verdict.type,
+            status=verdict.status,
+            reason=verdict.reason,
+            message=_message(verdict, told),
             observed_generation=item.generation,
-            last_transition_time=known[kind]["lastTransitionTime"]
-            if kind in known and known[kind].get("status") == value
+            last_transition_time=known[verdict.type]["lastTransitionTime"]
+            if verdict.type in known and known[verdict.type].get("status") == verdict.status
             else timestamp(now),
         )
-        for kind, value, reason, message in rows
+        for verdict in verdicts(told)
     )
 
 
-def _active(view: View) -> tuple[str, ConditionStatus, str, str]:
-    seen = view.seen
-    if seen.backlog is None:
-        return ACTIVE, ConditionStatus.UNKNOWN, "BacklogUnknown", f"The backlog is not known: {view.unknown}."
-    if seen.backlog.ready or seen.backlog.unacked:
-        return ACTIVE, ConditionStatus.TRUE, "Backlog", "There are tasks to do."
-    if seen.workers:
-        return ACTIVE, ConditionStatus.TRUE, "Workers", "There is nothing to do; workers are still there."
-    return ACTIVE, ConditionStatus.FALSE, "Idle", "There is nothing to do, and no worker runs."
+def _truth(value: bool) -> ConditionStatus:
+    return ConditionStatus.TRUE if value else ConditionStatus.FALSE
+
+
+def _active(view: View) -> Verdict:
+    backlog = view.seen.backlog
+    if backlog is None:
+        return Verdict(ACTIVE, ConditionStatus.UNKNOWN, "BacklogUnknown")
+    if backlog.ready or backlog.unacked:
+        return Verdict(ACTIVE, ConditionStatus.TRUE, "Backlog")
+    if view.seen.workers:
+        return Verdict(ACTIVE, ConditionStatus.TRUE, "Workers")
+    return Verdict(ACTIVE, ConditionStatus.FALSE, "Idle")
+
+
+_MESSAGES = MappingProxyType(
+    {
+        "Working": "The queue is in place and its workers follow the backlog.",
+        "InForce": "Warren's policy applies to the queue.",
+        "Backlog": "There are tasks to do.",
+        "Workers": "There is nothing to do; workers are still there.",
+        "Idle": "There is nothing to do, and no worker runs.",
+        "Free": "Nothing holds the workers back.",
+    }
+)
+
+
+def _message(verdict: Verdict, told: Explained) -> str:
+    match verdict.type:
+        case "Ready" if told.problem is not None:
+            return told.problem.message
+        case "PolicyOverridden" if told.override is not None:
+            return told.override
+        case "Active" if verdict.status is ConditionStatus.UNKNOWN and told.view is not None:
+            return f"The backlog is not known: {told.view.unknown}."
+        case "ScalingLimited" if verdict.status is ConditionStatus.TRUE:
+            return f"{camel(told.reason)}. {' '.join(told.remedies) or 'This passes by itself.'}"
+        case _:
+            return _MESSAGES[verdict.reason]
 
 
 def transitions(before: Iterable[Mapping[str, Any]], after: Iterable[Condition]) -> list[Note]:
@@ -86,3 +120,8 @@ def transitions(before: Iterable[Mapping[str, Any]], after: Iterable[Condition])
         reason = condition.reason if bad else condition.type if condition.type == READY else "PolicyInForce"
         notes.append(Note(reason, condition.message, warning=bad))
     return notes
+
+
+def camel(word: str) -> str:
+    """The word with a capital first letter, as Kubernetes writes reasons and people write sentences."""
+    return word[:1].upper() + word[1:]
