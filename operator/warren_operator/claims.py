@@ -7,6 +7,10 @@ from warren_operator.explanation import Problem
 from warren_operator.resource import Key, QueueSettings, Spec, WorkQueue, queue_settings
 
 
+QUEUE_TAKEN = "QueueTaken"
+"""Why a WorkQueue is not served whose queue is another one's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claims:
     """What belongs to whom.
@@ -51,7 +55,7 @@ def _refusal(item: WorkQueue, owners: Mapping[str, Key], targets: Mapping[Key, K
     owner = owners.get(item.queue)
     if owner is not None:
         text = f"queue {item.queue} belongs to the older WorkQueue {owner}: name another in spec.queue.name"
-        return Problem("QueueTaken", text)
+        return Problem(QUEUE_TAKEN, text)
     target = target_of(item.key, item.spec)
     owner = targets.get(target)
     if owner is not None:

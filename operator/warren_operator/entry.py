@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from warren_operator.explanation import Explained, Problem
+from warren_operator.history import History
 from warren_operator.policy import Memory
 from warren_operator.resource import Status, WorkQueue
 
@@ -26,15 +27,21 @@ class Entry:
         aside: the queue is missing or slow, and read on a channel of its own.
         pods: names seen last.
 
+        hinted_at: when somebody said that there are new tasks, until a decision has taken that in; None otherwise.
+        failures: readings that failed, for the metrics.
+
         acting: a change of replicas is under way.
         expected: replicas that the watch has yet to bring back, and the time until which that is waited for.
         act_after: no change before this time, after one that was refused.
         trouble: why the last change was refused.
+        decisions: the last changes of replicas, newest first.
+        scalings: changes of replicas that were carried out, by direction and limit, for the metrics.
 
         told: the latest explanation.
         mark: what of it is compared, to see whether there is anything new to tell.
         told_mark, told_at: mark and time of the last event message.
         judged: the mark that was last compared with the status.
+        substance: what the status that was last written has of what is written at once.
         raw: the status as last read or written.
         written: what was last written; None before the first time.
         written_at: time of the last status write.
@@ -51,16 +58,22 @@ class Entry:
     aside: bool = False
     pods: frozenset[str] = frozenset()
 
+    hinted_at: float | None = None
+    failures: int = 0
+
     acting: bool = False
     expected: tuple[int, float] | None = None
     act_after: float = NEVER
     trouble: Problem | None = None
+    decisions: History = ()
+    scalings: dict[tuple[str, str], int] = field(default_factory=dict)
 
     told: Explained | None = None
     mark: tuple[object, ...] = ()
     told_mark: tuple[object, ...] = ()
     told_at: float = NEVER
     judged: tuple[object, ...] = ()
+    substance: tuple[object, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict)
     written: Status | None = None
     written_at: float = NEVER

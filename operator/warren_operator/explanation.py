@@ -1,13 +1,16 @@
-"""Why: the sentence that explains a decision, and what to do about it. All pure.
+"""Why: the sentence that explains a decision, and what would change it. All pure.
 
 The same sentence serves `kubectl get wq`, the Event, the status, the CLI and the dashboard.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from warren_contract.durations import format_duration
 from warren_operator.observation import View
-from warren_operator.policy import PENDING_LIMIT, USUAL_BACKLOG_PER_WORKER, Decision, Limit, Phase, Rule, Scaling
+from warren_operator.policy import PENDING_LIMIT, USUAL_BACKLOG_PER_WORKER, Decision, Limit, Memory, Phase, Rule, Scaling
+from warren_operator.remedies import Situation, remedies
+from warren_operator.resource import PastDecisionStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +26,9 @@ class Problem:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Explained:
-    """All that is told about one WorkQueue at one moment.
+    """All that is told about one WorkQueue at one moment. What takes a moment to find is found when it is asked for.
 
     Attributes:
         problem: None while all is well.
@@ -33,6 +36,10 @@ class Explained:
         view: what is seen; None while nothing is.
         decision: the latest; None where there is none.
         scaling: what the decision was made for.
+        memory: that the decision was made with.
+        now: when it was made, in seconds of the loop's clock.
+        recommended: it is not carried out, whatever it is.
+        decisions: the last changes of replicas, newest first.
     """
 
     problem: Problem | None
@@ -40,6 +47,27 @@ class Explained:
     view: View | None = None
     decision: Decision | None = None
     scaling: Scaling | None = None
+    memory: Memory = field(default_factory=Memory)
+    now: float = 0.0
+    recommended: bool = False
+    decisions: tuple[PastDecisionStatus, ...] = ()
+
+    @cached_property
+    def reason(self) -> str:
+        """The sentence; empty where nothing was decided."""
+        if self.decision is None or self.view is None or self.scaling is None:
+            return ""
+        text = sentence(self.decision, self.view, self.scaling)
+        return f"{text} (recommended only)" if self.recommended else text
+
+    @cached_property
+    def remedies(self) -> tuple[str, ...]:
+        """What would change the decision; empty where nothing was decided."""
+        if self.decision is None or self.view is None or self.scaling is None:
+            return ()
+        found = remedies(Situation(self.scaling, self.view.seen, self.memory, self.now))
+        enforce = "Set mode to Enforce to have it carried out."
+        return (enforce, *found) if self.recommended and self.decision.changes else found
 
 
 def sentence(decision: Decision, view: View, scaling: Scaling) -> str:
@@ -108,26 +136,6 @@ def rate(per_second: float | None) -> str:
     return f"{value:.0f}/s" if value >= 10 else f"{value:.2g}/s"
 
 
-def camel(word: str) -> str:
-    return word[:1].upper() + word[1:]
-
-
-def advice(decision: Decision, view: View, scaling: Scaling) -> str:
-    """The sentence, and what to do where something can be done."""
-    advice = {
-        Limit.MAX_REPLICAS: "Raise maxReplicas if that is too slow.",
-        Limit.MIN_REPLICAS: "Lower minReplicas to have fewer.",
-        Limit.BUDGET: "Raise the budget in the operator's settings, or the queue's budget.priority.",
-        Limit.FLOOR: "They go half a minute after the tasks have stopped coming.",
-        Limit.MAX_STEP: "Raise behavior.scaleUp.maxStep to start more at once.",
-        Limit.STABILIZATION: "Shorten behavior.scaleDown.stabilization to let them go sooner.",
-        Limit.PAUSED: "Set paused to false to let the number of workers follow the backlog.",
-        Limit.SUSPENDED: "Set suspend to false to have the tasks done.",
-        Limit.UNKNOWN: "Nothing is changed until the broker can be read again; see the condition Ready.",
-        Limit.FALLBACK: "The number is fallback.replicas until the broker can be read again; see the condition Ready.",
-        Limit.FAILING: "Look at the pods with `kubectl describe pod` and mend the image or the command.",
-        Limit.PENDING: "Look at the pods with `kubectl describe pod`: the cluster has no room for them.",
-        Limit.ROLLOUT: "If the rollout is stuck, look at it with `kubectl rollout status`.",
-    }.get(decision.limit, "This passes by itself.")
-    text = camel(sentence(decision, view, scaling))
-    return f"{text}. {advice}"
+def clipped(text: str, longest: int) -> str:
+    """The text, cut where it is too long."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"

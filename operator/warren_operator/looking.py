@@ -127,8 +127,10 @@ class Looker:
             return IDLE_EVERY
         scaling = self._wants.now(entry.item.key, spec, view.seen, entry.memory, time.time())
         decision = decide(scaling, view.seen, entry.memory, now)
+        told = Explained(problem, override, view, decision, scaling, entry.memory, now)
         entry.memory = decision.memory
-        told = Explained(problem, override, view, decision, scaling)
+        if decision.replicas <= decision.current:
+            entry.hinted_at = None
         if decision.changes and spec.mode is Mode.ENFORCE and now >= entry.act_after:
             self._actor.start(entry, key, told, decision)
         self._teller.explain(entry, told)
@@ -138,22 +140,26 @@ class Looker:
 
     async def _read(self, entry: Entry) -> tuple[Counts | None, str]:
         if self._broker.problem:
-            self.failures += 1
+            self._failed(entry)
             return None, self._broker.problem
         queue = entry.item.queue
         try:
             counts = await self._broker.read(queue, aside=entry.aside)
         except QueueMissing:
             entry.aside = True
-            self.failures += 1
+            self._failed(entry)
             self._topology.missing(queue)
             return None, f"queue {queue} is not there yet: the operator is about to declare it"
         except BrokerUnavailable as error:
             entry.aside = True
-            self.failures += 1
+            self._failed(entry)
             return None, str(error)
         entry.aside = counts.took >= SLOW_READING
         return counts, ""
+
+    def _failed(self, entry: Entry) -> None:
+        self.failures += 1
+        entry.failures += 1
 
     def _observe(self, entry: Entry, spec: Spec, target: TargetState, reading: tuple[Counts | None, str]) -> View:
         now = asyncio.get_running_loop().time()

@@ -16,6 +16,7 @@ from warren_operator.broker import Broker, EventPublisher
 from warren_operator.claims import settle
 from warren_operator.entry import NEVER, Entry
 from warren_operator.explanation import Explained, Problem
+from warren_operator.history import recalled
 from warren_operator.kube import Api
 from warren_operator.looking import ACTING_EVERY, CLUSTER_UNREADABLE, IDLE_EVERY, Looker, Sources
 from warren_operator.notes import Note
@@ -77,11 +78,13 @@ class Loop:
             case WorkerState():
                 self._reports.add(event, asyncio.get_running_loop().time())
             case TasksSubmitted():
+                entry = self.entries.get(self._owners.get(event.queue, Key("", "")))
+                if entry is not None and entry.hinted_at is None:
+                    entry.hinted_at = asyncio.get_running_loop().time()
                 self.hint([event.queue])
             case Resync():
                 for entry in self.entries.values():
-                    entry.told_at = NEVER
-                    self._teller.tell(entry, asyncio.get_running_loop().time())
+                    entry.told_at = NEVER  # each is told at its next look, within a second: all at once take too long
             case _:
                 pass
 
@@ -176,7 +179,7 @@ class Loop:
             refusal = claims.refusals.get(item.key)
             known = self.entries.get(item.key)
             if known is None or known.item.uid != item.uid:
-                self.entries[item.key] = Entry(item, refusal, raw=item.status)
+                self.entries[item.key] = Entry(item, refusal, raw=item.status, decisions=recalled(item.status))
                 # New ones are read at once; after a restart thousands are new, and those spread over a second.
                 self._agenda.schedule(item.key, now + (number % 1000) / 1000 * IDLE_EVERY if number > 50 else now)
             elif known.item.generation != item.generation or known.refusal != refusal:

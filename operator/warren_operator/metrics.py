@@ -19,8 +19,11 @@ from warren_operator.broker import Broker
 from warren_operator.conditions import verdicts
 from warren_operator.entry import Entry
 from warren_operator.loop import Loop
+from warren_operator.observation import View
 from warren_operator.policy import Phase
 from warren_operator.topology import Topology
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 ENTRIES_AT_ONCE = 200
 """WorkQueues whose values are written before the loop gets its turn: a millisecond of one family."""
@@ -48,19 +51,17 @@ class Family:
     read: Callable[[Entry], Iterable[Sample]]
 
 
-def _seen(read: Callable[[Entry], float | None]) -> Callable[[Entry], Iterable[Sample]]:
+def _seen(read: Callable[[View], float | None]) -> Callable[[Entry], Iterable[Sample]]:
     """One sample, where something is seen of the queue."""
-    return lambda entry: (("", read(entry)),) if entry.told is not None and entry.told.view is not None else ()
+    return lambda entry: () if entry.told is None or entry.told.view is None else (("", read(entry.told.view)),)
 
 
-def _ready(entry: Entry) -> float | None:
-    backlog = entry.told and entry.told.view and entry.told.view.seen.backlog
-    return backlog.ready if backlog else None
+def _ready(view: View) -> float | None:
+    return None if view.seen.backlog is None else view.seen.backlog.ready
 
 
-def _unacked(entry: Entry) -> float | None:
-    backlog = entry.told and entry.told.view and entry.told.view.seen.backlog
-    return backlog.unacked if backlog else None
+def _unacked(view: View) -> float | None:
+    return None if view.seen.backlog is None else view.seen.backlog.unacked
 
 
 def _workers(entry: Entry) -> Iterator[Sample]:
@@ -126,14 +127,14 @@ FAMILIES: tuple[Family, ...] = (
         "gauge",
         "Tasks that wait for their retry after a failure.",
         (),
-        _seen(lambda entry: entry.told and entry.told.view and entry.told.view.delayed),
+        _seen(lambda view: view.delayed),
     ),
     Family(
         "warren_queue_dead",
         "gauge",
         "Tasks in the dead-letter queue, given up on or expired.",
         (),
-        _seen(lambda entry: entry.told and entry.told.view and entry.told.view.dead),
+        _seen(lambda view: view.dead),
     ),
     Family(
         "warren_queue_workers",
@@ -148,7 +149,7 @@ FAMILIES: tuple[Family, ...] = (
         "gauge",
         "Replicas that the workers' Deployment has in its spec.",
         (),
-        _seen(lambda entry: entry.told and entry.told.view and entry.told.view.seen.replicas),
+        _seen(lambda view: view.seen.replicas),
     ),
     Family("warren_queue_desired_replicas", "gauge", "Workers that the operator wants now.", (), _desired),
     Family(
@@ -172,21 +173,21 @@ FAMILIES: tuple[Family, ...] = (
         "gauge",
         "Mean time of work in one task; missing until five tasks have ended.",
         (),
-        _seen(lambda entry: entry.told and entry.told.view and entry.told.view.seen.service_time),
+        _seen(lambda view: view.seen.service_time),
     ),
     Family(
         "warren_queue_arrival_rate",
         "gauge",
         "Tasks a second that come in, redeliveries included; missing until known.",
         (),
-        _seen(lambda entry: entry.told and entry.told.view and entry.told.view.seen.arrival_rate),
+        _seen(lambda view: view.seen.arrival_rate),
     ),
     Family(
         "warren_queue_estimated_wait_seconds",
         "gauge",
         "Time until a task that is submitted now starts, with the workers that run; missing where unknown.",
         (),
-        _seen(lambda entry: entry.told and entry.told.view and entry.told.view.estimated_wait),
+        _seen(lambda view: view.estimated_wait),
     ),
     Family(
         "warren_queue_scalings_total",

@@ -4,6 +4,7 @@ No rule of the policy is repeated here. Each sentence is found by asking `decide
 different, and is told only if the answer is different as well: it cannot disagree with the policy.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any
 
 from warren_contract.durations import format_duration
 from warren_operator.policy import (
+    FLOOR_SPAN,
     IDLE_FOR,
     SILENT_QUIET,
     ZERO_READINGS,
@@ -89,102 +91,133 @@ def _blind(situation: Situation, found: Decision) -> Iterator[str]:
 
 
 def _more(situation: Situation, found: Decision, backlog: Backlog) -> Iterator[str]:
-    """What would bring more workers."""
-    scaling, seen = situation.scaling, situation.seen
-    changes = (
-        *_larger_bounds(scaling, seen, found),
-        *_mended_pods(seen),
-    )
-    for text, changed in changes:
-        then = changed(situation).decision().replicas
+    """What would bring more workers: the least that does, first by itself, else all that is in the way together."""
+    for doings in (*((doing,) for doing in _DOINGS), _DOINGS):
+        texts, changed = [], situation
+        for doing in doings:
+            text, after = doing(changed, found)
+            if text:
+                texts.append(text)
+                changed = after
+        then = changed.decision().replicas
         if then > found.replicas:
-            yield f"{text}: {_workers(then)} then."
+            yield f"{' and '.join(texts)}: {_workers(then)} then."
             return
+    if found.replicas < found.current:
+        return  # some are just going
 
-    def brings_more(tasks: int, most: int = scaling.max_replicas) -> bool:
-        larger = situation.seeing(backlog=replace(backlog, ready=backlog.ready + tasks))
-        return larger.wanting(max_replicas=most).decision().replicas > found.replicas
+    def with_more(tasks: int) -> Situation:
+        return situation.seeing(backlog=replace(backlog, ready=backlog.ready + tasks))
 
-    tasks = least(brings_more, MOST_TASKS)
+    tasks = least(lambda tasks: with_more(tasks).decision().replicas > found.replicas, MOST_TASKS)
     if tasks is not None:
-        then = situation.seeing(backlog=replace(backlog, ready=backlog.ready + tasks)).decision().replicas
-        yield f"{_count(tasks, 'more task')} would bring {_count(then - found.replicas, 'more worker')}."
-    elif brings_more(MOST_TASKS, MAX_REPLICAS):
-        yield f"No number of tasks brings more workers: maxReplicas is {scaling.max_replicas}."
+        then = with_more(tasks).decision().replicas - found.replicas
+        yield f"{_count(tasks, 'more task')} would bring {_count(then, 'more worker')}."
+    elif with_more(MOST_TASKS).wanting(max_replicas=MAX_REPLICAS).decision().replicas > found.replicas:
+        yield f"More tasks bring no more workers: maxReplicas is {situation.scaling.max_replicas}{_schedule(situation)}."
+    elif with_more(MOST_TASKS).wanting(budget=None).decision().replicas > found.replicas:
+        yield f"More tasks bring no more workers: the shared budget has {situation.scaling.budget} for this queue."
 
 
-Change = tuple[str, Callable[[Situation], Situation]]
-
-
-def _larger_bounds(scaling: Scaling, seen: Observation, found: Decision) -> Iterator[Change]:
+def _more_replicas(at: Situation, found: Decision) -> tuple[str, Situation]:
     asked = min(found.asked or 0, MAX_REPLICAS)
-    if asked > scaling.max_replicas:
-        yield f"Raise maxReplicas to {asked}", lambda at: at.wanting(max_replicas=asked)
-    if scaling.max_step is not None:
-        ready = sum(worker.phase is Phase.READY for worker in seen.workers)
-        step = min(max(asked, scaling.min_replicas), scaling.max_replicas) - ready
-        if step > scaling.max_step:
-            text = f"Raise behavior.scaleUp.maxStep to {step}, or wait until those that start are ready"
-            yield text, lambda at: at.wanting(max_step=step)
+    if asked <= at.scaling.max_replicas:
+        return "", at
+    return f"Raise maxReplicas to {asked}{_schedule(at)}", at.wanting(max_replicas=asked)
 
 
-def _mended_pods(seen: Observation) -> Iterator[Change]:
-    for phase, what in ((Phase.FAILING, "cannot start"), (Phase.PENDING, "find no room")):
-        held = sum(worker.phase is phase for worker in seen.workers)
-        if held:
-            mended = tuple(
-                replace(worker, phase=Phase.READY) if worker.phase is phase else worker for worker in seen.workers
-            )
-            text = f"Mend what `kubectl describe pod` tells of the {_count(held, 'pod')} that {what}"
-            yield text, lambda at, mended=mended: at.seeing(workers=mended)  # type: ignore[misc]
+def _more_budget(at: Situation, found: Decision) -> tuple[str, Situation]:
+    asked = min(max(found.asked or 0, at.scaling.min_replicas), at.scaling.max_replicas)
+    if at.scaling.budget is None or asked <= at.scaling.budget:
+        return "", at
+    text = f"Raise the budget, or this queue's priority in it, so that it gets {asked}"
+    return text, at.wanting(budget=asked)
+
+
+def _larger_step(at: Situation, found: Decision) -> tuple[str, Situation]:
+    ready = sum(worker.phase is Phase.READY for worker in at.seen.workers)
+    step = min(max(found.asked or 0, at.scaling.min_replicas), at.scaling.ceiling) - ready
+    if at.scaling.max_step is None or step <= at.scaling.max_step:
+        return "", at
+    text = f"Raise behavior.scaleUp.maxStep to {step}, or wait until those that start are ready"
+    return text, at.wanting(max_step=step)
+
+
+def _mended(phase: Phase, what: str, at: Situation, _found: Decision) -> tuple[str, Situation]:
+    held = sum(worker.phase is phase for worker in at.seen.workers)
+    if not held:
+        return "", at
+    mended = tuple(
+        replace(worker, phase=Phase.READY) if worker.phase is phase else worker for worker in at.seen.workers
+    )
+    text = f"Mend what `kubectl describe pod` tells of the {_count(held, 'pod')} that {what}"
+    return text, at.seeing(workers=mended)
+
+
+_DOINGS = (
+    _more_replicas,
+    _more_budget,
+    functools.partial(_mended, Phase.FAILING, "cannot start"),
+    functools.partial(_mended, Phase.PENDING, "find no room"),
+    _larger_step,
+)
+"""What somebody could do to have more workers: the words, and the situation in which it has been done."""
+
+
+def _schedule(at: Situation) -> str:
+    until = at.scaling.scheduled
+    return f" (a schedule sets the bounds until {until})" if until else ""
 
 
 def _fewer(situation: Situation, found: Decision, backlog: Backlog) -> Iterator[str]:
-    """What would take workers away."""
+    """What would take workers away: each thing that alone would keep some where nothing else does."""
+    if not situation.seen.workers:
+        return
     calm = _calm(situation)
     left = calm.decision().replicas
     if left < found.replicas:
-        obstacles = [
-            text for text, changed in _obstacles(situation, calm, backlog) if changed.decision().replicas > left
-        ]
+        obstacles = [text for text, alone in _obstacles(situation, calm, backlog) if alone.decision().replicas > left]
         if obstacles:
             who = "The workers go" if left == 0 else f"All but {_workers(left)} go"
-            yield f"{who} once {' and '.join(obstacles)}."
-    if left > 0:
-        then = calm.wanting(min_replicas=0).decision().replicas
-        if then < left:
-            yield f"Lower minReplicas to have fewer than {_workers(left)} when there is nothing to do."
+            *first, last = obstacles
+            yield f"{who} once {', '.join(first)}{' and ' if first else ''}{last}."
+    if calm.wanting(min_replicas=0).decision().replicas < left:
+        text = f"Lower minReplicas to have fewer than {_workers(left)} when there is nothing to do"
+        yield f"{text}{_schedule(situation)}."
 
 
 def _calm(situation: Situation) -> Situation:
-    """The same workers, with nothing to do, and sure of it."""
+    """The same workers, as far as the bounds allow them, with nothing to do, nothing coming, and sure of it."""
+    allowed = min(situation.seen.replicas, situation.scaling.ceiling)
     at_ease = tuple(
         worker
         if worker.phase in (Phase.PENDING, Phase.FAILING)
         else replace(worker, phase=Phase.READY, busy=False, idle_for=math.inf)
-        for worker in situation.seen.workers
+        for worker in situation.seen.workers[:allowed]
     )
     long_ago = situation.now - 3600.0
     return replace(
-        situation.seeing(backlog=Backlog(0, 0), workers=at_ease, rollout=False, settled=True),
+        situation.seeing(
+            backlog=Backlog(0, 0), replicas=allowed, workers=at_ease, rollout=False, settled=True, arrival_rate=0.0
+        ),
         memory=Memory(zeros=ZERO_READINGS, zero_since=long_ago, quiet_since=long_ago, wanted=((situation.now, 0),)),
     )
 
 
 def _obstacles(situation: Situation, calm: Situation, backlog: Backlog) -> Iterator[tuple[str, Situation]]:
     """What may keep workers from going, and the calm situation with that alone as it is."""
-    seen, memory = situation.seen, situation.memory
+    scaling, seen, memory = situation.scaling, situation.seen, situation.memory
     yield "the rollout is over", calm.seeing(rollout=seen.rollout)
     yield "the pods have settled", calm.seeing(settled=seen.settled)
-    are = "is" if backlog.ready == 1 else "are"
-    yield f"no task is ready ({backlog.ready} {are})", calm.seeing(backlog=Backlog(backlog.ready, 0))
-    yield (
-        "the queue has been empty for a moment",
-        calm.remembering(zeros=memory.zeros, zero_since=memory.zero_since),
-    )
+    if backlog.ready:
+        text = f"no task is ready ({backlog.ready} {_are(backlog.ready)})"
+        yield text, calm.seeing(backlog=Backlog(backlog.ready, 0))
+    else:
+        certain = calm.remembering(zeros=memory.zeros, zero_since=memory.zero_since)
+        yield "the queue has been empty for a moment", certain
     starting = sum(worker.phase is Phase.STARTING for worker in seen.workers)
     yield (
-        f"{_count(starting, 'starting worker')} {'is' if starting == 1 else 'are'} up",
+        f"{_count(starting, 'starting worker')} {_are(starting)} up",
         calm.seeing(workers=_with(calm, lambda worker, now: replace(now, phase=worker.phase), seen)),
     )
     yield (
@@ -192,33 +225,35 @@ def _obstacles(situation: Situation, calm: Situation, backlog: Backlog) -> Itera
         calm.seeing(
             workers=_with(
                 calm,
-                lambda worker, now: (
-                    replace(now, busy=worker.busy, idle_for=worker.idle_for, silent=worker.silent)
-                    if worker.phase is Phase.READY
-                    else now
-                ),
+                lambda worker, now: replace(now, busy=worker.busy, idle_for=worker.idle_for, silent=worker.silent)
+                if worker.phase is Phase.READY
+                else now,
                 seen,
             )
         ).remembering(quiet_since=situation.now),
     )
-    span = situation.scaling.stabilization
-    if memory.wanted and span:
+    if seen.arrival_rate or memory.floors:
+        coming = calm.seeing(arrival_rate=seen.arrival_rate).remembering(floors=memory.floors)
+        kept = coming.decision().replicas
+        text = f"tasks have stopped coming in for {format_duration(FLOOR_SPAN)} ({_workers(kept)} would stay until then)"
+        yield text, coming
+    if memory.wanted and scaling.stabilization:
         passed = format_duration(round(max(0.0, min(situation.now - at for at, _ in memory.wanted))))
         yield (
-            f"fewer have been asked for during {format_duration(span)} ({passed} so far)",
+            f"fewer have been asked for during {format_duration(scaling.stabilization)} ({passed} so far)",
             calm.remembering(wanted=memory.wanted),
         )
 
 
 def _with(calm: Situation, change: Callable[[Worker, Worker], Worker], seen: Observation) -> tuple[Worker, ...]:
-    return tuple(change(worker, now) for worker, now in zip(seen.workers, calm.seen.workers, strict=True))
+    return tuple(change(worker, now) for worker, now in zip(seen.workers, calm.seen.workers, strict=False))
 
 
 def _at_work(workers: tuple[Worker, ...]) -> str:
     busy = sum(worker.phase is Phase.READY and worker.busy is True for worker in workers)
     unheard = sum(worker.phase is Phase.READY and worker.busy is None for worker in workers)
     if busy:
-        return f"they have been idle for {format_duration(IDLE_FOR)} ({busy} {'is' if busy == 1 else 'are'} busy)"
+        return f"they have been idle for {format_duration(IDLE_FOR)} ({busy} {_are(busy)} busy)"
     if unheard:
         return (
             f"they say that they are idle, or nothing has been in work for {format_duration(SILENT_QUIET)} "
@@ -242,6 +277,10 @@ def least(works: Callable[[int], bool], most: int) -> int | None:
         else:
             low = middle
     return high
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _count(number: int, what: str) -> str:

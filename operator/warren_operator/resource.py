@@ -28,6 +28,9 @@ API_VERSION = f"{GROUP}/{VERSION}"
 MAX_REPLICAS = 10_000
 """More workers than that for one queue is a typing error: a quorum queue cannot feed them."""
 
+DECISIONS_KEPT = 10
+"""Changes of replicas that the status remembers."""
+
 LONGEST_DURATION = 30 * 24 * 3600
 """Seconds. Nothing in a WorkQueue is sensibly longer than a month; milliseconds stay in the broker's range."""
 
@@ -403,6 +406,17 @@ class DecisionStatus(Model):
     limited_by: Annotated[str, Field(description="What held the decision back; empty if nothing did.")] = ""
     rule: Annotated[str, Field(description="Which target asked for as many.")] = ""
     reason: Annotated[str, Field(description="One sentence that explains the decision.")]
+    remedy: Annotated[str, Field(description="What would change the decision.")] = ""
+
+
+class PastDecisionStatus(Model):
+    """A change of replicas that was carried out."""
+
+    at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    from_: Annotated[int, Field(alias="from", description="Replicas before.")]
+    to: Annotated[int, Field(description="Replicas after.")]
+    limited_by: Annotated[str, Field(description="What held the decision back; empty if nothing did.")] = ""
+    reason: Annotated[str, Field(description="The sentence that explained it.")]
 
 
 class ConditionStatus(StrEnum):
@@ -441,6 +455,10 @@ class Status(Model):
         str | None, Field(description="Time until a task submitted now starts, at the present number of workers.")
     ] = None
     decision: DecisionStatus | None = None
+    decisions: Annotated[
+        tuple[PastDecisionStatus, ...],
+        Field(max_length=DECISIONS_KEPT, description="The last changes of replicas, newest first."),
+    ] = ()
     conditions: Annotated[
         tuple[Condition, ...],
         Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),

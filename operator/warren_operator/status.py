@@ -3,18 +3,26 @@
 from datetime import datetime
 from typing import Any
 
-from warren_contract.events import QueueState
-from warren_operator.conditions import conditions
-from warren_operator.explanation import Explained, rate, sentence, span
-from warren_operator.observation import View
-from warren_operator.policy import Decision, Scaling
-from warren_operator.resource import BacklogStatus, DecisionStatus, Mode, Status, WorkersStatus, WorkQueue, timestamp
+from warren_contract.events import PastDecision, QueueState
+from warren_operator.claims import QUEUE_TAKEN
+from warren_operator.conditions import conditions, verdicts
+from warren_operator.explanation import Explained, clipped, rate, span
+from warren_operator.policy import Decision
+from warren_operator.resource import BacklogStatus, DecisionStatus, Status, WorkersStatus, WorkQueue, timestamp
+
+LONGEST_TEXT = 600
+"""Characters of a sentence in an event message."""
+
+MOST_REMEDIES = 6
+"""Sentences on what would change a decision, in an event message."""
 
 
 def status(item: WorkQueue, told: Explained, now: datetime) -> Status:
     """The status to write. Times of what has not changed are kept from the status that is there."""
     view, decision = told.view, told.decision
-    result = Status(observed_generation=item.generation, conditions=conditions(item, told, now))
+    result = Status(
+        observed_generation=item.generation, decisions=told.decisions, conditions=conditions(item, told, now)
+    )
     if view is None:
         return result
     seen = view.seen
@@ -33,19 +41,21 @@ def status(item: WorkQueue, told: Explained, now: datetime) -> Status:
             "estimated_wait": None if view.estimated_wait is None else span(view.estimated_wait),
         }
     )
-    if decision is None or told.scaling is None:
+    if decision is None:
         return result
     return result.model_copy(
-        update={"desired_replicas": decision.replicas, "decision": _decision(item, told, decision, view, now)}
+        update={"desired_replicas": decision.replicas, "decision": _decision(item, told, decision, now)}
     )
 
 
-def _decision(item: WorkQueue, told: Explained, decision: Decision, view: View, now: datetime) -> DecisionStatus:
-    """The decision; one that changes nothing keeps the time and the step of the one before that led here."""
-    scaling = told.scaling or Scaling(0)
+def _decision(item: WorkQueue, told: Explained, decision: Decision, now: datetime) -> DecisionStatus:
+    """The decision; one that changes nothing keeps the time and the step of the change that led here."""
     at, before = timestamp(now), decision.current
     known = item.status.get("decision") or {}
-    if known.get("to") == decision.replicas and not decision.changes:
+    latest = told.decisions[0] if told.decisions else None
+    if not decision.changes and latest is not None and latest.to == decision.replicas:
+        at, before = latest.at, latest.from_
+    elif known.get("to") == decision.replicas and (not decision.changes or known.get("from") == decision.current):
         at, before = known.get("at", at), known.get("from", before)
     return DecisionStatus(
         at=at,
@@ -53,12 +63,9 @@ def _decision(item: WorkQueue, told: Explained, decision: Decision, view: View, 
         to=decision.replicas,
         limited_by=decision.limit.value,
         rule=decision.rule.value,
-        reason=_recommended(item, sentence(decision, view, scaling)),
+        reason=told.reason,
+        remedy=" ".join(told.remedies),
     )
-
-
-def _recommended(item: WorkQueue, text: str) -> str:
-    return f"{text} (recommended only)" if item.spec is not None and item.spec.mode is Mode.RECOMMEND else text
 
 
 def status_patch(new: Status) -> dict[str, Any]:
@@ -66,39 +73,49 @@ def status_patch(new: Status) -> dict[str, Any]:
     return {"status": new.model_dump(mode="json", by_alias=True)}
 
 
-def substance(new: Status) -> tuple[object, ...]:
+def substance(item: WorkQueue, told: Explained) -> tuple[object, ...]:
     """What is written at once when it changes; the rest (counts) waits for the next regular write."""
-    decision = new.decision
+    decision = told.decision
     return (
-        new.observed_generation,
-        new.desired_replicas,
-        None if decision is None else (decision.to, decision.limited_by),
-        tuple((condition.type, condition.status, condition.reason) for condition in new.conditions),
+        item.generation,
+        None if decision is None else (decision.replicas, decision.limit),
+        told.decisions[:1],
+        verdicts(told),
     )
 
 
 def queue_state(item: WorkQueue, told: Explained, at: float) -> QueueState | None:
-    """The event message for the producers; None while nothing is known."""
-    view, decision, scaling = told.view, told.decision, told.scaling
-    if view is None or decision is None or scaling is None or view.seen.backlog is None:
+    """The event message for the producers; None where it is not for this WorkQueue to speak of the queue."""
+    view, decision, problem = told.view, told.decision, told.problem
+    if item.spec is None or (problem is not None and problem.reason == QUEUE_TAKEN):
         return None
-    low, high = scaling.bounds
+    backlog = None if view is None else view.seen.backlog
+    low, high = (item.spec.min_replicas, item.spec.max_replicas) if told.scaling is None else told.scaling.bounds
     return QueueState(
         queue=item.queue,
         resource=str(item.key),
         at=at,
-        ready=view.seen.backlog.ready,
-        unacked=view.seen.backlog.unacked,
-        workers=len(view.seen.workers),
-        busy=view.busy,
-        desired=decision.replicas,
+        ready=None if backlog is None else backlog.ready,
+        unacked=None if backlog is None else backlog.unacked,
+        workers=None if view is None else len(view.seen.workers),
+        busy=None if view is None else view.busy,
+        desired=None if decision is None else decision.replicas,
         min_replicas=low,
         max_replicas=high,
-        reason=_recommended(item, sentence(decision, view, scaling)),
-        limited_by=decision.limit.value,
-        delayed=view.delayed,
-        dead=view.dead,
-        service_time=view.seen.service_time,
-        arrival_rate=view.seen.arrival_rate,
-        estimated_wait=view.estimated_wait,
+        reason=clipped(told.reason, LONGEST_TEXT),
+        limited_by="" if decision is None else decision.limit.value,
+        delayed=None if view is None else view.delayed,
+        dead=None if view is None else view.dead,
+        service_time=None if view is None else view.seen.service_time,
+        arrival_rate=None if view is None else view.seen.arrival_rate,
+        estimated_wait=None if view is None else view.estimated_wait,
+        problem="" if problem is None else clipped(f"{problem.reason}: {problem.message}", LONGEST_TEXT),
+        idle=None if view is None else view.idle,
+        asked=None if decision is None else decision.asked,
+        rule="" if decision is None or decision.asked is None else decision.rule.value,
+        remedies=tuple(clipped(text, LONGEST_TEXT) for text in told.remedies[:MOST_REMEDIES]),
+        decisions=tuple(
+            PastDecision(datetime.fromisoformat(past.at).timestamp(), past.from_, past.to, past.limited_by, past.reason)
+            for past in told.decisions
+        ),
     )

@@ -18,7 +18,7 @@ from warren_operator.explanation import Explained
 from warren_operator.kube import MERGE_PATCH, Api, KubeError
 from warren_operator.mirror import Kind
 from warren_operator.notes import Note, event_body
-from warren_operator.resource import Status, WorkQueue
+from warren_operator.resource import Mode, Status, WorkQueue
 from warren_operator.status import queue_state, status, status_patch, substance
 from warren_operator.work_queues import WORK_QUEUES
 
@@ -61,17 +61,22 @@ class Teller:
     def explain(self, entry: Entry, told: Explained) -> None:
         """Keep the explanation, tell it, and write the status if there is reason to."""
         now = asyncio.get_running_loop().time()
+        spec = entry.item.spec
+        told = replace(told, recommended=spec is not None and spec.mode is Mode.RECOMMEND, decisions=entry.decisions)
         entry.told, entry.mark = told, _mark(entry.item, told)
         self.tell(entry, now)
         regular = now - entry.written_at >= STATUS_EVERY
+        if entry.acting:
+            return  # in a moment there is more to tell: whether it was carried out
         if entry.writing or now < entry.write_after or (entry.mark == entry.judged and not regular):
             return
         entry.judged = entry.mark
+        gist = substance(entry.item, told)
+        if entry.written is not None and not regular and gist == entry.substance:
+            return  # only counts have changed: they wait for the next regular write
         item = replace(entry.item, status=entry.raw)
         new = status(item, told, datetime.now(UTC))
-        if entry.written is not None and not regular and substance(new) == substance(entry.written):
-            return  # only counts have changed: they wait for the next regular write
-        entry.written_at = now
+        entry.written_at, entry.substance = now, gist
         if new != entry.written:
             entry.writing = True
             self._background.start(self._write(entry, item, new))
@@ -133,5 +138,6 @@ def _mark(item: WorkQueue, told: Explained) -> tuple[object, ...]:
         None
         if view is None
         else (view.seen.backlog, len(view.seen.workers), view.busy, view.idle, view.delayed, view.dead, view.failing),
-        None if decision is None else (decision.replicas, decision.asked, decision.limit),
+        None if decision is None else (decision.replicas, decision.asked, decision.rule, decision.limit),
+        told.decisions[:1],
     )

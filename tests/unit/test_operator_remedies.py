@@ -1,0 +1,248 @@
+"""What is said to change a decision does change it: each sentence is read, done as it says, and decided on again."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from warren_operator.policy import (
+    Backlog,
+    FallbackRule,
+    Limit,
+    Memory,
+    Observation,
+    Phase,
+    Scaling,
+    Worker,
+    decide,
+)
+from warren_operator.remedies import Situation, least, remedies
+
+NOW = 10_000.0
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> tuple[Worker, ...]:
+    """Pods as they come: most are ready, some have something to do, a few are in trouble."""
+    phases = st.sampled_from([Phase.READY] * 6 + [Phase.STARTING, Phase.FAILING, Phase.PENDING])
+    ages = st.floats(0, 1000)
+    return tuple(
+        Worker(
+            f"w-{number}",
+            draw(phases),
+            busy=draw(st.sampled_from([True, False, False, None])),
+            idle_for=draw(st.floats(0, 5)),
+            silent=draw(st.booleans()),
+            age=draw(ages),
+        )
+        for number in range(draw(st.integers(0, 8)))
+    )
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> Situation:
+    """Anything that the loop may meet."""
+    fleet = draw(fleets())
+    low = draw(st.integers(0, 4))
+    tasks = st.integers(0, 80) | st.just(0)
+    scaling = Scaling(
+        max_replicas=draw(st.integers(low, 12)),
+        min_replicas=low,
+        backlog_per_worker=draw(st.integers(1, 10)),
+        max_wait=draw(st.none() | st.floats(1, 60)),
+        budget=draw(st.none() | st.integers(low, 12)),
+        max_step=draw(st.none() | st.integers(1, 4)),
+        stabilization=draw(st.sampled_from([0.0, 0.0, 60.0])),
+        fallback=draw(st.none() | st.builds(FallbackRule, st.integers(1, 5), st.integers(0, 12))),
+        paused=draw(st.sampled_from([False] * 9 + [True])),
+        suspended=draw(st.sampled_from([False] * 9 + [True])),
+    )
+    seen = Observation(
+        backlog=draw(st.builds(Backlog, tasks, tasks) | st.builds(Backlog, tasks, st.just(0)) | st.none()),
+        replicas=max(0, len(fleet) + draw(st.sampled_from([0, 0, 0, 1, -1]))),
+        workers=fleet,
+        rollout=draw(st.sampled_from([False] * 5 + [True])),
+        settled=draw(st.sampled_from([True] * 5 + [False])),
+        service_time=draw(st.none() | st.floats(0.1, 10)),
+        arrival_rate=draw(st.none() | st.floats(0, 5)),
+    )
+    past = st.lists(st.tuples(st.floats(NOW - 50, NOW), st.integers(0, 12)), max_size=2).map(tuple)
+    memory = Memory(
+        failures=draw(st.integers(0, 4)),
+        zeros=draw(st.integers(0, 3)),
+        zero_since=draw(st.floats(NOW - 5, NOW)),
+        quiet_since=draw(st.none() | st.floats(NOW - 30, NOW)),
+        wanted=draw(past),
+        floors=draw(past),
+    )
+    return Situation(scaling, seen, memory, NOW)
+
+
+def replicas(at: Situation) -> int:
+    return decide(at.scaling, at.seen, at.memory, at.now).replicas
+
+
+def with_more(at: Situation, tasks: int) -> Situation:
+    backlog = at.seen.backlog
+    assert backlog is not None
+    return at.seeing(backlog=Backlog(backlog.ready + tasks, backlog.unacked))
+
+
+def after_quiet(at: Situation) -> int:
+    """Replicas two minutes after the last task is done, everybody has reported so, and no rollout runs any more."""
+    memory = decide(at.scaling, at.seen, at.memory, at.now).memory
+    current = replicas(at)
+    for step in range(121):
+        fleet = tuple(Worker(f"w-{n}", Phase.READY, busy=False, idle_for=60.0) for n in range(current))
+        seen = Observation(Backlog(0, 0), current, fleet, arrival_rate=0.0, service_time=at.seen.service_time)
+        decision = decide(at.scaling, seen, memory, at.now + 1 + step)
+        memory, current = decision.memory, decision.replicas
+    return current
+
+
+def done(part: str, at: Situation) -> Situation:
+    """The situation in which somebody has done what the sentence says."""
+    if found := re.match(r"Raise maxReplicas to (\d+)", part):
+        return at.wanting(max_replicas=int(found[1]))
+    if found := re.match(r"Raise the budget, .* gets (\d+)", part):
+        return at.wanting(budget=int(found[1]))
+    if found := re.match(r"Raise behavior.scaleUp.maxStep to (\d+), or wait", part):
+        return at.wanting(max_step=int(found[1]))
+    if found := re.match(r"Mend what .* of the (\d+) pods? that (cannot start|find no room)", part):
+        phase = Phase.FAILING if found[2] == "cannot start" else Phase.PENDING
+        assert sum(worker.phase is phase for worker in at.seen.workers) == int(found[1])
+        return at.seeing(
+            workers=tuple(replace(w, phase=Phase.READY) if w.phase is phase else w for w in at.seen.workers)
+        )
+    if part.startswith("Set paused to false"):
+        return at.wanting(paused=False)
+    if part.startswith("Set suspend to false"):
+        return at.wanting(suspended=False)
+    raise AssertionError(f"nobody knows how to do this: {part}")
+
+
+def check(line: str, at: Situation) -> None:
+    """Do what the line says, and see what happens."""
+    before = replicas(at)
+    if found := re.fullmatch(r"(\d+) more tasks? would bring (\d+) more workers?\.", line):
+        event("more tasks")
+        tasks = int(found[1])
+        assert replicas(with_more(at, tasks)) == before + int(found[2])
+        assert replicas(with_more(at, tasks - 1)) <= before, "fewer tasks would do"
+    elif line.startswith("More tasks bring no more workers"):
+        event("no more")
+        assert all(replicas(with_more(at, tasks)) <= before for tasks in (1, 7, 100, 10**6))
+    elif found := re.fullmatch(r"(?:The workers|All but (\d+) workers?) go once (.+)\.", line):
+        event("fewer")
+        assert found[2]
+        assert after_quiet(at) == int(found[1] or 0) < before
+    elif found := re.match(r"Lower minReplicas to have fewer than (\d+) workers? when there is nothing to do", line):
+        event("minReplicas")
+        assert after_quiet(at.wanting(min_replicas=0)) < int(found[1]) <= after_quiet(at)
+    elif found := re.match(r"After (\d+) more failed readings? the fallback takes over: (\d+) workers? then\.", line):
+        event("fallback")
+        memory, counts = at.memory, []
+        for _ in range(int(found[1]) + 1):
+            decision = decide(at.scaling, at.seen, memory, at.now)
+            memory, counts = decision.memory, [*counts, decision.replicas]
+        assert counts[-1] == int(found[2]) > counts[-2] == before
+    elif line != "The workers follow the backlog again as soon as it can be read.":
+        found = re.fullmatch(r"(.+): (\d+) workers? then\.", line)
+        assert found, line
+        event(found[1].split(" to ")[0])
+        for part in re.split(r" and (?=Raise|Mend)", found[1]):
+            at = done(part, at)
+        assert replicas(at) == int(found[2])
+
+
+@given(situations())
+def test_what_a_line_says_happens(situation: Situation) -> None:
+    for line in remedies(situation):
+        check(line, situation)
+
+
+@given(situations())
+def test_a_bound_that_holds_workers_back_is_named(situation: Situation) -> None:
+    decision = situation.decision()
+    lines = " ".join(remedies(situation))
+    if decision.limit is Limit.MAX_REPLICAS:
+        assert "maxReplicas" in lines
+    if decision.limit is Limit.PAUSED:
+        assert "Set paused to false" in lines
+    if decision.limit is Limit.SUSPENDED:
+        assert "Set suspend to false" in lines
+    if decision.limit in (Limit.READY_TASKS, Limit.BUSY) and after_quiet(situation) < decision.replicas:
+        assert " go once " in lines
+
+
+def fleet(count: int, busy: int = 0) -> tuple[Worker, ...]:
+    return tuple(Worker(f"w{n}", Phase.READY, busy=n < busy, idle_for=9.0 * (n >= busy)) for n in range(count))
+
+
+SURE = Memory(zeros=3, zero_since=0.0, quiet_since=0.0)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "seen", "lines"),
+    [
+        (Scaling(10), Observation(Backlog(0, 0), 0), ["1 more task would bring 1 more worker."]),
+        (
+            Scaling(10),
+            Observation(Backlog(12, 3), 3, fleet(3, 3)),
+            [
+                "1 more task would bring 1 more worker.",
+                "The workers go once no task is ready (12 are) and they have been idle for 1s (3 are busy).",
+            ],
+        ),
+        (
+            Scaling(10),
+            Observation(Backlog(60, 10), 10, fleet(10, 10)),
+            [
+                "Raise maxReplicas to 14: 14 workers then.",
+                "The workers go once no task is ready (60 are) and they have been idle for 1s (10 are busy).",
+            ],
+        ),
+        (
+            Scaling(10, min_replicas=2, scheduled="18:00 Europe/Berlin"),
+            Observation(Backlog(0, 0), 2, fleet(2)),
+            [
+                "11 more tasks would bring 1 more worker.",
+                "Lower minReplicas to have fewer than 2 workers when there is nothing to do (a schedule sets the bounds "
+                "until 18:00 Europe/Berlin).",
+            ],
+        ),
+        (Scaling(10, paused=True), Observation(Backlog(40, 0), 0), ["Set paused to false"]),
+        (
+            Scaling(10, budget=4),
+            Observation(Backlog(40, 0), 4, fleet(4, 4)),
+            ["Raise the budget, or this queue's priority in it, so that it gets 8: 8 workers then."],
+        ),
+        (
+            Scaling(10, fallback=FallbackRule(3, 4)),
+            Observation(None, 0),
+            [
+                "After 2 more failed readings the fallback takes over: 4 workers then.",
+                "The workers follow the backlog again as soon as it can be read.",
+            ],
+        ),
+        (
+            Scaling(10),
+            Observation(Backlog(0, 0), 5, fleet(5), service_time=2.0, arrival_rate=2.5),
+            [
+                "26 more tasks would bring 1 more worker.",
+                "The workers go once tasks have stopped coming in for 30s (5 workers would stay until then).",
+            ],
+        ),
+    ],
+)
+def test_the_words(scaling: Scaling, seen: Observation, lines: list[str]) -> None:
+    found = remedies(Situation(scaling, seen, SURE, NOW))
+    for line in lines:
+        assert any(text.startswith(line) for text in found), found
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_the_least_number_is_found(threshold: int, most: int) -> None:
+    assert least(lambda number: number >= threshold, most) == (threshold if threshold <= most else None)
