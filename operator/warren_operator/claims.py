@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from warren_operator.explanation import Problem
 from warren_operator.resource import Key, QueueSettings, Spec, WorkQueue, queue_settings
 
-
 QUEUE_TAKEN = "QueueTaken"
 """Why a WorkQueue is not served whose queue is another one's."""
 

@@ -8,7 +8,16 @@ from functools import cached_property
 
 from warren_contract.durations import format_duration
 from warren_operator.observation import View
-from warren_operator.policy import PENDING_LIMIT, USUAL_BACKLOG_PER_WORKER, Decision, Limit, Memory, Phase, Rule, Scaling
+from warren_operator.policy import (
+    PENDING_LIMIT,
+    USUAL_BACKLOG_PER_WORKER,
+    Decision,
+    Limit,
+    Memory,
+    Phase,
+    Rule,
+    Scaling,
+)
 from warren_operator.remedies import Situation, remedies
 from warren_operator.resource import PastDecisionStatus
 

@@ -114,7 +114,8 @@ def _more(situation: Situation, found: Decision, backlog: Backlog) -> Iterator[s
         then = with_more(tasks).decision().replicas - found.replicas
         yield f"{_count(tasks, 'more task')} would bring {_count(then, 'more worker')}."
     elif with_more(MOST_TASKS).wanting(max_replicas=MAX_REPLICAS).decision().replicas > found.replicas:
-        yield f"More tasks bring no more workers: maxReplicas is {situation.scaling.max_replicas}{_schedule(situation)}."
+        most = f"maxReplicas is {situation.scaling.max_replicas}{_schedule(situation)}"
+        yield f"More tasks bring no more workers: {most}."
     elif with_more(MOST_TASKS).wanting(budget=None).decision().replicas > found.replicas:
         yield f"More tasks bring no more workers: the shared budget has {situation.scaling.budget} for this queue."
 
@@ -225,9 +226,11 @@ def _obstacles(situation: Situation, calm: Situation, backlog: Backlog) -> Itera
         calm.seeing(
             workers=_with(
                 calm,
-                lambda worker, now: replace(now, busy=worker.busy, idle_for=worker.idle_for, silent=worker.silent)
-                if worker.phase is Phase.READY
-                else now,
+                lambda worker, now: (
+                    replace(now, busy=worker.busy, idle_for=worker.idle_for, silent=worker.silent)
+                    if worker.phase is Phase.READY
+                    else now
+                ),
                 seen,
             )
         ).remembering(quiet_since=situation.now),
@@ -235,7 +238,9 @@ def _obstacles(situation: Situation, calm: Situation, backlog: Backlog) -> Itera
     if seen.arrival_rate or memory.floors:
         coming = calm.seeing(arrival_rate=seen.arrival_rate).remembering(floors=memory.floors)
         kept = coming.decision().replicas
-        text = f"tasks have stopped coming in for {format_duration(FLOOR_SPAN)} ({_workers(kept)} would stay until then)"
+        text = (
+            f"tasks have stopped coming in for {format_duration(FLOOR_SPAN)} ({_workers(kept)} would stay until then)"
+        )
         yield text, coming
     if memory.wanted and scaling.stabilization:
         passed = format_duration(round(max(0.0, min(situation.now - at for at, _ in memory.wanted))))

@@ -85,6 +85,7 @@ def test_a_reason_is_text_and_no_markup() -> None:
     [
         ({}, "because"),
         ({"limited_by": "maxReplicas"}, "because (limited by maxReplicas)"),
+        ({"problem": "ScaleTargetMissing: make it"}, "ScaleTargetMissing: make it"),
         ({"stale": True, "state_age": 95.0}, "operator silent for 1m35s; last: because"),
         ({"state_age": None, "stale": True}, "the operator has not told of this queue"),
         ({"exists": False}, "the broker does not have this queue; because"),

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from warren_contract.events import MAX_EVENT_SIZE, decode, encode
+from warren_operator.claims import QUEUE_TAKEN
 from warren_operator.conditions import transitions
 from warren_operator.explanation import Explained, Problem, sentence
+from warren_operator.history import History, extended, recalled
 from warren_operator.notes import event_body, scaled
 from warren_operator.observation import View
 from warren_operator.policy import Backlog, Decision, Limit, Memory, Observation, Phase, Scaling, Worker
-from warren_operator.resource import Key, Spec, Status, WorkQueue, parse_spec
+from warren_operator.resource import Key, PastDecisionStatus, Spec, Status, WorkQueue, parse_spec
 from warren_operator.status import queue_state, status, status_patch, substance
 
 THEN = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -77,8 +80,7 @@ def test_an_unknown_backlog_says_why() -> None:
 
 
 def test_a_recommendation_says_that_it_is_one() -> None:
-    spec = parse_spec({"scaleTargetRef": {"name": "w"}, "mode": "Recommend"}, "thumbnails")
-    decision = status(replace(ITEM, spec=spec), told(), THEN).decision
+    decision = status(ITEM, replace(told(), recommended=True), THEN).decision
     assert decision is not None
     assert decision.reason.endswith("(recommended only)")
 
@@ -126,8 +128,69 @@ def test_without_a_view_there_are_conditions_only() -> None:
 
 
 def test_counts_alone_are_no_substance() -> None:
-    assert substance(status(ITEM, told(Backlog(60, 0)), THEN)) == substance(status(ITEM, told(Backlog(59, 1)), THEN))
-    assert substance(status(ITEM, told(), THEN)) != substance(status(ITEM, told(replicas=11), THEN))
+    assert substance(ITEM, told(Backlog(60, 0))) == substance(ITEM, told(Backlog(59, 1)))
+    assert substance(ITEM, told()) != substance(ITEM, told(replicas=11))
+    assert substance(ITEM, told()) != substance(ITEM, replace(told(), decisions=(PAST,)))
+
+
+PAST = PastDecisionStatus(at="2026-01-01T11:59:00Z", from_=0, to=12, limited_by="", reason="so it was")
+
+
+def decided(count: int) -> History:
+    history: History = ()
+    for number in range(count):
+        decision = Decision(number, number + 1, number + 1, Limit.MAX_STEP, Memory())
+        history = extended(history, decision, f"reason {number}", THEN + timedelta(seconds=number))
+    return history
+
+
+def test_the_last_ten_decisions_survive_a_restart_newest_first() -> None:
+    history = decided(12)
+    assert [(past.from_, past.to) for past in history] == [(number, number + 1) for number in range(11, 1, -1)]
+    assert history[0].at == "2026-01-01T12:00:11Z"
+    kept = status_patch(status(ITEM, replace(told(), decisions=history), THEN))["status"]
+    assert recalled(kept) == history
+    nothing_seen = status(ITEM, Explained(Problem("ScaleTargetMissing", "x"), decisions=history), THEN)
+    assert nothing_seen.decisions == history, "a time without a view forgets none"
+
+
+def test_a_long_reason_is_cut_and_nonsense_in_a_status_is_left_out() -> None:
+    [past] = extended((), Decision(0, 1, 1, Limit.NONE, Memory()), "x" * 5000, THEN)
+    assert len(past.reason) == 300
+    good = PAST.model_dump(mode="json", by_alias=True)
+    assert recalled({"decisions": [good, {**good, "at": "yesterday"}, {"from": "x"}, 7]}) == (PAST,)
+    assert recalled({"decisions": "none"}) == recalled({}) == ()
+
+
+def test_a_decision_that_changes_nothing_has_the_time_of_the_change_that_led_to_it() -> None:
+    decision = status(ITEM, replace(told(current=12), decisions=(PAST,)), THEN).decision
+    assert decision is not None
+    assert (decision.at, decision.from_, decision.to) == ("2026-01-01T11:59:00Z", 0, 12)
+
+
+def test_a_recommendation_that_is_not_followed_keeps_its_time() -> None:
+    advised = replace(told(), recommended=True)
+    again = status(written(advised), advised, THEN + timedelta(minutes=5)).decision
+    assert again is not None
+    assert (again.at, again.from_, again.to) == ("2026-01-01T12:00:00Z", 0, 12)
+    assert again.remedy.startswith("Set mode to Enforce")
+
+
+def test_the_same_sentence_is_everywhere() -> None:
+    what = told(limit=Limit.MAX_REPLICAS)
+    body = status(ITEM, what, THEN)
+    state = queue_state(ITEM, what, 5.0)
+    decision = what.decision
+    assert body.decision is not None
+    assert state is not None
+    assert decision is not None
+    assert body.decision.reason == state.reason == what.reason == text(what)
+    assert extended((), decision, what.reason, THEN)[0].reason == what.reason
+    assert scaled(decision, what.reason).message == f"0 → 12 workers: {what.reason}"
+    [limited] = [row for row in body.conditions if row.type == "ScalingLimited"]
+    assert limited.message.casefold().startswith(what.reason.casefold())
+    assert limited.message.endswith(body.decision.remedy or "passes by itself.")
+    assert body.decision.remedy == " ".join(state.remedies)
 
 
 def test_events_are_for_what_begins_and_ends() -> None:
@@ -167,7 +230,42 @@ def test_the_event_message_has_the_same_sentence() -> None:
     assert state.reason == text(what)
     assert (state.queue, state.resource) == ("thumbnails", "media/thumbnails")
     assert (state.ready, state.desired, state.max_replicas, state.limited_by) == (60, 12, 12, "maxReplicas")
-    assert queue_state(ITEM, told(None), 5.0) is None
+
+
+def test_the_event_message_has_all_that_explains() -> None:
+    what = replace(told(limit=Limit.MAX_REPLICAS), decisions=decided(12))
+    state = queue_state(ITEM, what, 5.0)
+    assert state is not None
+    assert (state.asked, state.rule, state.idle, state.problem) == (12, "backlogPerWorker", 1, "")
+    assert len(state.decisions) == 10
+    assert state.decisions[0].at == (THEN + timedelta(seconds=11)).timestamp()
+    assert decode(encode(state)) == state
+
+
+def test_the_event_message_stays_small_whatever_there_is_to_say() -> None:
+    problem = Problem("QueueUnavailable", "x" * 100_000)
+    history = tuple(replace_reason(past, "y" * 300) for past in decided(12))
+    state = queue_state(ITEM, replace(told(problem=problem), decisions=history), 5.0)
+    assert state is not None
+    assert len(encode(state)) < 10_000 < MAX_EVENT_SIZE
+
+
+def replace_reason(past: PastDecisionStatus, reason: str) -> PastDecisionStatus:
+    return past.model_copy(update={"reason": reason})
+
+
+def test_a_problem_is_told_though_nothing_is_seen() -> None:
+    state = queue_state(ITEM, Explained(Problem("ScaleTargetMissing", "make it")), 5.0)
+    assert state is not None
+    assert (state.problem, state.ready, state.desired, state.reason) == ("ScaleTargetMissing: make it", None, None, "")
+    blind = queue_state(ITEM, told(None, problem=Problem("QueueUnavailable", "no leader")), 5.0)
+    assert blind is not None
+    assert (blind.ready, blind.asked, blind.rule) == (None, None, "")
+
+
+def test_only_the_owner_of_a_queue_speaks_of_it() -> None:
+    assert queue_state(ITEM, Explained(Problem(QUEUE_TAKEN, "by another")), 5.0) is None
+    assert queue_state(replace(ITEM, spec=None), Explained(Problem("InvalidSpec", "no")), 5.0) is None
 
 
 def test_the_spec_is_not_needed_to_explain_that_it_is_wrong() -> None:

@@ -143,7 +143,7 @@ def check(line: str, at: Situation) -> None:
         assert after_quiet(at.wanting(min_replicas=0)) < int(found[1]) <= after_quiet(at)
     elif found := re.match(r"After (\d+) more failed readings? the fallback takes over: (\d+) workers? then\.", line):
         event("fallback")
-        memory, counts = at.memory, []
+        memory, counts = at.memory, list[int]()
         for _ in range(int(found[1]) + 1):
             decision = decide(at.scaling, at.seen, memory, at.now)
             memory, counts = decision.memory, [*counts, decision.replicas]
@@ -209,8 +209,7 @@ SURE = Memory(zeros=3, zero_since=0.0, quiet_since=0.0)
             Observation(Backlog(0, 0), 2, fleet(2)),
             [
                 "11 more tasks would bring 1 more worker.",
-                "Lower minReplicas to have fewer than 2 workers when there is nothing to do (a schedule sets the bounds "
-                "until 18:00 Europe/Berlin).",
+                "Lower minReplicas to have fewer than 2 workers when there is nothing to do (a schedule sets",
             ],
         ),
         (Scaling(10, paused=True), Observation(Backlog(40, 0), 0), ["Set paused to false"]),

@@ -129,7 +129,7 @@ def why(status: QueueStatus) -> str:
         return f"{missing}; {status.reason}" if status.reason else missing
     if status.state_age is None:
         return "the operator has not told of this queue"
-    reason = status.reason or ""
+    reason = status.problem or status.reason or ""
     if status.limited_by and status.limited_by not in reason:
         reason += f" (limited by {status.limited_by})"
     return f"operator silent for {seconds(status.state_age)}; last: {reason}" if status.stale else reason
