@@ -4,6 +4,7 @@ The cluster is the one of `make cluster`, with the images of the working copy in
 them the tests fail and say so.
 """
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from kube import ROOT, Kube
 from release import Release, connect, install, remove
 
 VALUES = Path(__file__).resolve().parent / "values.yaml"
-NAMESPACE = "warren-test"
+NAMESPACE = os.environ.get("WARREN_TEST_NAMESPACE", "warren-test")
+"""Two checkouts can test on one cluster side by side, each in a namespace of its own."""
 
 
 @pytest.fixture(scope="session")
