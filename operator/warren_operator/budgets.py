@@ -24,15 +24,22 @@ class Demand:
         wanted: workers that its own rules and bounds ask for.
         least: of these, workers that it must have.
         replicas: that its scale target asks for now.
-        ending: its pods that are being deleted, and still run.
+        pods: that are there and not being deleted; more than replicas until its controllers have caught up.
+        ending: pods that are being deleted, and still run.
         priority: who gets more than one worker first; the larger number.
     """
 
     wanted: int
     least: int = 0
     replicas: int = 0
+    pods: int = 0
     ending: int = 0
     priority: int = 0
+
+    @property
+    def used(self) -> int:
+        """Workers that it takes of the budget now."""
+        return max(self.replicas, self.pods) + self.ending
 
 
 def allocate(demands: Mapping[K, Demand], cap: int) -> dict[K, int]:
@@ -79,7 +86,7 @@ def _evenly(have: Mapping[K, int], wants: Mapping[K, int], room: int) -> dict[K,
 
 def _in_time(demands: Mapping[K, Demand], shares: Mapping[K, int], cap: int) -> dict[K, int]:
     """The shares, as far as there is room for them before others have gone."""
-    room = max(0, cap - sum(demand.replicas + demand.ending for demand in demands.values()))
+    room = max(0, cap - sum(demand.used for demand in demands.values()))
     grants: dict[K, int] = {}
     for key, share in shares.items():
         more = min(max(0, share - demands[key].replicas), room)
