@@ -13,7 +13,7 @@ from warren_operator.acting import Actor
 from warren_operator.agenda import Agenda
 from warren_operator.background import Background
 from warren_operator.broker import Broker, EventPublisher
-from warren_operator.claims import settle
+from warren_operator.claims import settle, target_of
 from warren_operator.entry import NEVER, Entry
 from warren_operator.explanation import Explained, Problem
 from warren_operator.history import recalled
@@ -21,7 +21,7 @@ from warren_operator.kube import Api
 from warren_operator.looking import ACTING_EVERY, CLUSTER_UNREADABLE, IDLE_EVERY, Looker, Sources
 from warren_operator.notes import Note
 from warren_operator.observation import WorkerReports
-from warren_operator.resource import Key
+from warren_operator.resource import Key, WorkQueue
 from warren_operator.scaling import Wants
 from warren_operator.settings import Settings
 from warren_operator.telling import Teller
@@ -180,6 +180,7 @@ class Loop:
             known = self.entries.get(item.key)
             if known is None or known.item.uid != item.uid:
                 self.entries[item.key] = Entry(item, refusal, raw=item.status, decisions=recalled(item.status))
+                self._expect(item)
                 # New ones are read at once; after a restart thousands are new, and those spread over a second.
                 self._agenda.schedule(item.key, now + (number % 1000) / 1000 * IDLE_EVERY if number > 50 else now)
             elif known.item.generation != item.generation or known.refusal != refusal:
@@ -187,6 +188,12 @@ class Loop:
                 self._agenda.schedule(item.key, now)
         self._owners = dict(claims.owners)
         self._topology.serve(claims.wanted, may_drop=all(item.spec is not None for item in items))
+
+    def _expect(self, item: WorkQueue) -> None:
+        """What a new one already uses of a budget must not be given to others before it has been looked at."""
+        target = self.workloads.target(target_of(item.key, item.spec)) if item.spec and item.spec.budget else None
+        if item.spec is not None and target is not None:
+            self._wants.expect(item.key, item.spec, target.deployment.replicas, len(target.pods) + len(target.ending))
 
     def _let_go(self, key: Key) -> None:
         entry = self.entries.pop(key)

@@ -98,11 +98,29 @@ class Wants:
         if spec.budget is None:
             return scaling
         demand = Demand(
-            wanted(scaling, seen, memory), scaling.bounds[0], seen.replicas, seen.ending, spec.budget.priority
+            wanted=wanted(scaling, seen, memory),
+            least=scaling.bounds[0],
+            replicas=seen.replicas,
+            pods=len(seen.workers),
+            ending=seen.ending,
+            priority=spec.budget.priority,
         )
         if spec.mode is Mode.RECOMMEND:
             demand = replace(demand, wanted=seen.replicas)  # what is only recommended takes nothing from others
         return replace(scaling, budget=self._grant(key, spec.budget.name, demand))
+
+    def expect(self, key: Key, spec: Spec, replicas: int, pods: int) -> None:
+        """A WorkQueue that has not been looked at yet uses this much of its budget: others must not be given it.
+
+        Args:
+            key: of the WorkQueue.
+            spec: of the WorkQueue.
+            replicas: that its scale target asks for.
+            pods: of its scale target, those that are ending included.
+        """
+        shared = self._shared.get(spec.budget.name) if spec.budget else None
+        if shared is not None and key not in shared.demands:
+            shared.demands[key] = Demand(wanted=replicas, replicas=replicas, pods=pods)
 
     def forget(self, key: Key) -> None:
         """A WorkQueue is gone: what it had of a budget is free."""
@@ -119,7 +137,12 @@ class Wants:
         if shared.demands.get(key) != demand:
             shared.demands[key] = demand
             self._divide(name, key)
-        return shared.grants[key]
+        grant = shared.grants[key]
+        if demand.replicas < min(grant, demand.wanted):
+            # What is given is used from now on, although the cluster shows it a moment later.
+            shared.demands[key] = replace(demand, replicas=min(grant, demand.wanted))
+            self._divide(name, key)
+        return grant
 
     def _divide(self, name: str, asking: Key) -> None:
         shared = self._shared[name]

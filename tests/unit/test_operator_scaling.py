@@ -44,8 +44,9 @@ def test_the_others_are_told_when_their_share_changes() -> None:
     item = spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1})
     assert ask(wants, A, item, 100).budget == 10
     assert changed == []
-    assert ask(wants, B, item, 100, replicas=0).budget == 5
-    assert changed == [A]
+    assert ask(wants, B, item, 100).budget == 0
+    assert changed == [A], "A is to give up what is B's"
+    assert ask(wants, A, item, 100, replicas=10).budget == 5
     wants.forget(B)
     assert changed == [A, A]
     assert ask(wants, A, item, 100, replicas=10).budget == 10
@@ -61,6 +62,20 @@ def test_a_share_is_never_used_before_it_is_free() -> None:
     assert ask(wants, A, item, 100, replicas=10).budget == 5
     ask(wants, A, item, 100, replicas=5)
     assert ask(wants, B, item, 100).budget == 5
+
+
+def test_what_was_given_is_used_before_the_cluster_shows_it() -> None:
+    wants = Wants({"gpu": 10}, lambda _: None)
+    item = spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1})
+    assert ask(wants, A, item, 6).budget == 6
+    assert ask(wants, B, item, 100).budget == 4
+
+
+def test_what_runs_since_before_the_operator_is_not_given_away() -> None:
+    wants = Wants({"gpu": 10}, lambda _: None)
+    item = spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1})
+    wants.expect(A, item, 7, 8)
+    assert ask(wants, B, item, 100).budget == 2
 
 
 def test_who_leaves_a_budget_frees_its_share() -> None:
