@@ -2,7 +2,6 @@
 
 import heapq
 import itertools
-from collections import deque
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -14,7 +13,7 @@ class Agenda(Generic[K]):
     def __init__(self) -> None:
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
-        self._hints: deque[K] = deque()
+        self._hints: dict[K, None] = {}  # in the order in which they came
         self._count = itertools.count()
 
     def schedule(self, key: K, at: float) -> None:
@@ -24,19 +23,20 @@ class Agenda(Generic[K]):
 
     def hint(self, key: K) -> None:
         """Make a known key due at once, before all that are merely due."""
-        if key in self._due and key not in self._hints:
-            self._hints.append(key)
+        if key in self._due:
+            self._hints[key] = None
 
     def drop(self, key: K) -> None:
         """Forget a key."""
         self._due.pop(key, None)
+        self._hints.pop(key, None)
 
     def pop(self, now: float) -> K | None:
         """The next key to see to; it has to be scheduled again. None where nothing is due."""
-        while self._hints:
-            key = self._hints.popleft()
-            if key in self._due:
-                return key
+        if self._hints:
+            key = next(iter(self._hints))
+            del self._hints[key]
+            return key
         while self._heap and self._heap[0][0] <= now:
             at, _, key = heapq.heappop(self._heap)
             if self._due.get(key) == at:

@@ -20,12 +20,15 @@ class Entry:
     Attributes:
         item: as last read.
         refusal: why it is not served: unusable, or somebody else's queue or Deployment.
-        serving: it is being looked at right now.
+        serving: its queue is being read right now.
 
         memory: of the policy.
         unread_since: since when readings have failed; None while they do not.
         aside: the queue is missing or slow, and read on a channel of its own.
         pods: names seen last.
+        glance: all that the latest decision was made of, to see whether anything is new.
+        valid_until: time until which that decision holds if nothing is new.
+        pause: seconds until the next look, as decided then.
 
         hinted_at: when somebody said that there are new tasks, until a decision has taken that in; None otherwise.
         failures: readings that failed, for the metrics.
@@ -57,6 +60,9 @@ class Entry:
     unread_since: float | None = None
     aside: bool = False
     pods: frozenset[str] = frozenset()
+    glance: tuple[object, ...] = ()
+    valid_until: float = NEVER
+    pause: float = 0.0
 
     hinted_at: float | None = None
     failures: int = 0

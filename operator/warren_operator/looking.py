@@ -2,16 +2,16 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from warren_contract.aio import BrokerUnavailable
 from warren_operator.acting import Actor
-from warren_operator.broker import Broker, QueueMissing
+from warren_operator.broker import Broker
 from warren_operator.claims import target_of
 from warren_operator.entry import Entry
 from warren_operator.explanation import Explained, Problem
-from warren_operator.observation import SLOW_READING, Counts, Inputs, View, WorkerReports, observe
-from warren_operator.policy import Decision, decide
+from warren_operator.observation import SLOW_READING, Counts, Inputs, Reading, View, WorkerReports, observe
+from warren_operator.policy import Decision, Limit, decide
 from warren_operator.resource import Key, Mode, Spec
 from warren_operator.scaling import Wants
 from warren_operator.telling import Teller
@@ -24,8 +24,29 @@ BUSY_EVERY = 0.25
 GROWING_EVERY = 0.1
 """Seconds between two readings while more workers are wanted: a burst takes a moment to arrive."""
 
-IDLE_EVERY = 1.0
-"""Seconds between two readings of a queue that has neither, or that cannot be read."""
+IDLE_EVERY = 0.75
+"""Seconds between two readings of a queue that has neither, or that cannot be read. A producer's word that tasks have
+come makes a look at once; for tasks of other clients this is what the reaction depends on."""
+
+STANDING = frozenset(
+    {
+        Limit.NONE,
+        Limit.MAX_REPLICAS,
+        Limit.MIN_REPLICAS,
+        Limit.PAUSED,
+        Limit.SUSPENDED,
+        Limit.READY_TASKS,
+        Limit.ROLLOUT,
+        Limit.UNSETTLED,
+    }
+)
+"""Limits of decisions that stand while nothing is new. Under the others time alone may change them."""
+
+DECIDED_EVERY = 10.0
+"""Seconds for which a decision on an idle queue stands at most: means and rates change with time, if slowly."""
+
+DECIDED_BUSY_EVERY = 1.0
+"""The same for a queue that has tasks or workers."""
 
 ACTING_EVERY = 0.05
 """Seconds until a queue is looked at again whose replicas are just being changed."""
@@ -79,25 +100,76 @@ class Looker:
         self._actor = actor
         self._teller = teller
 
-    async def look(self, entry: Entry) -> float:
+    async def read(self, entries: Sequence[Entry], *, aside: bool) -> list[Reading | None]:
+        """Count the tasks of each WorkQueue's queue; None for those where nothing is to be decided now."""
+        due = [entry for entry in entries if entry.refusal is None and not entry.acting]
+        asked = [entry for entry in due if not self._broker.problem and not self._topology.absent(entry.item.queue)]
+        counted = await self._broker.read([entry.item.queue for entry in asked], aside=aside) if asked else []
+        read: dict[Key, Reading | None] = {entry.item.key: None for entry in entries}
+        read |= {entry.item.key: Reading(None, self._broker.problem, missing=not self._broker.problem) for entry in due}
+        for entry, reading in zip(asked, counted, strict=True):
+            entry.aside = reading.counts is None or reading.counts.took >= SLOW_READING
+            read[entry.item.key] = reading
+        return [self._noted(entry, reading) for entry, reading in zip(entries, read.values(), strict=True)]
+
+    def _noted(self, entry: Entry, reading: Reading | None) -> Reading | None:
+        """Have done what a failed reading calls for."""
+        if reading is None or reading.counts is not None:
+            return reading
+        self.failures += 1
+        entry.failures += 1
+        if not reading.missing:
+            return reading
+        self._topology.missing(entry.item.queue)
+        return Reading(None, f"queue {entry.item.queue} is not there yet: the operator is about to declare it")
+
+    def look(self, entry: Entry, reading: Reading | None) -> float:
         """Observe, decide, act and explain once; returns the seconds until the next look."""
         spec = entry.item.spec
         if entry.refusal is not None or spec is None:
             self._teller.explain(entry, Explained(entry.refusal))
             return IDLE_EVERY
-        if entry.acting:
+        if entry.acting or reading is None:
             return ACTING_EVERY
         key = target_of(entry.item.key, spec)
-        reading = await self._read(entry)
         target = self._workloads.target(key)
         if target is None:
             text = f"Deployment {key.name} does not exist: make it, or name another in spec.scaleTargetRef.name"
             self._teller.explain(entry, Explained(Problem("ScaleTargetMissing", text)))
             return IDLE_EVERY
-        pause = self._too_early(entry, target, reading[0])
+        pause = self._too_early(entry, target, reading.counts)
         if pause is not None:
             return pause
-        return self._judge(entry, spec, target, self._observe(entry, spec, target, reading))
+        return self._glance(entry, spec, target, reading)
+
+    def _glance(self, entry: Entry, spec: Spec, target: TargetState, reading: Reading) -> float:
+        """Where nothing is new since the latest decision, it stands; most looks of most queues end here."""
+        now = asyncio.get_running_loop().time()
+        queue = entry.item.queue
+        counts, statistics = reading.counts, self._topology.statistics.get(queue)
+        glance = (
+            reading.unknown if counts is None else (counts.ready, counts.consumers, counts.suspect),
+            None if statistics is None else statistics.totals,
+            self._reports.version(queue),
+            target,
+            self._wants.usual(entry.item.key, spec, time.time()),
+            entry.trouble,
+            self._findings(entry),
+            self._workloads.problem,
+            self._broker.problem,
+            self._topology.problem,
+            self._workloads.autoscalers(target_of(entry.item.key, spec)),
+        )
+        if now < entry.valid_until and glance == entry.glance:
+            entry.hinted_at = None
+            self._teller.tell(entry, now)
+            return entry.pause
+        entry.glance = glance
+        entry.pause = self._judge(entry, spec, target, self._observe(entry, spec, target, reading))
+        decision = entry.told.decision if entry.told is not None else None
+        holds = decision is not None and not decision.changes and decision.limit in STANDING and spec.budget is None
+        entry.valid_until = now + (DECIDED_EVERY if entry.pause >= IDLE_EVERY else DECIDED_BUSY_EVERY) if holds else now
+        return entry.pause
 
     def _too_early(self, entry: Entry, target: TargetState, counts: Counts | None) -> float | None:
         """Seconds until the next look where this one tells nothing yet; None where it tells something.
@@ -134,36 +206,13 @@ class Looker:
         if decision.changes and spec.mode is Mode.ENFORCE and now >= entry.act_after:
             self._actor.start(entry, key, told, decision)
         self._teller.explain(entry, told)
-        if decision.replicas > target.deployment.replicas:
+        if decision.replicas > target.deployment.replicas and spec.mode is Mode.ENFORCE:
             return GROWING_EVERY
         return BUSY_EVERY if _is_active(view, decision) else IDLE_EVERY
 
-    async def _read(self, entry: Entry) -> tuple[Counts | None, str]:
-        if self._broker.problem:
-            self._failed(entry)
-            return None, self._broker.problem
-        queue = entry.item.queue
-        try:
-            counts = await self._broker.read(queue, aside=entry.aside)
-        except QueueMissing:
-            entry.aside = True
-            self._failed(entry)
-            self._topology.missing(queue)
-            return None, f"queue {queue} is not there yet: the operator is about to declare it"
-        except BrokerUnavailable as error:
-            entry.aside = True
-            self._failed(entry)
-            return None, str(error)
-        entry.aside = counts.took >= SLOW_READING
-        return counts, ""
-
-    def _failed(self, entry: Entry) -> None:
-        self.failures += 1
-        entry.failures += 1
-
-    def _observe(self, entry: Entry, spec: Spec, target: TargetState, reading: tuple[Counts | None, str]) -> View:
+    def _observe(self, entry: Entry, spec: Spec, target: TargetState, reading: Reading) -> View:
         now = asyncio.get_running_loop().time()
-        counts, unknown = reading
+        counts, unknown = reading.counts, reading.unknown
         queue = entry.item.queue
         pods = frozenset(pod.name for pod in (*target.pods, *target.ending))
         self._reports.forget(queue, entry.pods - pods, now)
@@ -181,7 +230,7 @@ class Looker:
                 service_time=self._reports.service_time(queue, now),
                 arrival_rate=self._reports.arrival_rate(queue, None if counts is None else counts.ready, now),
                 concurrency=spec.concurrency,
-                target=target,
+                target=replace(target, settled=False) if self._workloads.problem else target,
                 now=now,
                 wall=time.time(),
                 listening_since=self._broker.listening_since,

@@ -1,7 +1,8 @@
 """The one loop over all WorkQueues: observe → decide → act → explain.
 
 There is no task per resource and no state that a restart would miss: what must last is in the cluster and the broker.
-Looks follow one after the other, in the order of the agenda; calls to the API server run beside.
+Looks follow one another in the order of the agenda, their queues read a batch at a time; calls to the API server run
+beside.
 """
 
 import asyncio
@@ -21,14 +22,19 @@ from warren_operator.kube import Api
 from warren_operator.looking import ACTING_EVERY, CLUSTER_UNREADABLE, IDLE_EVERY, Looker, Sources
 from warren_operator.notes import Note
 from warren_operator.observation import WorkerReports
+from warren_operator.pace import Pace
 from warren_operator.resource import Key, WorkQueue
 from warren_operator.scaling import Wants
 from warren_operator.settings import Settings
+from warren_operator.status import read_status
 from warren_operator.telling import Teller
 from warren_operator.topology import Topology
 from warren_operator.workloads import Workloads
 
 log = logging.getLogger(__name__)
+
+BATCH = 100
+"""WorkQueues that are read in one go. A hint waits for that long: four milliseconds."""
 
 
 class Loop:
@@ -39,6 +45,7 @@ class Loop:
         entries: by key, for the metrics.
         actor: changes replicas.
         looker: looks.
+        pace: of the looks.
         tick_at: when the loop last turned, by `time.monotonic`.
     """
 
@@ -55,6 +62,7 @@ class Loop:
         self.workloads = Workloads(api, settings.namespaces, self._work_queue_changed)
         self.entries: dict[Key, Entry] = {}
         self.tick_at = time.monotonic()
+        self.pace = Pace(self.tick_at)
         self._defaults = settings.defaults
         self._topology = topology
         self._agenda: Agenda[Key] = Agenda()
@@ -114,11 +122,11 @@ class Loop:
                 if self._changed:
                     self._take_in(loop.time())
                 self._wake.clear()
-                key = self._agenda.pop(loop.time())
-                if key is None:
-                    await self._rest(loop.time())
+                due = self._due(loop.time())
+                if due:
+                    await self._turn(due)
                 else:
-                    await self._turn(key)
+                    await self._rest(loop.time())
         finally:
             self._background.cancel()
 
@@ -142,28 +150,43 @@ class Loop:
         except TimeoutError:
             pass
 
-    async def _turn(self, key: Key) -> None:
-        entry = self.entries.get(key)
-        if entry is None or entry.serving:
-            return
-        entry.serving = True
-        if entry.aside:
-            self._background.start(self._serve(entry))
-        else:
-            await self._serve(entry)
+    def _due(self, now: float) -> list[Entry]:
+        """What is to be looked at now, so many at most as are read in a few milliseconds."""
+        due: list[Entry] = []
+        while len(due) < BATCH and (key := self._agenda.pop(now)) is not None:
+            entry = self.entries.get(key)
+            if entry is not None and not entry.serving:
+                entry.serving = True
+                due.append(entry)
+        return due
 
-    async def _serve(self, entry: Entry) -> None:
-        loop = asyncio.get_running_loop()
-        pause = IDLE_EVERY
+    async def _turn(self, due: list[Entry]) -> None:
+        aside = [entry for entry in due if entry.aside]
+        if aside:
+            self._background.start(self._serve(aside, aside=True))
+        usual = [entry for entry in due if not entry.aside]
+        if usual:
+            await self._serve(usual, aside=False)
+
+    async def _serve(self, entries: list[Entry], *, aside: bool) -> None:
+        """Read all, then look at one after the other."""
+        clock = asyncio.get_running_loop().time
         try:
-            pause = await self.looker.look(entry)
-        except Exception:  # one queue's trouble is not the others'
-            log.exception("serving %s failed", entry.item.key)
+            readings = await self.looker.read(entries, aside=aside)
         finally:
-            entry.serving = False
+            for entry in entries:
+                entry.serving = False
+        begun = clock()
+        for entry, reading in zip(entries, readings, strict=True):
+            pause = IDLE_EVERY
+            try:
+                pause = self.looker.look(entry, reading)
+            except Exception:  # one queue's trouble is not the others'
+                log.exception("serving %s failed", entry.item.key)
             if self.entries.get(entry.item.key) is entry:
-                self._agenda.schedule(entry.item.key, loop.time() + pause)
-            self._wake.set()
+                self._agenda.schedule(entry.item.key, begun + pause * self.pace.stretch)
+        self.pace.spend(clock() - begun, clock())
+        self._wake.set()
 
     # -- taking in resources -------------------------------------------------------------------------------------------
 
@@ -175,14 +198,13 @@ class Loop:
         present = {item.key for item in items}
         for key in [key for key in self.entries if key not in present]:
             self._let_go(key)
-        for number, item in enumerate(items):
+        for item in items:
             refusal = claims.refusals.get(item.key)
             known = self.entries.get(item.key)
             if known is None or known.item.uid != item.uid:
-                self.entries[item.key] = Entry(item, refusal, raw=item.status, decisions=recalled(item.status))
+                self.entries[item.key] = _new_entry(item, refusal, now)
                 self._expect(item)
-                # New ones are read at once; after a restart thousands are new, and those spread over a second.
-                self._agenda.schedule(item.key, now + (number % 1000) / 1000 * IDLE_EVERY if number > 50 else now)
+                self._agenda.schedule(item.key, now)
             elif known.item.generation != item.generation or known.refusal != refusal:
                 known.item, known.refusal = item, refusal
                 self._agenda.schedule(item.key, now)
@@ -203,3 +225,16 @@ class Loop:
             text = f"Queue {entry.item.queue} and its tasks stay in the broker; delete it there if nobody needs them."
             self._teller.post(entry.item, [Note("QueueKept", text)])
         log.info("WorkQueue %s is gone; its queue %s stays", key, entry.item.queue)
+
+
+def _new_entry(item: WorkQueue, refusal: Problem | None, now: float) -> Entry:
+    """A WorkQueue that has just come, or was there before we came: then only what is news is written."""
+    written = read_status(item.status)
+    return Entry(
+        item,
+        refusal,
+        raw=item.status,
+        written=written,
+        written_at=NEVER if written is None else now,
+        decisions=recalled(item.status),
+    )

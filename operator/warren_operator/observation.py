@@ -61,6 +61,21 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What came of an attempt to count.
+
+    Attributes:
+        counts: None where it failed.
+        unknown: why it failed.
+        missing: because the broker has no such queue.
+    """
+
+    counts: Counts | None
+    unknown: str = ""
+    missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """A queue in the management API.
 
@@ -79,6 +94,11 @@ class Statistics:
     available: bool
     dead: int | None
     at: float
+
+    @property
+    def totals(self) -> tuple[int | None, ...]:
+        """All but the time."""
+        return self.ready, self.unacked, self.total, self.available, self.dead
 
     @property
     def delayed(self) -> int:
@@ -110,6 +130,7 @@ class _Queue:
     active_at: float = float("-inf")
     started: int = 0
     arrivals: Arrivals | None = None
+    version: int = 0
 
 
 class WorkerReports:
@@ -134,11 +155,17 @@ class WorkerReports:
         if known is None or _doings(known.state) != _doings(state):
             queue.active_at = now
         queue.reports[state.worker] = Report(state, now, idle_since)
+        queue.version += 1
 
     def of(self, queue: str) -> Mapping[str, Report]:
         """The latest report of each worker of a queue, by the worker's name."""
         known = self._queues.get(queue)
         return known.reports if known else {}
+
+    def version(self, queue: str) -> int:
+        """Grows with each report of a worker of the queue."""
+        known = self._queues.get(queue)
+        return known.version if known else 0
 
     def active_at(self, queue: str) -> float:
         """When a worker of the queue last took up or put down a task, in seconds of the loop's clock."""

@@ -1,7 +1,10 @@
 """The status of a WorkQueue, and the same as an event message for the producers. All pure."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+
+import pydantic
 
 from warren_contract.events import PastDecision, QueueState
 from warren_operator.claims import QUEUE_TAKEN
@@ -66,6 +69,25 @@ def _decision(item: WorkQueue, told: Explained, decision: Decision, now: datetim
         reason=told.reason,
         remedy=" ".join(told.remedies),
     )
+
+
+def gist(written: Status) -> tuple[object, ...]:
+    """What of a status is no mere count."""
+    decision = written.decision
+    return (
+        written.observed_generation,
+        written.desired_replicas,
+        None if decision is None else (decision.to, decision.limited_by),
+        tuple((condition.type, condition.status, condition.reason) for condition in written.conditions),
+    )
+
+
+def read_status(raw: Mapping[str, Any]) -> Status | None:
+    """A status that was written earlier; None where it is none of ours, or another release's."""
+    try:
+        return Status.model_validate(raw, strict=False) if raw else None
+    except pydantic.ValidationError:
+        return None
 
 
 def status_patch(new: Status) -> dict[str, Any]:

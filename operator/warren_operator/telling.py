@@ -19,7 +19,7 @@ from warren_operator.kube import MERGE_PATCH, Api, KubeError
 from warren_operator.mirror import Kind
 from warren_operator.notes import Note, event_body
 from warren_operator.resource import Mode, Status, WorkQueue
-from warren_operator.status import queue_state, status, status_patch, substance
+from warren_operator.status import gist, queue_state, status, status_patch, substance
 from warren_operator.work_queues import WORK_QUEUES
 
 log = logging.getLogger(__name__)
@@ -71,12 +71,15 @@ class Teller:
         if entry.writing or now < entry.write_after or (entry.mark == entry.judged and not regular):
             return
         entry.judged = entry.mark
-        gist = substance(entry.item, told)
-        if entry.written is not None and not regular and gist == entry.substance:
+        substance_now = substance(entry.item, told)
+        if entry.written is not None and not regular and substance_now == entry.substance:
             return  # only counts have changed: they wait for the next regular write
         item = replace(entry.item, status=entry.raw)
         new = status(item, told, datetime.now(UTC))
-        entry.written_at, entry.substance = now, gist
+        restored, entry.substance = not entry.substance and entry.written is not None, substance_now
+        if restored and not regular and entry.written is not None and gist(new) == gist(entry.written):
+            return  # what an operator before us has written still holds
+        entry.written_at = now
         if new != entry.written:
             entry.writing = True
             self._background.start(self._write(entry, item, new))

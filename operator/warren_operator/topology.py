@@ -13,7 +13,7 @@ from typing import Any
 
 from warren_contract.aio import BrokerUnavailable
 from warren_contract.names import DEAD_EXCHANGE, DEAD_SUFFIX, EVENTS_EXCHANGE, TASKS_EXCHANGE, dead_queue
-from warren_operator.broker import OLDEST_BROKER, Broker, QueueMismatch
+from warren_operator.broker import DECLARING, OLDEST_BROKER, Broker, QueueMismatch
 from warren_operator.management import Management, ManagementUnavailable
 from warren_operator.observation import Statistics
 from warren_operator.resource import Key, QueueSettings
@@ -38,6 +38,15 @@ CONSUMER_SLACK = 300.0
 
 STATISTICS_EVERY = 5.0
 """Seconds between two listings of the queues. The broker's own statistics are no fresher."""
+
+REST = 20.0
+"""Times as long as a comparison took is rested after it: with thousands of queues it takes a good part of a second."""
+
+LONGEST_REST = 15.0
+"""Seconds of that at most: statistics must not be older than what `observe` believes."""
+
+FLOCK = 0.05
+"""Seconds to wait for more when something is new."""
 
 FULL_EVERY = 30.0
 """Seconds between two comparisons of everything else: exchanges, bindings, policies."""
@@ -394,7 +403,8 @@ class Topology:
         self._defaults = defaults
         self._owned = owned
         self._changed = changed
-        self._queues: Mapping[Key, tuple[str, QueueSettings]] | None = None
+        self._want: Desired | None = None
+        self._present: set[str] | None = None
         self._may_drop = False
         self._actual = Actual()
         self._findings: dict[str, tuple[Finding, ...]] = {}
@@ -409,7 +419,7 @@ class Topology:
             queues: name and settings, by WorkQueue.
             may_drop: whether policies that are no longer wanted may be deleted; not while a WorkQueue is unreadable.
         """
-        self._queues, self._may_drop = queues, may_drop
+        self._want, self._may_drop = desired(queues, self._defaults), may_drop
         self.wake()
 
     def wake(self) -> None:
@@ -422,25 +432,32 @@ class Topology:
         if self.compared and not self.findings(queue):
             self.wake()
 
+    def absent(self, queue: str) -> bool:
+        """Whether a queue is known not to be there, so that it need not be asked for."""
+        return self._present is not None and queue not in self._present
+
     def findings(self, queue: str) -> tuple[Finding, ...]:
         """What is wrong with a queue and cannot be mended."""
         return self._findings.get(queue, ())
 
     async def run(self) -> None:
         """Compare and mend until cancelled."""
+        clock = asyncio.get_running_loop().time
         while True:
             self._wake.clear()
+            begun = clock()
             await self.compare()
+            took = clock() - begun
             try:
-                async with asyncio.timeout(STATISTICS_EVERY):
+                async with asyncio.timeout(min(max(STATISTICS_EVERY, took * REST), LONGEST_REST)):
                     await self._wake.wait()
-                await asyncio.sleep(0.05)  # what comes in a flock is done in one go
+                await asyncio.sleep(min(max(FLOCK, took), LONGEST_REST))  # what comes in a flock is done in one go
             except TimeoutError:
                 pass
 
     async def compare(self) -> None:
         """List, plan, apply, and note what cannot be mended. Never raises because of the broker."""
-        if self._queues is None or self._broker.problem:
+        if self._want is None or self._broker.problem:
             self.compared = False
             self._full_at = float("-inf")
             return
@@ -449,7 +466,7 @@ class Topology:
             self.problem = f"the broker is RabbitMQ {self._broker.version}: Warren needs {oldest} or later, upgrade it"
             return
         try:
-            await self._mend(desired(self._queues, self._defaults))
+            await self._mend(self._want)
         except (ManagementUnavailable, BrokerUnavailable) as error:
             self._failures += 1
             self._full_at = float("-inf")
@@ -468,6 +485,7 @@ class Topology:
             ):
                 await self._list(loop.time(), full=True)  # somebody's new policy applies: see what it is
         except ManagementUnavailable:
+            self._present = None
             # Without the listing nothing is known, but declaring what is there already harms nothing.
             await self._apply(Plan(tuple(want.exchanges.items()), (), (), ()), want)
             raise
@@ -478,12 +496,12 @@ class Topology:
         else:
             await self._list(loop.time(), full=True)
             self._note({queue: findings(want, self._actual, queue) for queue in want.queues})
-            self._changed(name for name in todo.queues if name in want.queues)
 
     async def _list(self, now: float, *, full: bool) -> None:
         listing = await self._management.queues()
         self.statistics = read_statistics(listing, now)
         queues = {body["name"]: read_queue(body) for body in listing if "name" in body}
+        self._present = set(queues)
         if not full:
             self._actual = Actual(
                 self._actual.exchanges,
@@ -521,23 +539,52 @@ class Topology:
         for name, policy in todo.put:
             await self._management.put_policy(name, policy.body())
             log.info("policy %s set", name)
-        refused: set[str] = set()
-        for name in todo.queues:
-            try:
-                await self._broker.declare("queue_declare", queue=name, durable=True)
-                log.info("queue %s declared", name)
-            except QueueMismatch as error:  # made by somebody else since the listing; the next one says how it differs
-                refused.add(name)
-                log.warning("queue %s is not as it is to be: %s", name, error)
-        for binding in todo.bindings:
-            if binding.queue in refused or not self._bindable(binding, todo, want):
-                continue
-            await self._broker.declare(
-                "queue_bind", queue=binding.queue, exchange=binding.exchange, routing_key=binding.key
-            )
+        await self._declare(todo, want)
         for name in todo.drop:
             await self._management.delete_policy(name)
             log.info("policy %s removed", name)
+
+    async def _declare(self, todo: Plan, want: Desired) -> None:
+        """Queues and bindings, several at a time: one work queue after the other is complete and can be used."""
+        new = set(todo.queues)
+        bindings: dict[str, list[Binding]] = {}
+        for binding in todo.bindings:
+            bindings.setdefault(binding.queue, []).append(binding)
+        touched = new | bindings.keys()
+        queues = iter(sorted(queue for queue in want.queues if not touched.isdisjoint((queue, dead_queue(queue)))))
+
+        async def work() -> None:
+            for queue in queues:  # all workers share it
+                # The dead-letter queue first, so that no task can die before it has a place to go to.
+                for name in (dead_queue(queue), queue):
+                    if name not in new or await self._declare_queue(name):
+                        await self._bind(bindings.get(name, ()), todo, want)
+                if queue in new:
+                    self._changed([queue])
+
+        results = await asyncio.gather(*(work() for _ in range(DECLARING)), return_exceptions=True)
+        for result in results:
+            if result is not None:
+                raise result
+
+    async def _declare_queue(self, name: str) -> bool:
+        """Declare a queue; returns whether it is there now, and as it is to be."""
+        try:
+            await self._broker.declare("queue_declare", queue=name, durable=True)
+        except QueueMismatch as error:  # made by somebody else since the listing; the next one says how it differs
+            log.warning("queue %s is not as it is to be: %s", name, error)
+            return False
+        if self._present is not None:
+            self._present.add(name)
+        log.info("queue %s declared", name)
+        return True
+
+    async def _bind(self, bindings: Iterable[Binding], todo: Plan, want: Desired) -> None:
+        for binding in bindings:
+            if self._bindable(binding, todo, want):
+                await self._broker.declare(
+                    "queue_bind", queue=binding.queue, exchange=binding.exchange, routing_key=binding.key
+                )
 
     def _bindable(self, binding: Binding, todo: Plan, want: Desired) -> bool:
         exists = binding.queue in self._actual.queues or binding.queue in todo.queues

@@ -177,7 +177,7 @@ class TargetState:
         pods: that count (neither ended nor being deleted), oldest first.
         ending: pods that are being deleted and may still work.
         rollout: more than one ReplicaSet has pods.
-        settled: pods and replicas agree, as far as the controllers have got, and what is known is up to date.
+        settled: pods and replicas agree, as far as the controllers have got.
     """
 
     deployment: Deployment
@@ -206,6 +206,8 @@ class Workloads:
         self._replica_sets: defaultdict[str, dict[Key, ReplicaSet]] = defaultdict(dict)
         self._pods: defaultdict[str, dict[Key, Pod]] = defaultdict(dict)
         self._autoscalers: defaultdict[Key, set[str]] = defaultdict(set)
+        self._owners: dict[str, str] = {}  # of ReplicaSets, by uid
+        self._targets: dict[str, TargetState] = {}  # by the Deployment's uid, until something of it changes
         scopes: tuple[str | None, ...] = (None,) if namespaces == ("*",) else namespaces
 
         def notify(key: Key, before: WorkQueue | None, after: WorkQueue | None) -> None:
@@ -213,7 +215,9 @@ class Workloads:
                 work_queue_changed(key)
 
         self.queues = WorkQueues(api, scopes, notify)
-        self._deployments = [Mirror(api, DEPLOYMENTS, scope, read_deployment, _ignore) for scope in scopes]
+        self._deployments = [
+            Mirror(api, DEPLOYMENTS, scope, read_deployment, self._deployment_changed) for scope in scopes
+        ]
         self._mirrors: tuple[Mirror[Any], ...] = (
             *self._deployments,
             *(Mirror(api, REPLICA_SETS, scope, read_replica_set, self._replica_set_changed) for scope in scopes),
@@ -256,10 +260,16 @@ class Workloads:
         return sorted(self._autoscalers.get(deployment, ()))
 
     def target(self, key: Key) -> TargetState | None:
-        """The state of the Deployment `key`; None where there is none."""
+        """The state of the Deployment `key`; None where there is none. While nothing changes it is the same object."""
         deployment = next((item for mirror in self._deployments if (item := mirror.get(key))), None)
         if deployment is None:
             return None
+        known = self._targets.get(deployment.uid)
+        if known is None:
+            known = self._targets[deployment.uid] = self._put_together(deployment)
+        return known
+
+    def _put_together(self, deployment: Deployment) -> TargetState:
         sets = list(self._replica_sets.get(deployment.uid, {}).values())
         pods = [pod for item in sets for pod in self._pods.get(item.uid, {}).values() if not pod.over]
         active = tuple(sorted((pod for pod in pods if not pod.ending), key=lambda pod: (pod.created, pod.name)))
@@ -269,23 +279,31 @@ class Workloads:
             pods=active,
             ending=tuple(pod for pod in pods if pod.ending),
             rollout=sum(1 for item in sets if item.replicas or item.pods) > 1,
-            settled=not self.problem
-            and deployment.settled
-            and asked == deployment.replicas
-            and len(active) <= deployment.replicas,
+            settled=deployment.settled and asked == deployment.replicas and len(active) <= deployment.replicas,
         )
+
+    def _deployment_changed(self, _key: Key, before: Deployment | None, after: Deployment | None) -> None:
+        for item in (before, after):
+            if item is not None:
+                self._targets.pop(item.uid, None)
 
     def _replica_set_changed(self, key: Key, before: ReplicaSet | None, after: ReplicaSet | None) -> None:
         if before is not None:
             _take(self._replica_sets, before.owner, key)
+            self._owners.pop(before.uid, None)
+            self._targets.pop(before.owner, None)
         if after is not None:
             self._replica_sets[after.owner][key] = after
+            self._owners[after.uid] = after.owner
+            self._targets.pop(after.owner, None)
 
     def _pod_changed(self, key: Key, before: Pod | None, after: Pod | None) -> None:
         if before is not None:
             _take(self._pods, before.owner, key)
+            self._targets.pop(self._owners.get(before.owner, ""), None)
         if after is not None:
             self._pods[after.owner][key] = after
+            self._targets.pop(self._owners.get(after.owner, ""), None)
 
     def _autoscaler_changed(self, key: Key, before: str | None, after: str | None) -> None:
         if before is not None:
@@ -303,7 +321,3 @@ def _take(index: dict[str, dict[Key, Any]], owner: str, key: Key) -> None:
     entries.pop(key, None)
     if not entries:
         index.pop(owner, None)
-
-
-def _ignore(_key: Key, _before: object, _after: object) -> None:
-    """For kinds that are looked up by key only."""
