@@ -18,7 +18,8 @@ class Signals:
     """While entered, SIGTERM, SIGINT and SIGCHLD are noted, and `attach` hands them to a callback in the loop.
 
     Enter this before anything slow: the first process of a container does not even get a SIGTERM that it has no handler
-    for, and Kubernetes would wait for the whole grace period.
+    for, and Kubernetes would wait for the whole grace period. The image's entry point blocks SIGTERM while the
+    interpreter starts; here it is let through.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,7 @@ class Signals:
         for number in HANDLED:
             signal.signal(number, _noted)
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         return self
 
     def __exit__(
