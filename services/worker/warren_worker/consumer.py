@@ -166,7 +166,7 @@ class Consumer:
     def cancel(self, on_cancelled: Callable[[], object]) -> None:
         """Ask the broker to deliver no more and call `on_cancelled` when it has agreed (or is gone), perhaps at once.
 
-        What it delivers in between is handed back uncounted.
+        What it delivers in between is the user's like any other task.
         """
         if self._retry is not None:
             self._retry.cancel()
@@ -176,7 +176,7 @@ class Consumer:
                 continue
             session.channel.basic_cancel(session.tag, callback=partial(self._on_cancel_ok, session))
             # pika answers a delivery that crosses the cancel with a reject, which counts as a failed attempt. Without
-            # this mark it reaches `_on_message` instead, where it is nacked.
+            # this mark it reaches `_on_message` instead.
             getattr(session.channel, "_cancelled").discard(session.tag)  # noqa: B009  private, and the only way
         self._report_cancelled()
 
@@ -225,7 +225,7 @@ class Consumer:
     ) -> None:
         delivery = Delivery(session, method.delivery_tag, method.redelivered, properties, body)
         session.unsettled[delivery.tag] = None
-        if self._cancelling is not None:
+        if self._cancelling is _nothing:  # it comes after the end of all that was waited for
             self.settle(delivery, Verdict.RETURN)
         elif session.alive and self._user is not None:
             self._user.on_delivery(delivery)
