@@ -60,18 +60,11 @@ class Actuator:
             KubeError: refused, or not reachable.
         """
         path = DEPLOYMENTS.path(target.namespace, target.name, "scale")
-        if current == 0:
-            # Kubernetes leaves a zero out of the object, so there is nothing to test; adding workers harms nothing.
-            body: object = {"spec": {"replicas": wanted}}
-            media = MERGE_PATCH
-        else:
-            body = [
-                {"op": "test", "path": "/spec/replicas", "value": current},
-                {"op": "replace", "path": "/spec/replicas", "value": wanted},
-            ]
-            media = JSON_PATCH
+        # Kubernetes leaves a zero out of the object.
+        before = {"path": "/spec/replicas", "value": current} if current else {"path": "/spec", "value": {}}
+        body = [{"op": "test", **before}, {"op": "add", "path": "/spec/replicas", "value": wanted}]
         try:
-            await self._api.request("PATCH", path, body=body, media=media)
+            await self._api.request("PATCH", path, body=body, media=JSON_PATCH)
         except KubeError as error:
             if error.conflict:
                 raise Outdated(f"replicas of {target} are no longer {current}") from error

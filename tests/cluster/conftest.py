@@ -10,12 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from evidence_release import values
 from kube import ROOT, Kube
 from release import Release, connect, install, remove
 
 VALUES = Path(__file__).resolve().parent / "values.yaml"
 NAMESPACE = os.environ.get("WARREN_TEST_NAMESPACE", "warren-test")
 """Two checkouts can test on one cluster side by side, each in a namespace of its own."""
+RECORDED = f"{NAMESPACE}-recorded"
+
+QUEUES = ("amber", "birch", "cedar", "delta")
+"""Queues of the release whose workers write down what they do."""
 
 
 @pytest.fixture(scope="session")
@@ -33,15 +38,33 @@ def cluster() -> Kube:
 
 
 @pytest.fixture(scope="session")
-def installed(cluster: Kube) -> Iterator[Kube]:
-    """The chart, installed with the working copy's images into a namespace that is removed in the end."""
+def images() -> Path:
+    """Values that name the working copy's images in the cluster."""
     images = ROOT / ".cluster" / "images.values.json"
     if not images.exists():
         pytest.fail("no images of the working copy in the cluster: run `make deploy` or `make test`")
+    return images
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: Kube, images: Path) -> Iterator[Kube]:
+    """The chart, installed with the working copy's images into a namespace that is removed in the end."""
     remove(cluster)
     install(cluster, VALUES, "--values", str(images))
     yield cluster
     remove(cluster)
+
+
+@pytest.fixture(scope="session")
+def recorded(cluster: Kube, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube]:
+    """Another release, whose workers write down what they do."""
+    kube = Kube(cluster.kubeconfig, RECORDED)
+    path = tmp_path_factory.mktemp("recorded") / "values.yaml"
+    path.write_text(values(QUEUES), "utf-8")
+    remove(kube)
+    install(kube, path, "--values", str(images))
+    yield kube
+    remove(kube)
 
 
 @pytest.fixture

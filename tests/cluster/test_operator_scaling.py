@@ -58,17 +58,10 @@ def reason(release: Release, wanted: str, kind: str = "Ready", name: str = NAME)
     return str(found["message"])
 
 
-def secret(kube: Kube, name: str) -> dict[str, str]:
-    """A Secret's values."""
-    template = '{{range $key, $value := .data}}{{$key}}={{$value | base64decode}}{{"\\n"}}{{end}}'
-    lines = kube.kubectl("get", "secret", name, "--output", f"go-template={template}").splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line)
-
-
 @contextmanager
 def management(kube: Kube) -> Iterator[httpx.Client]:
     """The broker's management API, as the operator's user."""
-    user = secret(kube, "warren-broker-operator")
+    user = kube.secret("warren-broker-operator")
     with (
         kube.forward("pod/warren-rabbitmq-0", 15672) as port,
         httpx.Client(
@@ -311,7 +304,7 @@ def test_a_foreign_policy_over_ours_is_told(release: Release, installed: Kube) -
 
 def test_a_queue_with_other_arguments_is_told_and_taken_in_once_it_is_mended(release: Release, installed: Kube) -> None:
     """The operator changes nothing about it; the condition says what differs and what to do."""
-    user = secret(installed, "warren-broker-operator")
+    user = installed.secret("warren-broker-operator")
     with installed.forward("pod/warren-rabbitmq-0", 5672) as port:
         credentials = pika.PlainCredentials(user["username"], user["password"])
         connection = pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", port, "/", credentials))

@@ -64,6 +64,12 @@ class Kube:
         """Merge a patch into an object such as `workqueue/task-queue`."""
         self.kubectl("patch", what, "--type", "merge", "--patch", json.dumps(patch))
 
+    def secret(self, name: str) -> dict[str, str]:
+        """A Secret's values."""
+        template = '{{range $key, $value := .data}}{{$key}}={{$value | base64decode}}{{"\\n"}}{{end}}'
+        lines = self.kubectl("get", "secret", name, "--output", f"go-template={template}").splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
     def pods(self, component: str, *, running: bool = True) -> list[str]:
         """Names of a component's pods, sorted; only those that run and are not being deleted, unless told otherwise."""
         return sorted(

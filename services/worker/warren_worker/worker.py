@@ -168,7 +168,7 @@ class Worker:
         self._has_consumed = True
 
     def on_delivery(self, delivery: Delivery) -> None:
-        """The consumer's: a task. One that crosses our cancel is done like any other: nobody else could begin sooner."""
+        """The consumer's: a task. One that crosses our cancel is done: nobody could begin sooner."""
         if not self._can_run or self._phase is Phase.CLOSING:
             self._consumer.settle(delivery, Verdict.RETURN)
             return
