@@ -49,7 +49,7 @@ def test_scale_ins_within_a_span() -> None:
     assert within([down, Step("d", 2, 3, 15), Step("d", 2, 1, 12.5), Step("d", 2, 1, 30)], [(12, 20)]) == [down]
 
 
-def line(what: str, task: str, pod: str, at: float, attempt: int = 1, acquired: int = 0) -> str:
+def line(what: str, task: str, pod: str, at: float, *, attempt: int = 1, acquired: int = 0) -> str:
     """A handler's line."""
     return json.dumps(
         {"what": what, "task": task, "queue": "q", "pod": pod, "at": at, "attempt": attempt, "acquired": acquired}
