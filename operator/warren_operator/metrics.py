@@ -225,16 +225,16 @@ class Metrics:
 
     async def text(self) -> bytes:
         """In Prometheus' text format, version 0.0.4."""
-        parts = [generate_latest(self._registry).decode()]
+        parts = [generate_latest(self._registry)]
         entries = list(self._loop.entries.values())
         labels = [_labels(entry) for entry in entries]
         for family in FAMILIES:
-            parts.append(f"# HELP {family.name} {family.text}\n# TYPE {family.name} {family.kind}\n")
+            parts.append(f"# HELP {family.name} {family.text}\n# TYPE {family.name} {family.kind}\n".encode())
             for start in range(0, len(entries), ENTRIES_AT_ONCE):
                 span = slice(start, start + ENTRIES_AT_ONCE)
-                parts += _lines(family, entries[span], labels[span])
+                parts.append("".join(_lines(family, entries[span], labels[span])).encode())
                 await asyncio.sleep(0)
-        return "".join(parts).encode()
+        return b"".join(parts)
 
 
 def _lines(family: Family, entries: Sequence[Entry], labels: Sequence[str]) -> Iterator[str]:
