@@ -90,16 +90,18 @@ def _demand(decision: Decision, view: View, scaling: Scaling) -> str:
         return f"backlog unknown: {view.unknown or 'no reading yet'}"
     if not backlog.ready and not backlog.unacked:
         return "queue is empty"
-    tasks = backlog.ready + backlog.unacked
+    asked, tasks = decision.asked, backlog.ready + backlog.unacked
     count = f"{tasks} task{'s' * (tasks != 1)}"
     if decision.rule is Rule.MAX_WAIT:
         arriving = f", {rate(view.seen.arrival_rate)} arriving" if view.seen.arrival_rate else ""
-        wait = format_duration(scaling.max_wait or 0.0)
         each = span(view.seen.service_time or 0.0)
-        return f"{count} of {each} each{arriving}: {decision.asked} keep the wait under {wait}"
+        if not backlog.ready and not arriving:
+            return f"{count} in work, none waits"
+        wait = f"keep{'s' * (asked == 1)} the wait under {format_duration(scaling.max_wait or 0.0)}"
+        return f"{count}, {each} each{arriving}: {asked} worker{'s' * (asked != 1)} {wait}"
     per_worker = scaling.backlog_per_worker or USUAL_BACKLOG_PER_WORKER
     unknown = ", service time not known yet" if decision.rule is Rule.LEARNING else ""
-    return f"{count} at {per_worker} a worker ask for {decision.asked}{unknown}"
+    return f"{count} at {per_worker} a worker ask{'s' * (tasks == 1)} for {asked}{unknown}"
 
 
 def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
@@ -133,10 +135,12 @@ def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
 
 
 def span(seconds: float) -> str:
-    """A duration for people: three digits are plenty."""
-    if seconds >= 10:
+    """A duration for people, which Kubernetes reads as well: `850ms`, `3.3s`, `42s`, `1m30s`."""
+    if round(seconds, 1) >= 10:
         return format_duration(round(seconds))
-    return format_duration(round(seconds, 1 if seconds >= 1 else 3))
+    if round(seconds, 3) >= 1:
+        return f"{seconds:.1f}".removesuffix(".0") + "s"
+    return format_duration(round(seconds, 3))
 
 
 def rate(per_second: float | None) -> str:

@@ -58,7 +58,7 @@ def test_it_tells_inputs_rule_limit_remedies_and_history() -> None:
 def test_what_is_not_known_is_called_so() -> None:
     text = said(status())
     assert "- ready, - in work" in text
-    assert text.count("not known yet") == 2
+    assert text.count("not known yet") == 3
     assert "none: nothing is decided" in text
     assert "none yet" in text
 

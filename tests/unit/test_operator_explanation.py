@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
+from warren_contract.durations import parse_duration
 from warren_contract.events import MAX_EVENT_SIZE, decode, encode
 from warren_operator.claims import QUEUE_TAKEN
 from warren_operator.conditions import transitions
-from warren_operator.explanation import Explained, Problem, sentence
+from warren_operator.explanation import Explained, Problem, sentence, span
 from warren_operator.history import History, extended, recalled
 from warren_operator.notes import event_body, scaled
 from warren_operator.observation import View
-from warren_operator.policy import Backlog, Decision, Limit, Memory, Observation, Phase, Scaling, Worker
+from warren_operator.policy import Backlog, Decision, Limit, Memory, Observation, Phase, Rule, Scaling, Worker
 from warren_operator.resource import Key, PastDecisionStatus, Spec, Status, WorkQueue, parse_spec
 from warren_operator.status import queue_state, status, status_patch, substance
 
@@ -61,8 +62,42 @@ def conditions(of: Status) -> dict[str, tuple[str, str]]:
 
 def test_the_sentence_has_inputs_rule_and_answer() -> None:
     assert text(told()) == "60 tasks at 5 a worker ask for 12"
-    assert text(told(Backlog(0, 1), replicas=1)) == "1 task at 5 a worker ask for 1"
+    assert text(told(Backlog(0, 1), replicas=1)) == "1 task at 5 a worker asks for 1"
     assert text(told(Backlog(0, 0))) == "queue is empty"
+
+
+@pytest.mark.parametrize(
+    ("backlog", "rate", "asked", "words"),
+    [
+        (Backlog(12, 0), 3.0, 9, "12 tasks, 2.1s each, 3/s arriving: 9 workers keep the wait under 30s"),
+        (Backlog(0, 1), 0.25, 1, "1 task, 2.1s each, 0.25/s arriving: 1 worker keeps the wait under 30s"),
+        (Backlog(40, 2), None, 3, "42 tasks, 2.1s each: 3 workers keep the wait under 30s"),
+        (Backlog(0, 10), None, 0, "10 tasks in work, none waits"),
+    ],
+)
+def test_a_longest_wait_is_explained_by_what_it_is_reckoned_from(
+    backlog: Backlog, rate: float | None, asked: int, words: str
+) -> None:
+    view = View(Observation(backlog, 0, service_time=2.1, arrival_rate=rate))
+    decision = Decision(0, asked, asked, Limit.NONE, Memory(), Rule.MAX_WAIT)
+    assert sentence(decision, view, Scaling(20, backlog_per_worker=None, max_wait=30.0)) == words
+
+
+def test_a_rule_that_stands_in_says_why() -> None:
+    view = View(Observation(Backlog(12, 0), 0))
+    decision = Decision(0, 3, 3, Limit.NONE, Memory(), Rule.LEARNING)
+    words = "12 tasks at 5 a worker ask for 3, service time not known yet"
+    assert sentence(decision, view, Scaling(20, backlog_per_worker=None, max_wait=30.0)) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0s"), (0.0123, "12ms"), (0.85, "850ms"), (0.9996, "1s"), (1, "1s"), (3.3, "3.3s"), (9.96, "10s"),
+     (42.4, "42s"), (90, "1m30s")],
+)  # fmt: skip
+def test_durations_are_short_and_kubernetes_reads_them(seconds: float, words: str) -> None:
+    assert span(seconds) == words
+    assert parse_duration(words) == pytest.approx(seconds, rel=0.05, abs=0.001)
 
 
 @pytest.mark.parametrize("limit", list(Limit))

@@ -1,6 +1,7 @@
 """What a scrape of the operator has, read as Prometheus reads it."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,10 @@ from warren_operator.metrics import FAMILIES, Metrics
 from warren_operator.observation import View
 from warren_operator.policy import Backlog, Decision, Limit, Memory, Observation, Phase, Rule, Scaling, Worker
 from warren_operator.resource import Key, WorkQueue, parse_spec
+
+DOCUMENTATION = (Path(__file__).parent.parent.parent / "docs" / "operator-metrics.md").read_text()
+PARTS = ("_bucket", "_sum", "_created")
+"""What Prometheus makes of a histogram besides its name."""
 
 SPEC = parse_spec({"scaleTargetRef": {"name": "w"}}, "q")
 WORKERS = (
@@ -128,6 +133,15 @@ async def test_each_queue_has_one_limit_and_a_bounded_number_of_samples(limit: L
     found = await scrape(operator(entry("q", replace(TOLD, decision=replace(TOLD.decision, limit=limit)))))
     assert sum(name == "warren_queue_limit" for name, _ in found) == 1
     assert sum(("name", "q") in labels for _, labels in found) <= 30
+
+
+async def test_the_documentation_lists_every_metric() -> None:
+    for family in FAMILIES:
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        assert f"| `{family.name}` | {labels} | {family.kind} | {family.text} |" in DOCUMENTATION
+    own = {name.removesuffix("_count") for name, _ in await scrape(operator()) if not name.endswith(PARTS)}
+    for name in own:
+        assert f"| `{name}` |" in DOCUMENTATION
 
 
 def test_each_family_says_what_it_means() -> None:

@@ -60,14 +60,14 @@ def explanation(status: QueueStatus, *, now: float, width: int | None = None) ->
 
 
 def _seen(status: QueueStatus) -> list[tuple[str, str]]:
-    takes, arriving = status.service_time, status.arrival_rate
+    takes, arriving, wait = status.service_time, status.arrival_rate, status.estimated_wait
     waiting = f"{number(status.ready)} ready, {number(status.unacked)} in work"
     return [
         ("tasks", f"{waiting}, {number(status.delayed)} waiting for a retry, {number(status.dead)} dead"),
         ("workers", f"{number(status.workers)}: {number(status.busy)} busy, {number(status.idle)} idle"),
         ("one task", "not known yet" if takes is None else f"{seconds(takes)} of work"),
         ("arriving", "not known yet" if arriving is None else f"{arriving:.3g}/s"),
-        ("wait", f"{seconds(status.estimated_wait)} until a task submitted now starts"),
+        ("wait", "not known yet" if wait is None else f"{seconds(wait)} until a task submitted now starts"),
     ]
 
 
