@@ -45,7 +45,7 @@ def test_the_longest_wait_rules_once_the_service_time_is_known(release: Release)
     for number in range(24):
         release.submit(f"many {number}.")
     decision = eventually(
-        lambda: found if "wait" in (found := release.work_queue()["status"]["decision"])["reason"] else None,
+        lambda: found if "the wait under" in (found := release.work_queue()["status"]["decision"])["reason"] else None,
         "maxWait rules",
     )
     assert decision["rule"] == "maxWait"
