@@ -139,8 +139,10 @@ async def test_the_documentation_lists_every_metric() -> None:
     for family in FAMILIES:
         labels = ", ".join(f"`{label}`" for label in family.labels)
         assert f"| `{family.name}` | {labels} | {family.kind} | {family.text} |" in DOCUMENTATION
-    own = {name.removesuffix("_count") for name, _ in await scrape(operator()) if not name.endswith(PARTS)}
+    own = {name.removesuffix("_count") for name, _ in await scrape(operator()) if name.startswith("warren_")}
     for name in own:
+        if name.endswith(PARTS):
+            continue
         assert f"| `{name}` |" in DOCUMENTATION
 
 
