@@ -275,6 +275,13 @@ def test_an_autoscaler_on_the_same_deployment_is_left_alone(release: Release) ->
         ({"retry": {"minDelay": "10m", "maxDelay": "5m"}}, "write a minDelay of at most maxDelay"),
         ({"queue": {"name": "warren.mine"}}, "are reserved: choose another"),
         ({"queue": {"name": "no spaces"}}, "write letters, digits"),
+        ({"target": {"maxWait": "0s"}}, "write how long a task may wait, such as 30s"),
+        ({"schedule": [{"start": "0 8 * * *", "end": "0 9 * * *"}]}, "write minReplicas, maxReplicas or both"),
+        (
+            {"schedule": [{"start": "0 8 * * *", "end": "0 9 * * *", "minReplicas": 3, "maxReplicas": 2}]},
+            "write a minReplicas of at most maxReplicas",
+        ),
+        ({"budget": {}}, "spec.budget.name: Required value"),
         ({"maxReplica": 2}, "unknown field"),
     ],
 )
