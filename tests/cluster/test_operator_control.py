@@ -95,7 +95,8 @@ def never_more_than(release: Release, most: int) -> Iterator[list[int]]:
     def look() -> None:
         while not done.wait(0.2):
             pods = release.kube.get("pods", "--selector", "warren.dev/queue in (flood, trickle)")
-            seen.append(len(pods))
+            # A pod whose container has ended takes nothing any more, though its object stays for a moment.
+            seen.append(sum(pod["status"].get("phase") not in ("Succeeded", "Failed") for pod in pods))
 
     watcher = threading.Thread(target=look)
     watcher.start()
