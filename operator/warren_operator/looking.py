@@ -11,22 +11,13 @@ from warren_operator.claims import target_of
 from warren_operator.entry import Entry
 from warren_operator.explanation import Explained, Problem
 from warren_operator.observation import SLOW_READING, Counts, Inputs, Reading, View, WorkerReports, observe
-from warren_operator.policy import Decision, Limit, decide
+from warren_operator.policy import Limit, decide
 from warren_operator.resource import Key, Mode, Spec
+from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY, next_look
 from warren_operator.scaling import Wants
 from warren_operator.telling import Teller
 from warren_operator.topology import OVERRIDDEN, Finding, Topology
 from warren_operator.workloads import TargetState, Workloads
-
-BUSY_EVERY = 0.25
-"""Seconds between two readings of a queue that has tasks or workers."""
-
-GROWING_EVERY = 0.1
-"""Seconds between two readings while more workers are wanted: a burst takes a moment to arrive."""
-
-IDLE_EVERY = 0.75
-"""Seconds between two readings of a queue that has neither, or that cannot be read. A producer's word that tasks have
-come makes a look at once; for tasks of other clients this is what the reaction depends on."""
 
 STANDING = frozenset(
     {
@@ -47,9 +38,6 @@ DECIDED_EVERY = 10.0
 
 DECIDED_BUSY_EVERY = 1.0
 """The same for a queue that has tasks or workers."""
-
-ACTING_EVERY = 0.05
-"""Seconds until a queue is looked at again whose replicas are just being changed."""
 
 FIRST_READING = 15.0
 """Seconds to wait for a queue's first reading before it is told that there is none: the broker may be starting, too."""
@@ -165,7 +153,7 @@ class Looker:
             self._teller.tell(entry, now)
             return entry.pause
         entry.glance = glance
-        entry.pause = self._judge(entry, spec, target, self._observe(entry, spec, target, reading))
+        entry.pause = self._judge(entry, spec, self._observe(entry, spec, target, reading))
         decision = entry.told.decision if entry.told is not None else None
         holds = decision is not None and not decision.changes and decision.limit in STANDING and spec.budget is None
         entry.valid_until = now + (DECIDED_EVERY if entry.pause >= IDLE_EVERY else DECIDED_BUSY_EVERY) if holds else now
@@ -189,7 +177,7 @@ class Looker:
             return IDLE_EVERY  # a connection that is made, and a queue that is declared, are hints
         return None
 
-    def _judge(self, entry: Entry, spec: Spec, target: TargetState, view: View) -> float:
+    def _judge(self, entry: Entry, spec: Spec, view: View) -> float:
         """Decide on an observation, have it carried out, and explain it; returns the seconds until the next look."""
         now = asyncio.get_running_loop().time()
         key = target_of(entry.item.key, spec)
@@ -206,9 +194,7 @@ class Looker:
         if decision.changes and spec.mode is Mode.ENFORCE and now >= entry.act_after:
             self._actor.start(entry, key, told, decision)
         self._teller.explain(entry, told)
-        if decision.replicas > target.deployment.replicas and spec.mode is Mode.ENFORCE:
-            return GROWING_EVERY
-        return BUSY_EVERY if _is_active(view, decision) else IDLE_EVERY
+        return next_look(view.seen, decision, enforced=spec.mode is Mode.ENFORCE)
 
     def _observe(self, entry: Entry, spec: Spec, target: TargetState, reading: Reading) -> View:
         now = asyncio.get_running_loop().time()
@@ -275,12 +261,3 @@ def _no_budget(name: str) -> str:
         f"the operator knows no budget {name}: add it to operator.budgets in the chart's values, "
         "or take spec.budget away; until then Warren leaves the replicas alone"
     )
-
-
-def _is_active(view: View, decision: Decision) -> bool:
-    seen = view.seen
-    if seen.backlog is None:
-        return False
-    return bool(
-        seen.backlog.ready or seen.backlog.unacked or decision.changes or len(seen.workers) != decision.replicas
-    ) or (bool(seen.workers) and decision.asked is not None and decision.asked < seen.replicas)

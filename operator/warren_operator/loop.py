@@ -19,11 +19,12 @@ from warren_operator.entry import NEVER, Entry
 from warren_operator.explanation import Explained, Problem
 from warren_operator.history import recalled
 from warren_operator.kube import Api
-from warren_operator.looking import ACTING_EVERY, CLUSTER_UNREADABLE, IDLE_EVERY, Looker, Sources
+from warren_operator.looking import CLUSTER_UNREADABLE, Looker, Sources
 from warren_operator.notes import Note
 from warren_operator.observation import WorkerReports
 from warren_operator.pace import Pace
 from warren_operator.resource import Key, WorkQueue
+from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY
 from warren_operator.scaling import Wants
 from warren_operator.settings import Settings
 from warren_operator.status import read_status

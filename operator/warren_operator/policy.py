@@ -12,6 +12,7 @@ Three principles:
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -160,7 +161,7 @@ class Observation:
 
     backlog: Backlog | None
     replicas: int
-    workers: tuple[Worker, ...] = ()
+    workers: Sequence[Worker] = ()
     rollout: bool = False
     settled: bool = True
     service_time: float | None = None
@@ -414,16 +415,15 @@ def _down(seen: Observation, memory: Memory, wanted: int, bound: int, now: float
         return _Down(0, Limit.UNSETTLED)
     surplus = seen.replicas - wanted
     forced = max(0, seen.replicas - bound)
-    order = _removable(seen, memory, now)
-    idle = [worker for worker in order if not _kept(worker, memory, now)]
     unborn = max(0, seen.replicas - len(seen.workers))  # asked for, and not even made yet
     if forced:
-        chosen = order[: max(0, forced - unborn)]
+        chosen = _removable(seen, memory, now)[: max(0, forced - unborn)]
         return _Down(forced, Limit.NONE, tuple(worker.name for worker in chosen))
     if seen.backlog is None or seen.backlog.ready:
         return _Down(0, Limit.READY_TASKS)
     if memory.zeros < ZERO_READINGS or now - memory.zero_since < ZERO_SPAN:
         return _Down(0, Limit.UNCONFIRMED)
+    idle = [worker for worker in _removable(seen, memory, now) if not _kept(worker, memory, now)]
     chosen = idle[: max(0, surplus - unborn)]
     limit = Limit.NONE
     if any(worker.phase is Phase.STARTING for worker in seen.workers):

@@ -6,7 +6,7 @@ different, and is told only if the answer is different as well: it cannot disagr
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -254,7 +254,7 @@ def _with(calm: Situation, change: Callable[[Worker, Worker], Worker], seen: Obs
     return tuple(change(worker, now) for worker, now in zip(seen.workers, calm.seen.workers, strict=False))
 
 
-def _at_work(workers: tuple[Worker, ...]) -> str:
+def _at_work(workers: Sequence[Worker]) -> str:
     busy = sum(worker.phase is Phase.READY and worker.busy is True for worker in workers)
     unheard = sum(worker.phase is Phase.READY and worker.busy is None for worker in workers)
     if busy:

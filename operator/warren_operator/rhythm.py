@@ -1,0 +1,31 @@
+"""How often a queue is looked at. Hints come on top of this: they have it looked at once."""
+
+from warren_operator.policy import Decision, Observation
+
+BUSY_EVERY = 0.25
+"""Seconds between two readings of a queue that has tasks or workers."""
+
+GROWING_EVERY = 0.1
+"""Seconds between two readings while more workers are wanted: a burst takes a moment to arrive."""
+
+IDLE_EVERY = 0.75
+"""Seconds between two readings of a queue that has neither, or that cannot be read. A producer's word that tasks have
+come makes a look at once; for tasks of other clients this is what the reaction depends on."""
+
+ACTING_EVERY = 0.05
+"""Seconds until a queue is looked at again whose replicas are just being changed."""
+
+
+def next_look(seen: Observation, decision: Decision, *, enforced: bool = True) -> float:
+    """Seconds from a decision, that is carried out or not, until the queue is due again."""
+    if decision.replicas > seen.replicas and enforced:
+        return GROWING_EVERY
+    return BUSY_EVERY if _is_active(seen, decision) else IDLE_EVERY
+
+
+def _is_active(seen: Observation, decision: Decision) -> bool:
+    if seen.backlog is None:
+        return False
+    return bool(
+        seen.backlog.ready or seen.backlog.unacked or decision.changes or len(seen.workers) != decision.replicas
+    ) or (bool(seen.workers) and decision.asked is not None and decision.asked < seen.replicas)
