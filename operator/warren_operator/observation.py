@@ -6,11 +6,14 @@ follows from them) and `Counts`/`Statistics` (values that `broker.py` and `manag
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from warren_contract.events import WorkerState
 from warren_operator.arrivals import Arrivals
 from warren_operator.policy import Backlog, Observation, Phase, Worker
-from warren_operator.workloads import Pod, TargetState
+
+if TYPE_CHECKING:  # what `warren simulate` shares of this module needs no Kubernetes client
+    from warren_operator.workloads import Pod, TargetState
 
 STATISTICS_LAG = 6.0
 """Seconds that a broker's statistics may be old when they are read: quorum queues report each 5 s."""
@@ -296,7 +299,7 @@ class Inputs:
     service_time: float | None
     arrival_rate: float | None
     concurrency: int
-    target: TargetState
+    target: "TargetState"
     now: float
     wall: float
     listening_since: float | None
@@ -364,7 +367,7 @@ def _unacked(inputs: Inputs, counts: Counts, statistics: Statistics | None) -> i
     return max(reported, waiting_for, late)
 
 
-def _worker(pod: Pod, inputs: Inputs, statistics: Statistics | None) -> Worker:
+def _worker(pod: "Pod", inputs: Inputs, statistics: Statistics | None) -> Worker:
     report = inputs.reports.get(pod.name)
     busy: bool | None = None
     idle_for = 0.0
