@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from warren_cli import arguments
+from warren_cli import arguments, commands
 from warren_cli.client import Client, Refused, Unreachable, WarrenError
 from warren_cli.credentials import Cluster, Scope, find_token
 from warren_cli.explain import explanation
 from warren_cli.submit import UsageError, submit
 from warren_cli.view import table
 from warren_cli.watch import Watch, look, sample_json, watch
+
+OWN = frozenset({"submit", "watch", "explain", "queues"})
+"""Commands for which no further ones are looked for."""
 
 DONE, FAILED, USAGE, NOT_CURRENT, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -26,8 +29,12 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     explain, 130 interrupted.
     """
     environ = os.environ if environ is None else environ
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        args = arguments.parser(environ).parse_args(argv)
+        found = () if argv and argv[0] in OWN else commands.installed()
+        args = arguments.parser(environ, found).parse_args(argv)
+        if "run" in args:
+            return int(args.run(args))
         return _run(args, environ)
     except KeyboardInterrupt:
         return INTERRUPTED

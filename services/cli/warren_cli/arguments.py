@@ -1,10 +1,12 @@
 """The command line: what can be said, and how it is checked."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+from warren_cli import commands as further
 from warren_cli.client import DEFAULT_QUEUE
 from warren_cli.credentials import NAMESPACE, SECRET
 from warren_contract.durations import parse_duration
@@ -15,8 +17,13 @@ from warren_contract.task import MAX_PRIORITY
 DEFAULT_URL = "http://localhost:8080"
 
 
-def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
-    """The parser of `warren`; defaults come from the environment."""
+def parser(environ: Mapping[str, str], found: Iterable[EntryPoint] = ()) -> argparse.ArgumentParser:
+    """The parser of `warren`.
+
+    Args:
+        environ: has the defaults.
+        found: commands of other parts.
+    """
     common = _common(environ)
     top = argparse.ArgumentParser(
         prog="warren",
@@ -30,6 +37,7 @@ def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     _add_explain(commands, common)
     queues = commands.add_parser("queues", parents=[common], help="show all queues once")
     queues.add_argument("--json", action="store_true", help="one JSON object")
+    further.add(commands, found)
     return top
 
 
