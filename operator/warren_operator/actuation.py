@@ -91,15 +91,9 @@ class Actuator:
         state = look()
         if state is None:
             raise Outdated(f"Deployment {target} is gone")
-        marks: dict[str, str | None] = {}
-        for pod in state.pods:
-            if pod.name in victims:
-                if pod.cost != VICTIM_COST:
-                    marks[pod.name] = VICTIM_COST
-            elif pod.cost == VICTIM_COST:
-                marks[pod.name] = None  # left over from a scale-in that did not happen: this pod stays
-        await self._mark(target.namespace, marks)
-        await self._until_seen(marks, look)
+        wanted_marks = marks(state, order)
+        await self._mark(target.namespace, wanted_marks)
+        await self._until_seen(wanted_marks, look)
         state = look()
         if state is None or not {pod.name for pod in state.pods}.issuperset(victims):
             raise Outdated(f"pods of {target} changed while they were being marked")
@@ -137,3 +131,21 @@ class Actuator:
                     await asyncio.sleep(SEEN_EVERY)
         except TimeoutError:
             raise Outdated("the marks on the pods do not come back by the watch") from None
+
+
+def marks(state: TargetState, order: ScaleIn) -> dict[str, str | None]:
+    """Costs to set (None: to take off), so that exactly the victims are the cheapest; what is right is left out.
+
+    None at all where no worker is to stay, since there is nothing to choose: a kubelet that has just seen its pod change
+    heeds the deletion only after its next look at the containers, which is up to a second later.
+    """
+    if not order.wanted:
+        return {}
+    found: dict[str, str | None] = {}
+    for pod in state.pods:
+        if pod.name in order.victims:
+            if pod.cost != VICTIM_COST:
+                found[pod.name] = VICTIM_COST
+        elif pod.cost == VICTIM_COST:
+            found[pod.name] = None  # left over from a scale-in that did not happen: this pod stays
+    return found

@@ -22,8 +22,9 @@ ZERO_READINGS = 3
 ZERO_SPAN = 0.5
 """Seconds that these readings must span at least, however fast they come."""
 
-IDLE_FOR = 1.0
-"""Seconds that a worker must have been idle. They report at most once a second: a younger report may be overtaken."""
+IDLE_FOR = 0.3
+"""Seconds that a worker must have been idle. It tells within a tenth of a second that it has taken a task, after many
+short ones within a second; a victim that has taken one by then finishes it."""
 
 SILENT_QUIET = 15.0
 """Seconds that a queue must have nothing ready and nothing unacknowledged before workers that report nothing may go.

@@ -194,7 +194,7 @@ def test_a_starting_worker_holds_a_scale_in_up() -> None:
 
 def test_a_worker_that_was_busy_a_moment_ago_stays() -> None:
     story = Story(BURST, replicas=2)
-    workers = (ready("old"), ready("fresh", idle_for=0.4))
+    workers = (ready("old"), ready("fresh", idle_for=0.2))
     decision = story.settle((0, 0), workers)
     assert decision.victims == ("old",)
 

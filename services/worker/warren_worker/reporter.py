@@ -18,11 +18,19 @@ from warren_contract.events import WorkerState, encode
 from warren_contract.names import EVENTS_EXCHANGE
 from warren_worker.broker_link import BrokerLink
 from warren_worker.loop import Loop, Timer
+from warren_worker.pace import Pace
 
 log = logging.getLogger(__name__)
 
-SHORTEST_GAP = 1.0
-"""Seconds between two events of a busy worker at least."""
+GAP = 1.0
+"""Seconds between two events of a busy worker at least, in the long run …"""
+
+BURST = 2
+"""… and so many at once after it was quiet: a task taken right after the worker said that it is idle is told, too."""
+
+SETTLE = 0.05
+"""Seconds that a change must last to be told. Between two tasks a worker is idle for milliseconds: if it said so, it
+would seem idle until it may speak again."""
 
 SIGN_OF_LIFE = 10.0
 """Seconds between two events of a quiet worker at most."""
@@ -41,7 +49,7 @@ class Reporter:
         self._connection: SelectConnection | None = None
         self._channel: Channel | None = None
         self._blocked = False
-        self._sent_at = float("-inf")
+        self._pace = Pace(GAP, BURST)
         self._pending: Timer | None = None
         self._pending_soon = False
         self._delays: Iterator[float] = CHANNEL_RETRY.delays()
@@ -54,14 +62,9 @@ class Reporter:
         self._schedule(SIGN_OF_LIFE, soon=False)
 
     def changed(self) -> None:
-        """Something worth telling has happened: tell at once, or as soon as the gap allows."""
-        if self._pending_soon or self._closed:
-            return
-        gap = self._sent_at + SHORTEST_GAP - time.monotonic()
-        if gap <= 0:
-            self._send()
-        else:
-            self._schedule(gap, soon=True)
+        """Something worth telling has happened: tell it as soon as it has settled and the pace allows."""
+        if not self._pending_soon and not self._closed:
+            self._schedule(max(SETTLE, self._pace.wait(time.monotonic())), soon=True)
 
     def close(self, on_closed: Callable[[bool], object]) -> None:
         """Send the last state and close; `on_closed` tells whether the broker has confirmed."""
@@ -116,7 +119,7 @@ class Reporter:
         self._pending = self._loop.call_later(delay, self._send)
 
     def _send(self) -> None:
-        self._sent_at = time.monotonic()
+        self._pace.spend(time.monotonic())
         self._publish()
         self._schedule(SIGN_OF_LIFE, soon=False)
 
