@@ -1,10 +1,13 @@
 # The few commands of the README; each is a thin face on a program under tools/.
-# `make` alone lists them. CONTEXT=name deploys to a cluster of yours, REGISTRY=name through a registry.
+# `make` alone lists them. CONTEXT=name deploys to a cluster of yours, REGISTRY=name through a registry; WORKS=burst,mixed
+# runs only these benchmarks, SCALER=file with something else scaling (docs/benchmarks.md).
 
 PYTHON ?= python3
 VENV := .venv/bin/python
 CONTEXT ?=
 REGISTRY ?=
+WORKS ?=
+SCALER ?=
 
 .PHONY: help demo test cluster down deploy bench venv
 
@@ -34,4 +37,4 @@ deploy: venv
 	@$(VENV) -m tools.deploy $(if $(CONTEXT),--context $(CONTEXT)) $(if $(REGISTRY),--registry $(REGISTRY))
 
 bench: venv
-	@$(VENV) -m tools.bench
+	@$(VENV) -m tools.bench $(if $(WORKS),--works "$(WORKS)") $(if $(SCALER),--scaler "$(SCALER)")

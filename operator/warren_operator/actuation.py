@@ -136,8 +136,8 @@ class Actuator:
 def marks(state: TargetState, order: ScaleIn) -> dict[str, str | None]:
     """Costs to set (None: to take off), so that exactly the victims are the cheapest; what is right is left out.
 
-    None at all where no worker is to stay, since there is nothing to choose: a kubelet that has just seen its pod change
-    heeds the deletion only after its next look at the containers, which is up to a second later.
+    None at all where no worker is to stay, since there is nothing to choose: a kubelet that has just seen its pod
+    change heeds the deletion only after its next look at the containers, which is up to a second later.
     """
     if not order.wanted:
         return {}

@@ -50,6 +50,9 @@ class Queue:
 BURST = Queue("task_queue", "task-queue", 5)
 MIXED = Queue("mixed", "mixed", 1)
 STEADY = Queue("steady", "steady", 5)
+SINGLE = Queue("single", "single", 1, 1)
+"""Scaled by hand."""
+
 QUEUES = (BURST, MIXED, STEADY)
 
 
@@ -138,10 +141,10 @@ def other_scaler(kube: Kube, words: Sequence[str]) -> Iterator[None]:
         yield
 
 
-def play(bed: Bed, queue: Queue, load: Load) -> Recording:
+def play(release: Release, queue: Queue, load: Load) -> Recording:
     """Play a load from no worker until there is none again, and record it."""
-    with recording(bed.release, queue.name, queue.dns_name) as recorder:
-        return recorder.complete(submit(bed.release, queue, load))
+    with recording(release, queue.name, queue.dns_name) as recorder:
+        return recorder.complete(submit(release, queue, load))
 
 
 def submit(release: Release, queue: Queue, load: Load) -> list[Task]:

@@ -40,11 +40,12 @@ class Load:
     def ideal(self) -> float:
         """Seconds to the end with all workers there from the beginning, the longest task first where all come at once.
 
-        Exact for tasks of one length, and for no more tasks than workers; else a bound that nothing can be under.
+        Exact for tasks of one length that come at once, and for no more tasks than workers; else a lower bound.
         """
-        whole = math.ceil(len(self.arrivals) / self.workers) if len({item.seconds for item in self.arrivals}) == 1 else 0
+        alike = len({item.seconds for item in self.arrivals}) == 1
+        rounds = math.ceil(len(self.arrivals) / self.workers) if alike else 0
         longest = max(item.at + item.seconds for item in self.arrivals)
-        return max(longest, self.work / self.workers, whole * self.arrivals[0].seconds)
+        return float(max(longest, self.work / self.workers, rounds * self.arrivals[0].seconds))
 
 
 def burst(tasks: int = 60, seconds: int = 2, workers: int = 12) -> Load:

@@ -21,7 +21,7 @@ from waiting import eventually
 from warren_contract.events import WorkerState, decode
 from warren_contract.names import EVENTS_EXCHANGE
 
-READ_EVERY = 0.1
+READ_EVERY = 0.25
 """Seconds between two readings of the backlog."""
 
 QUIET_LIMIT = 900.0
@@ -162,9 +162,7 @@ class Recorder:
         """Wait until all of these tasks are done and all workers are gone; what was seen."""
         names = {task.id for task in tasks}
         tap = self.tap
-        eventually(
-            lambda: tap.finished >= len(names) and not tap.ready[-1][1], "all tasks are done", limit=QUIET_LIMIT
-        )
+        eventually(lambda: tap.finished >= len(names) and not tap.ready[-1][1], "all tasks are done", limit=QUIET_LIMIT)
         eventually(
             lambda: self.pods.pods and all(pod.gone for pod in list(self.pods.pods.values())),
             "all workers are gone",

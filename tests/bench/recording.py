@@ -210,7 +210,7 @@ def _plus(one: Spent, other: Spent) -> Spent:
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The smallest value that at least `share` (0 to 1) of all values do not exceed: the nearest rank, no interpolation.
+    """The smallest value that `share` (0 to 1) of all values do not exceed: the nearest rank, nothing interpolated.
 
     Raises:
         ValueError: no values, or a share that is none.

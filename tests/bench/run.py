@@ -1,118 +1,163 @@
-"""Run the benchmarks one after the other and write their figures as JSON and as a table."""
+"""Run the benchmarks that are asked for; write their figures as JSON and as a table, and their courses as pictures.
 
+With `--scaler`, something else scales in Warren's place: see docs/benchmarks.md.
+"""
+
+import argparse
+import importlib
+import importlib.util
 import json
+import os
 import platform
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from burst import BurstResult, burst
+import works
+from bed import Bed, bed
 from kube import ROOT, Kube
-from release import connect, install, remove
-from submit import CONCURRENT, SubmitResult, bench_bed, submit_round
+from picture import picture
+from recording import Figure, Recording, Sheet, table
+from submit import submit_figures
+from works import Result
 
 NAMESPACE = "warren-bench"
-REPEATS = 3
-VALUES = Path(__file__).resolve().parent / "values.yaml"
+CLUSTER_WORKS = ("burst", "mixed", "steady", "reaction")
+WORKS = (*CLUSTER_WORKS, "many", "submit")
+WARREN = "Warren"
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One figure of a benchmark.
+class Options:
+    """What to run, and how long.
 
     Attributes:
-        name: what it is.
-        values: of each repetition.
-        floor: the value to stay under, or over where the name says so; None where there is none.
-        unit: of the values; empty for a ratio.
+        works: of WORKS, in this order.
+        repeats: of the burst; the mixed lengths are played once, since they take a minute each.
+        duration: seconds of steps and sine.
+        tries: reactions.
+        scaler: a manifest, or a program with its arguments; empty for Warren.
+        images: values that name the images.
+        folder: for the results.
+        set: `--set` for the chart.
     """
 
-    name: str
-    values: tuple[float, ...]
-    floor: float | None = None
-    unit: str = ""
-
-    @property
-    def median(self) -> float:
-        """The value to quote."""
-        return statistics.median(self.values)
-
-
-def table(figures: Sequence[Figure]) -> str:
-    """The figures as a Markdown table."""
-    lines = ["| figure | median | lowest | highest | floor |", "|---|---|---|---|---|"]
-    for figure in figures:
-        floor = "" if figure.floor is None else f"{figure.floor:g}"
-        cells = (figure.median, min(figure.values), max(figure.values))
-        shown = " | ".join(f"{value:.2f} {figure.unit}".rstrip() for value in cells)
-        lines.append(f"| {figure.name} | {shown} | {floor} |")
-    return "\n".join(lines) + "\n"
+    works: tuple[str, ...]
+    repeats: int
+    duration: float
+    tries: int
+    scaler: str
+    images: Path
+    folder: Path
+    set: tuple[str, ...]
 
 
-def bursts() -> list[Figure]:
-    """The burst from zero on an installed release, several times."""
-    kube = Kube(ROOT / ".cluster" / "kubeconfig", NAMESPACE)
-    remove(kube)
-    install(kube, VALUES, "--values", str(ROOT / ".cluster" / "images.values.json"))
-    try:
-        with connect(kube) as release:
-            results = []
-            for number in range(REPEATS):
-                print(f"burst from zero, {number + 1} of {REPEATS} ...", file=sys.stderr, flush=True)
-                results.append(burst(release))
-                print(f"  {asdict(results[-1])}", file=sys.stderr, flush=True)
-    finally:
-        remove(kube)
-
-    def of(pick: Callable[[BurstResult], float]) -> tuple[float, ...]:
-        return tuple(round(pick(result), 3) for result in results)
-
-    return [
-        Figure("burst: time to the end ÷ ideal", of(lambda result: result.done_ratio), floor=1.4),
-        Figure("burst: pod-seconds ÷ seconds of work", of(lambda result: result.pod_seconds_ratio), floor=1.4),
-        Figure("burst: first confirm → scale patch", of(lambda result: result.first_patch), floor=0.5, unit="s"),
-        Figure("burst: first confirm → first worker ready", of(lambda result: result.first_ready), unit="s"),
-        Figure("burst: last task → no worker", of(lambda result: result.zero), floor=30, unit="s"),
-        Figure("burst: most workers asked for", of(lambda result: result.peak)),
-    ]
-
-
-def submits() -> list[Figure]:
-    """Submitting against bare pika on a broker of its own, several times."""
-    with bench_bed() as (broker, producer):
-        submit_round(broker, producer)  # the first one pays for caches and the broker's first segments
-        results = []
-        for number in range(REPEATS):
-            print(f"submit, {number + 1} of {REPEATS} ...", file=sys.stderr, flush=True)
-            results.append(submit_round(broker, producer))
-            print(f"  {asdict(results[-1])}", file=sys.stderr, flush=True)
-
-    def of(pick: Callable[[SubmitResult], float]) -> tuple[float, ...]:
-        return tuple(round(pick(result), 3) for result in results)
-
-    return [
-        Figure("submit: batch ÷ bare pipelined pika (over)", of(lambda result: result.batch_ratio), floor=0.7),
-        *(
-            Figure(
-                f"submit: single, {count} clients ÷ bare pipelined pika",
-                of(lambda result, count=count: result.single_ratio(count)),  # type: ignore[misc]  # bound now
-            )
-            for count in CONCURRENT
-        ),
-    ]
+def parse(arguments: Sequence[str]) -> Options:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
+    parser.add_argument("--works", default=",".join(WORKS), help=f"all, or some of {', '.join(WORKS)}")
+    parser.add_argument("--repeats", type=int, default=3, help="of the burst (default 3)")
+    parser.add_argument("--duration", type=float, default=600.0, help="seconds of steps and sine (default 600)")
+    parser.add_argument("--tries", type=int, default=works.TRIES, help=f"reactions (default {works.TRIES})")
+    parser.add_argument("--scaler", default="", help="manifest, or Python program and arguments, that scales instead")
+    parser.add_argument("--set", action="append", default=[], help="a value for the chart, as in helm")
+    parser.add_argument("--images", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, required=True, help=argparse.SUPPRESS)
+    found = parser.parse_args(arguments)
+    wanted = tuple(name for name in found.works.split(",") if name)
+    unknown = sorted(set(wanted) - set(WORKS))
+    if unknown:
+        parser.error(f"no such work: {', '.join(unknown)}; there are {', '.join(WORKS)}")
+    return Options(
+        works=tuple(name for name in WORKS if name in wanted and not (found.scaler and name not in CLUSTER_WORKS)),
+        repeats=found.repeats,
+        duration=found.duration,
+        tries=found.tries,
+        scaler=found.scaler,
+        images=found.images,
+        folder=found.folder,
+        set=tuple(found.set),
+    )
 
 
-def main(folder: Path) -> None:
-    """Run all, write `bench.json` and `bench.md` into the folder, and print the table."""
-    figures = [*bursts(), *submits()]
+def title(scaler: str) -> str:
+    """Who scales, for the table."""
+    return " ".join([Path(scaler.split(maxsplit=1)[0]).stem, *scaler.split()[1:]]) if scaler else WARREN
+
+
+def on_the_cluster(options: Options, kube: Kube) -> list[Result]:
+    """The works that need an installed release."""
+    chart = [word for item in options.set for word in ("--set", item)]
+    with bed(kube, options.images, options.scaler, chart) as made:
+        start = works.pod_start(made)
+        play: dict[str, Callable[[Bed], Result]] = {
+            "burst": lambda made: works.burst(made, options.repeats, start),
+            "mixed": lambda made: works.mixed(made, 1, start),
+            "steady": lambda made: works.steady(made, options.duration),
+            "reaction": lambda made: works.reaction(made, options.tries),
+        }
+        return [Result((start,)), *(play[name](made) for name in options.works if name in play)]
+
+
+def many(images: Path) -> list[Figure]:
+    """The reaction with a thousand WorkQueues."""
+    figures: list[Figure] = importlib.import_module("many").figures(images)
+    return figures
+
+
+def machine() -> dict[str, object]:
+    """What it ran on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"platform": platform.platform(), "cores": os.cpu_count(), "memory": memory}
+
+
+def write(folder: Path, name: str, figures: Sequence[Figure], runs: dict[str, Recording]) -> str:
+    """Write all files of a run into its folder; the table."""
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"machine": platform.platform(), "figures": [asdict(figure) for figure in figures]}
+    sheet = Sheet(name, tuple(figures))
+    shown = table(sheet)
+    record = {"scaler": name, "machine": machine(), "figures": [asdict(figure) for figure in figures]}
     (folder / "bench.json").write_text(json.dumps(record, indent=2) + "\n")
-    (folder / "bench.md").write_text(table(figures))
-    print(table(figures))
+    for run_name, run in runs.items():
+        (folder / f"{run_name}.svg").write_text(picture(f"{name}: {run_name}", run))
+        (folder / f"{run_name}.json").write_text(json.dumps(asdict(run), default=list) + "\n")
+    (folder / "bench.md").write_text(shown)
+    return shown
+
+
+def read(path: Path) -> Sheet:
+    """The figures of an earlier run."""
+    record = json.loads(path.read_text())
+    figures = (Figure(item["name"], tuple(item["values"]), item["floor"], item["unit"]) for item in record["figures"])
+    return Sheet(record["scaler"], tuple(figures))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what is asked for, write it, and print the table, beside those of other scalers that were run before."""
+    options = parse(arguments)
+    figures: list[Figure] = []
+    runs: dict[str, Recording] = {}
+    if set(options.works) & set(CLUSTER_WORKS):
+        for result in on_the_cluster(options, Kube(ROOT / ".cluster" / "kubeconfig", NAMESPACE)):
+            figures += result.figures
+            runs |= result.runs
+    if "many" in options.works:
+        if importlib.util.find_spec("many") is None:
+            works.say("many: not part of this release")
+        else:
+            figures += many(options.images)
+    if "submit" in options.works:
+        figures += submit_figures(options.repeats)
+    name = title(options.scaler)
+    folder = options.folder / name.lower().replace(" ", "-").replace("_", "-")
+    write(folder, name, figures, runs)
+    others = [read(path) for path in sorted(options.folder.glob("*/bench.json")) if path.parent != folder]
+    shown = table(Sheet(name, tuple(figures)), *others)
+    (options.folder / "bench.md").write_text(shown)
+    print(shown)
+    return 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

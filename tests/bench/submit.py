@@ -6,11 +6,12 @@ without HTTP, tokens or checks. Everything shares the machine's cores, so that t
 
 import asyncio
 import json
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,7 @@ import pika.frame
 import pika.spec
 from brokers import Broker, declare_work_queue, running_broker
 from producers import SUBMIT_TOKEN, Producer, running_producer
+from recording import Figure
 
 from warren_contract.aio import Connection
 from warren_contract.connection import connection_parameters
@@ -167,7 +169,26 @@ def submit_round(broker: Broker, producer: Producer) -> SubmitResult:
     return SubmitResult(bare=bare_rate, batch=batch_rate, single=tuple(singles))
 
 
-if __name__ == "__main__":
-    with bench_bed() as bed:
-        for _ in range(3):
-            print(submit_round(*bed))
+def submit_figures(repeats: int) -> list[Figure]:
+    """Submitting against bare pika on a broker of its own, several times."""
+    with bench_bed() as (broker, producer):
+        submit_round(broker, producer)  # the first one pays for caches and the broker's first segments
+        results = []
+        for number in range(repeats):
+            print(f"submit, {number + 1} of {repeats} ...", file=sys.stderr, flush=True)
+            results.append(submit_round(broker, producer))
+            print(f"  {asdict(results[-1])}", file=sys.stderr, flush=True)
+
+    def of(pick: Callable[[SubmitResult], float]) -> tuple[float, ...]:
+        return tuple(round(pick(result), 3) for result in results)
+
+    return [
+        Figure("submit: batch ÷ bare pipelined pika (over)", of(lambda result: result.batch_ratio), floor=0.7),
+        *(
+            Figure(
+                f"submit: single, {count} clients ÷ bare pipelined pika",
+                of(lambda result, count=count: result.single_ratio(count)),  # type: ignore[misc]  # bound now
+            )
+            for count in CONCURRENT
+        ),
+    ]

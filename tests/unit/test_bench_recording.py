@@ -1,0 +1,136 @@
+"""The benchmarks' arithmetic, on runs that are written down here."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from loads import Arrival, Load, burst, mixed, steps_and_sine
+from picture import picture, series
+from recording import Delivery, Figure, Pod, Recording, Sheet, Spent, Task, percentile, spent, table
+
+BEGAN = 1000.0
+
+RUN = Recording(
+    tasks=(Task("one", 2.0, BEGAN), Task("two", 4.0, BEGAN + 0.5), Task("three", 2.0, BEGAN + 0.6)),
+    deliveries=frozenset(
+        {
+            Delivery("one", "a", BEGAN + 3.0),
+            Delivery("three", "a", BEGAN + 5.5),
+            Delivery("two", "b", BEGAN + 4.0),
+        }
+    ),
+    pods=(
+        Pod("a", BEGAN + 1.0, BEGAN + 3.5, BEGAN + 8.5, BEGAN + 10.0),
+        Pod("b", BEGAN + 1.0, BEGAN + 3.5, BEGAN + 7.0, BEGAN + 9.0),  # asked to go while it worked
+        Pod("c", BEGAN + 1.0, None, None, BEGAN + 2.0),
+    ),
+    replicas=((BEGAN - 1.0, 0), (BEGAN + 0.25, 3), (BEGAN + 6.9, 2), (BEGAN + 8.4, 0)),
+    finished=3,
+)
+
+
+def test_a_run_is_measured_from_the_first_confirm() -> None:
+    assert RUN.work == 8.0
+    assert RUN.done == pytest.approx(8.0)
+    assert RUN.first_start == pytest.approx(3.0)
+    assert RUN.reaction == pytest.approx(0.25)
+    assert RUN.zero == pytest.approx(2.0)
+    assert RUN.peak == 3
+    assert RUN.scale_events == 3
+    assert RUN.waits == pytest.approx((3.0, 3.5, 4.9))
+    assert RUN.twice == 0
+
+
+def test_pod_seconds_count_from_creation_until_the_object_is_gone() -> None:
+    assert RUN.pod_seconds == pytest.approx(9.0 + 8.0 + 1.0)
+
+
+def test_a_pod_that_is_still_there_has_no_end() -> None:
+    run = Recording(RUN.tasks, RUN.deliveries, (Pod("a", BEGAN),), RUN.replicas)
+    assert run.pod_seconds == math.inf
+    assert run.zero == math.inf
+
+
+def test_pod_seconds_are_taken_apart_without_a_rest() -> None:
+    parts = spent(RUN)
+    assert (parts.starting, parts.working, parts.between) == pytest.approx((2.0 + 3.0, 8.0, 0.5))
+    assert (parts.idle, parts.ending, parts.useless) == pytest.approx((1.0, 1.5 + 1.0, 1.0))
+    assert total(parts) == pytest.approx(RUN.pod_seconds)
+
+
+def total(parts: Spent) -> float:
+    return parts.starting + parts.working + parts.between + parts.idle + parts.ending + parts.useless
+
+
+def test_a_task_in_two_hands_counts_as_delivered_twice_and_waited_until_the_first() -> None:
+    again = Delivery("one", "b", BEGAN + 8.5)
+    run = Recording(RUN.tasks, RUN.deliveries | {again}, RUN.pods, RUN.replicas)
+    assert run.twice == 1
+    assert run.waits[0] == pytest.approx(3.0)
+    assert run.ended == pytest.approx(BEGAN + 10.5)
+
+
+def test_a_scaler_that_never_reacts_has_no_reaction() -> None:
+    assert Recording(RUN.tasks, RUN.deliveries, RUN.pods, ((BEGAN - 1.0, 2), (BEGAN + 1.0, 1))).reaction == math.inf
+
+
+def test_percentiles_are_values_that_occurred() -> None:
+    values = [float(value) for value in range(1, 21)]
+    assert percentile(values, 0.5) == 10.0
+    assert percentile(values, 0.95) == 19.0
+    assert percentile(values, 1.0) == 20.0
+    assert percentile([7.0], 0.95) == 7.0
+
+
+@given(values=st.lists(st.floats(0, 1e6), min_size=1), share=st.floats(0, 1))
+def test_so_many_values_do_not_exceed_a_percentile(values: list[float], share: float) -> None:
+    found = percentile(values, share)
+    assert found in values
+    assert sum(value <= found for value in values) >= share * len(values)
+
+
+@pytest.mark.parametrize(("values", "share"), [([], 0.5), ([1.0], 1.5), ([1.0], -0.1)])
+def test_there_is_no_percentile_of_nothing(values: list[float], share: float) -> None:
+    with pytest.raises(ValueError, match="no percentile"):
+        percentile(values, share)
+
+
+def test_the_ideal_of_the_works() -> None:
+    assert burst().ideal == 10.0
+    assert burst().work == 120.0
+    assert burst(tasks=13, seconds=3, workers=12).ideal == 6.0  # two rounds, however few are in the second
+    assert mixed().ideal == 60.0
+    assert sorted(item.seconds for item in mixed().arrivals) == [4] * 6 + [60] * 6
+    assert Load((Arrival(0.0, 2), Arrival(30.0, 2)), 4).ideal == 32.0
+
+
+def test_steps_and_sine_are_the_same_load_each_time_and_within_what_the_workers_can_do() -> None:
+    load = steps_and_sine()
+    assert load == steps_and_sine()
+    assert load.arrivals[-1].at < 600
+    assert [item.at for item in load.arrivals] == sorted(item.at for item in load.arrivals)
+    fourth_step = [item for item in load.arrivals if 180 <= item.at < 240]
+    assert 180 < len(fourth_step) < 300  # 4 a second
+    assert not [item for item in load.arrivals if 240 <= item.at < 300]
+    assert load.ideal < 620
+
+
+def test_a_table_has_floor_and_range_and_the_others_beside() -> None:
+    ours = Sheet("Warren", (Figure("done ÷ ideal", (1.5, 1.3, 1.4), 1.4), Figure("p95", (2.0,), unit="s")))
+    other = Sheet("KEDA", (Figure("done ÷ ideal", (2.5,), 1.4),))
+    assert table(ours, other).splitlines() == [
+        "| figure | floor | Warren | lowest | highest | KEDA |",
+        "|---|---|---|---|---|---|",
+        "| done ÷ ideal | 1.40 | 1.40 | 1.30 | 1.50 | 2.50 |",
+        "| p95 |  | 2.00 s | 2.00 s | 2.00 s |  |",
+    ]
+
+
+def test_a_picture_shows_pods_and_tasks_over_time() -> None:
+    drawn = series(RUN)
+    assert drawn["there"] == [(1.0, 1.0), (1.0, 2.0), (1.0, 3.0), (2.0, 2.0), (9.0, 1.0), (10.0, 0.0)]
+    assert max(value for _, value in drawn["with a task"]) == 2.0
+    text = picture("a < b", RUN)
+    assert text.startswith("<svg")
+    assert "a &lt; b" in text
