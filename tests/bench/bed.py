@@ -109,6 +109,9 @@ def bed(kube: Kube, images: Path, scaler: str = "", options: Sequence[str] = ())
     remove(kube)
     try:
         install(kube, VALUES, "--values", str(images), *(recommend if scaler else ()), *options)
+        # What Warren does not scale begins with the one worker that Kubernetes gives a Deployment.
+        for queue in (SINGLE, *(QUEUES if scaler else ())):
+            kube.kubectl("scale", f"deployment/{queue.deployment}", "--replicas=0")
         with connect(kube) as release, ExitStack() as stack:
             if scaler:
                 stack.enter_context(other_scaler(kube, shlex.split(scaler)))
@@ -126,7 +129,6 @@ def other_scaler(kube: Kube, words: Sequence[str]) -> Iterator[None]:
         inside = f"amqp://{user}:{password}@warren-rabbitmq.{kube.namespace}.svc:5672/"
         outside = f"amqp://{user}:{password}@127.0.0.1:{port}/"
         for queue in QUEUES:
-            kube.kubectl("scale", f"deployment/{queue.deployment}", "--replicas=0")
             if path.suffix == ".py":
                 environ = {f"BENCH_{name}": value for name, value in placeholders(kube, queue, outside).items()}
                 process = subprocess.Popen([sys.executable, *words], env={**os.environ, **kube.environ, **environ})
