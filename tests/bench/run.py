@@ -4,8 +4,6 @@ With `--scaler`, something else scales in Warren's place: see docs/benchmarks.md
 """
 
 import argparse
-import importlib
-import importlib.util
 import json
 import os
 import platform
@@ -17,6 +15,7 @@ from pathlib import Path
 import works
 from bed import Bed, bed
 from kube import ROOT, Kube
+from many import bench
 from picture import picture
 from recording import Figure, Recording, Sheet, table
 from submit import submit_figures
@@ -26,6 +25,8 @@ NAMESPACE = "warren-bench"
 CLUSTER_WORKS = ("burst", "mixed", "steady", "reaction")
 WORKS = (*CLUSTER_WORKS, "many", "submit")
 WARREN = "Warren"
+MANY = 1000
+"""WorkQueues."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,22 @@ def on_the_cluster(options: Options, kube: Kube) -> list[Result]:
         return [Result((start,)), *(play[name](made) for name in options.works if name in play)]
 
 
-def many(images: Path) -> list[Figure]:
-    """The reaction with a thousand WorkQueues."""
-    figures: list[Figure] = importlib.import_module("many").figures(images)
-    return figures
+def many(folder: Path) -> list[Figure]:
+    """A thousand WorkQueues: cost, reaction and restart of the operator among them."""
+    points, restarts = bench(folder, (MANY,))
+    point = points[0]
+    name = f"{point.count} WorkQueues"
+    shown = [
+        Figure(f"{name}: confirm → scale patch", point.told.times, floor=0.5, unit="s"),
+        Figure(f"{name}: the same, p95", (point.told.p95,), floor=1.0, unit="s"),
+        Figure(f"{name}: any client's confirm → scale patch", point.foreign.times, floor=0.5, unit="s"),
+        Figure(f"{name}: the same of any client, p95", (point.foreign.p95,), floor=1.0, unit="s"),
+        Figure(f"{name}: the last of them taken in after", (point.taken_in,), floor=15, unit="s"),
+        Figure(f"{name}: idle operator's cores", (point.idle_cores,), floor=0.3),
+        Figure(f"{name}: operator's memory", (point.memory / 2**20,), floor=200, unit="MiB"),
+    ]
+    after = (Figure(f"{name}: 10 s after a restart, p95", (item.after.p95,), floor=1.0, unit="s") for item in restarts)
+    return [*shown, *after]
 
 
 def machine() -> dict[str, object]:
@@ -136,6 +149,8 @@ def read(path: Path) -> Sheet:
 def main(arguments: Sequence[str]) -> int:
     """Run what is asked for, write it, and print the table, beside those of other scalers that were run before."""
     options = parse(arguments)
+    name = title(options.scaler)
+    folder = options.folder / name.lower().replace(" ", "-").replace("_", "-")
     figures: list[Figure] = []
     runs: dict[str, Recording] = {}
     if set(options.works) & set(CLUSTER_WORKS):
@@ -143,14 +158,9 @@ def main(arguments: Sequence[str]) -> int:
             figures += result.figures
             runs |= result.runs
     if "many" in options.works:
-        if importlib.util.find_spec("many") is None:
-            works.say("many: not part of this release")
-        else:
-            figures += many(options.images)
+        figures += many(folder)
     if "submit" in options.works:
         figures += submit_figures(options.repeats)
-    name = title(options.scaler)
-    folder = options.folder / name.lower().replace(" ", "-").replace("_", "-")
     write(folder, name, figures, runs)
     others = [read(path) for path in sorted(options.folder.glob("*/bench.json")) if path.parent != folder]
     shown = table(Sheet(name, tuple(figures)), *others)
