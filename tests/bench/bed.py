@@ -14,9 +14,9 @@ from string import Template
 
 from kube import Kube
 from loads import Load
-from recorder import broker_port, recording
 from recording import Recording, Task
 from release import Release, connect, install, remove
+from watching import broker_port, recording
 
 HERE = Path(__file__).resolve().parent
 VALUES = HERE / "values.yaml"

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 
 import loads
 from bed import BURST, MIXED, SINGLE, STEADY, Bed, Queue, play, submit
-from recorder import recording
 from recording import Figure, Recording, percentile, spent
 from waiting import eventually
+from watching import recording
 
 MAX_WAIT = 30.0
 """Seconds that the queue `steady` of values.yaml asks for."""

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from bed import BURST, HERE, QUEUES, filled, placeholders
 from kube import Kube
-from recorder import Watch
+from watching import Watch
 
 SCALERS = HERE / "scalers"
 KUBE = Kube(Path("kubeconfig"), "jobs")
