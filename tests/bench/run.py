@@ -125,6 +125,13 @@ def machine() -> dict[str, object]:
     return {"platform": platform.platform(), "cores": os.cpu_count(), "memory": memory}
 
 
+def plain(value: object) -> object:
+    """What JSON does not know, as something that it does: for `json.dumps`."""
+    if isinstance(value, frozenset):
+        return sorted((asdict(item) for item in value), key=lambda item: item["since"])
+    raise TypeError(f"{value!r} has no place in JSON")
+
+
 def write(folder: Path, name: str, figures: Sequence[Figure], runs: dict[str, Recording]) -> str:
     """Write all files of a run into its folder; the table."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +141,7 @@ def write(folder: Path, name: str, figures: Sequence[Figure], runs: dict[str, Re
     (folder / "bench.json").write_text(json.dumps(record, indent=2) + "\n")
     for run_name, run in runs.items():
         (folder / f"{run_name}.svg").write_text(picture(f"{name}: {run_name}", run))
-        (folder / f"{run_name}.json").write_text(json.dumps(asdict(run), default=list) + "\n")
+        (folder / f"{run_name}.json").write_text(json.dumps(asdict(run), default=plain) + "\n")
     (folder / "bench.md").write_text(shown)
     return shown
 

@@ -1,6 +1,8 @@
 """The benchmarks' arithmetic, on runs that are written down here."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from loads import Arrival, Load, burst, mixed, steps_and_sine
 from picture import picture, series
 from recording import Delivery, Figure, Pod, Recording, Sheet, Spent, Task, percentile, spent, table
+from run import WORKS, parse, read, title, write
 
 BEGAN = 1000.0
 
@@ -134,3 +137,22 @@ def test_a_picture_shows_pods_and_tasks_over_time() -> None:
     text = picture("a < b", RUN)
     assert text.startswith("<svg")
     assert "a &lt; b" in text
+
+
+def test_a_run_is_written_with_its_table_picture_and_records(tmp_path: Path) -> None:
+    write(tmp_path / "warren", "Warren", [Figure("done", (1.4,), 1.5, "s")], {"burst-1": RUN})
+    names = {path.name for path in (tmp_path / "warren").iterdir()}
+    assert names == {"bench.json", "bench.md", "burst-1.json", "burst-1.svg"}
+    record = json.loads((tmp_path / "warren" / "burst-1.json").read_text())
+    assert [item["task"] for item in record["deliveries"]] == ["one", "two", "three"]
+    assert read(tmp_path / "warren" / "bench.json") == Sheet("Warren", (Figure("done", (1.4,), 1.5, "s"),))
+
+
+def test_the_command_line_runs_all_but_leaves_out_what_only_warren_has(tmp_path: Path) -> None:
+    given_paths = ["--images", str(tmp_path), "--folder", str(tmp_path)]
+    assert parse(given_paths).works == WORKS
+    other = parse([*given_paths, "--scaler", "scalers/keda_model.py --tuned", "--works", "submit,mixed,burst"])
+    assert other.works == ("burst", "mixed")
+    assert title(other.scaler) == "keda_model --tuned"
+    with pytest.raises(SystemExit):
+        parse([*given_paths, "--works", "bursts"])
