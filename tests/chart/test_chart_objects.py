@@ -1,11 +1,13 @@
 """What the chart makes: who may do what, who runs how, and what an upgrade leaves alone."""
 
+import json
 import re
 from typing import Any
 
 import pytest
 import yaml
 from chart import CHART, Manifest, find, identity, pod_spec, render, secret_text
+from chart_variants import EVERYTHING
 
 TOKEN_HOLDERS = {"Deployment/warren-operator", "Job/warren-crd-upgrade"}
 """The only pods that talk to Kubernetes."""
@@ -191,6 +193,33 @@ def test_a_queue_is_a_deployment_and_a_work_queue() -> None:
         "B": "2",
     }.items() <= env(spec).items()
     assert find(manifests, "WorkQueue", "task-queue")["spec"]["minReplicas"] == 2
+
+
+def environment(manifests: list[Manifest], queue: str) -> dict[str, Any]:
+    """The variables of a queue's workers."""
+    spec = pod_spec(find(manifests, "Deployment", f"warren-worker-{queue}"))
+    assert spec is not None
+    return env(spec)
+
+
+def test_programs_and_services_as_handlers() -> None:
+    manifests = render(EVERYTHING)
+    convert, mail, dots = (environment(manifests, queue) for queue in ("convert", "mail", "task-queue"))
+    assert json.loads(convert["WARREN_EXEC_COMMAND"]) == ["convert", "-", 'png: "a"']
+    assert (convert["WARREN_HANDLER"], convert["WARREN_MAX_BODY"]) == ("exec", "1000")
+    assert (convert["WARREN_MAX_TASKS_PER_CHILD"], convert["WARREN_MAX_MEMORY_PER_CHILD"]) == ("1000", "200Mi")
+    assert (mail["WARREN_HANDLER"], mail["WARREN_HTTP_URL"]) == ("http", "http://localhost:9000/tasks?a=b")
+    assert dots["WARREN_MAX_BODY"] == "16777216"
+    assert not {"WARREN_EXEC_COMMAND", "WARREN_HTTP_URL", "WARREN_MAX_TASKS_PER_CHILD"} & dots.keys()
+
+
+def test_a_sidecar_starts_before_the_worker_and_ends_after_it() -> None:
+    spec = pod_spec(find(render(EVERYTHING), "Deployment", "warren-worker-mail"))
+    assert spec is not None
+    (sidecar,) = spec["initContainers"]
+    assert (sidecar["name"], sidecar["image"], sidecar["restartPolicy"]) == ("mailer", "shop/mailer:3", "Always")
+    assert sidecar["securityContext"]["readOnlyRootFilesystem"] is True
+    assert sidecar["securityContext"]["runAsUser"] == 1000
 
 
 def test_workers_can_be_replaced_at_once() -> None:

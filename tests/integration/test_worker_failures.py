@@ -1,35 +1,18 @@
 """Failures: counted attempts, dead letters, time limits and crashes, on a real broker."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from brokers import Broker
 from waiting import eventually
-from workers import Workers, workers_on
-
-from warren_contract.names import DEAD_EXCHANGE
-
-RETRY_POLICY = {
-    "dead-letter-exchange": DEAD_EXCHANGE,
-    "dead-letter-strategy": "at-least-once",
-    "overflow": "reject-publish",
-    "delivery-limit": 20,
-    "delayed-retry-type": "failed",
-    "delayed-retry-min": 100,
-    "delayed-retry-max": 1000,
-}
-"""As the operator's, with delays that suit a test; milliseconds."""
+from workers import Workers, retry_policy, workers_on
 
 
 @pytest.fixture
 def workers(broker: Broker, work_queue: str, tmp_path: Path) -> Iterator[Workers]:
-    pattern = f"^{work_queue}$"
-    broker.ctl("set_policy", work_queue, pattern, json.dumps(RETRY_POLICY), "--apply-to", "quorum_queues")
-    with workers_on(broker, work_queue, tmp_path) as found:
+    with retry_policy(broker, work_queue), workers_on(broker, work_queue, tmp_path) as found:
         yield found
-    broker.ctl("clear_policy", work_queue)
 
 
 @pytest.mark.parametrize("executor", ["process", "thread"])
@@ -42,28 +25,6 @@ def test_a_failure_counts_and_is_tried_again(workers: Workers, executor: str) ->
     workers.wait_until_empty()
     assert worker.metric('tasks_total{outcome="retried"}') == 2
     assert worker.metric('tasks_total{outcome="done"}') == 1
-
-
-def test_poison_ends_in_the_dead_letter_queue(workers: Workers, broker: Broker) -> None:
-    worker = workers.start("boom", WARREN_MAX_ATTEMPTS="3").ready()
-    workers.publish("poison")
-    worker.wait_for_line(rf"attempt 3 of 3 failed .* to {workers.queue}\.dead: ValueError: no such picture")
-    with broker.channel() as channel:
-
-        def take() -> tuple[bytes, dict[str, object]] | None:
-            method, properties, body = channel.basic_get(f"{workers.queue}.dead", auto_ack=True)
-            return (body, dict(properties.headers or {})) if method and properties and body is not None else None
-
-        body, headers = eventually(take, "a dead letter")
-    assert body == b"poison"
-    deaths = headers["x-death"]
-    assert isinstance(deaths, list)
-    assert deaths[0]["queue"] == workers.queue
-    assert deaths[0]["reason"] == "rejected"
-    assert [note.attempt for note in workers.notes("start")] == [1, 2, 3]
-    workers.wait_until_empty()
-    workers.publish("poison 2")  # the worker lives on
-    workers.wait_for_notes("start", 4)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,17 @@ EVERYTHING: dict[str, Any] = {
             "serviceAccountName": "images",
             "podDisruptionBudget": {"enabled": True, "maxUnavailable": 1},
         },
+        "convert": {
+            "handler": "exec",
+            "exec": {"command": ["convert", "-", 'png: "a"']},
+            "maxBodyBytes": 1000,
+            "recycle": {"maxTasks": 1000, "maxMemory": "200Mi"},
+        },
+        "mail": {
+            "handler": "http",
+            "http": {"url": "http://localhost:9000/tasks?a=b"},
+            "sidecars": [{"name": "mailer", "image": "shop/mailer:3", "securityContext": {"runAsUser": 1000}}],
+        },
     },
     "producer": {
         "replicas": 2,

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from warren_worker.task import Task
+from warren_worker.task import PermanentError, Task
 
 GATE_LIMIT = 120.0
 """Seconds until a handler gives up waiting for its gate; a test that got so far has failed."""
@@ -80,6 +80,33 @@ def boom(task: Task) -> None:
     raise ValueError("no such picture")
 
 
+class NoSuchPicture(PermanentError):
+    """Trying again is of no use."""
+
+
+def hopeless(task: Task) -> None:
+    """Fails in a way that a further attempt does not mend."""
+    note(task, "start")
+    raise NoSuchPicture("it was deleted")
+
+
+def gate_then_fail(task: Task) -> None:
+    """Fails once its gate is open; a body `light…` is done at once."""
+    note(task, "start")
+    wait_for(Path(os.environ["WARREN_TEST_GATES"]) / task.body.decode())
+    if not task.body.startswith(b"light"):
+        raise ValueError("no such picture")
+    note(task, "end")
+
+
+def fail_if_bad(task: Task) -> None:
+    """Fails for bodies `bad…`."""
+    note(task, "start")
+    if task.body.startswith(b"bad"):
+        raise ValueError("bad")
+    note(task, "end")
+
+
 def die(task: Task) -> None:
     """Ends its own process in the way that the body says, except on later attempts."""
     note(task, "start")
@@ -87,6 +114,8 @@ def die(task: Task) -> None:
         match task.body.decode():
             case "segfault":
                 os.kill(os.getpid(), signal.SIGSEGV)
+            case "killed":  # as the kernel does where memory runs out
+                os.kill(os.getpid(), signal.SIGKILL)
             case "exit":
                 os._exit(3)
             case "sys.exit":
@@ -129,3 +158,15 @@ async def asynchronous(_task: Task) -> None:
 
 
 NOT_CALLABLE = 5
+
+BY_TYPE = {"light": light, "boom": boom}
+WRONG_TYPES = {"a": light, "b": asynchronous}
+
+_hoard: list[bytes] = []
+
+
+def hoard(task: Task) -> None:
+    """Keeps 20 MiB of each task."""
+    note(task, "start")
+    _hoard.append(bytes(range(256)) * (20 * 4096))
+    note(task, "end")

@@ -13,10 +13,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pika
 from brokers import Broker
 from waiting import eventually
+
+from warren_contract.names import DEAD_EXCHANGE
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -35,6 +38,15 @@ class Note:
     attempt: int
     worker: str
     pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message from the dead-letter queue."""
+
+    body: bytes
+    headers: dict[str, Any]
+    properties: pika.BasicProperties
 
 
 class Worker:
@@ -85,12 +97,12 @@ class Worker:
         self._reader.join(10)
         return code
 
-    def get(self, path: str) -> tuple[int, str]:
-        """Status and text of a page of its health server."""
+    def get(self, path: str, limit: float = 10.0) -> tuple[int, str]:
+        """Status and text of a page of its health server, which has `limit` seconds to answer."""
         match = re.search(r"health on port (\d+)", self.wait_for_line("health on port"))
         assert match is not None
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{match[1]}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{match[1]}{path}", timeout=limit) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -137,13 +149,16 @@ class Workers:
     started: list[Worker]
 
     def start(self, handler: str = "gate", name: str = "", **settings: str) -> Worker:
-        """Start a worker with a handler of `worker_jobs`, `dots` or `module:function`, and settings by their name."""
+        """Start a worker with a handler of `worker_jobs`, a built-in one or `module:name`, and settings by their
+        name."""
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("WARREN_")},
             "PYTHONPATH": PYTHON_PATH,
             "WARREN_BROKER_DIR": str(self.folder / "broker"),
             "WARREN_QUEUE": self.queue,
-            "WARREN_HANDLER": handler if handler == "dots" or ":" in handler else f"worker_jobs:{handler}",
+            "WARREN_HANDLER": handler
+            if handler in {"dots", "exec", "http"} or ":" in handler
+            else f"worker_jobs:{handler}",
             "WARREN_WORKER_NAME": name or f"w{len(self.started) + 1}",
             "WARREN_HEALTH_PORT": "0",
             "WARREN_TEST_RECORD": str(self.folder / "record"),
@@ -159,7 +174,7 @@ class Workers:
         with self.broker.channel() as channel:
             channel.confirm_delivery()
             for body in bodies:
-                properties = pika.BasicProperties(message_id=body, delivery_mode=2)
+                properties = pika.BasicProperties(message_id=body[:64], delivery_mode=2)
                 channel.basic_publish("", self.queue, body.encode(), properties, mandatory=True)
 
     def open_gate(self, name: str) -> None:
@@ -199,9 +214,27 @@ class Workers:
         """Figures of the queue's own state: statistics lag by seconds, and other counts include cancelled consumers."""
         program = (
             f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{self.queue}">>)), '
-            f"{{ok, {{_, A}}, _}} = ra:leader_query(amqqueue:get_pid(Q), {{rabbit_fifo, {query}, []}}), {figures}."
+            f"{{ok, {{_, A}}, _}} = ra:leader_query(amqqueue:get_pid(Q), {{rabbit_fifo, {query}, []}}), "
+            f"[-1 | {figures}]."
         )
-        return [int(figure) for figure in json.loads(self.broker.ctl("eval", program))]
+        # Erlang shows a list of numbers that could be letters as a text; with -1 in front it never is one.
+        return [int(figure) for figure in json.loads(self.broker.ctl("eval", program))][1:]
+
+    def dead_letters(self, count: int) -> list[DeadLetter]:
+        """Wait until there are `count` dead letters, and take them out of their queue."""
+        taken: list[DeadLetter] = []
+        with self.broker.channel() as channel:
+
+            def look() -> bool:
+                method, properties, body = channel.basic_get(f"{self.queue}.dead", auto_ack=True)
+                if method is not None and properties is not None and body is not None:
+                    taken.append(DeadLetter(body, dict(properties.headers or {}), properties))
+                assert len(taken) >= count, self.story()
+                return True
+
+            eventually(look, f"{count} dead letters", every=0.02)
+            assert channel.queue_declare(f"{self.queue}.dead", passive=True).method.message_count == 0
+        return taken
 
     def wait_until_empty(self) -> None:
         """Wait until the queue has no message, neither waiting nor in work."""
@@ -239,3 +272,23 @@ def workers_on(broker: Broker, queue: str, folder: Path) -> Iterator[Workers]:
     finally:
         for worker in workers.started:
             worker.end()
+
+
+RETRY_POLICY: Mapping[str, str | int] = {
+    "dead-letter-exchange": DEAD_EXCHANGE,
+    "dead-letter-strategy": "at-least-once",
+    "overflow": "reject-publish",
+    "delivery-limit": 20,
+    "delayed-retry-type": "failed",
+    "delayed-retry-min": 100,
+    "delayed-retry-max": 1000,
+}
+"""As the operator's, with delays that suit a test; milliseconds."""
+
+
+@contextmanager
+def retry_policy(broker: Broker, queue: str) -> Iterator[None]:
+    """What the operator's policy does to a work queue."""
+    broker.ctl("set_policy", queue, f"^{queue}$", json.dumps(RETRY_POLICY), "--apply-to", "quorum_queues")
+    yield
+    broker.ctl("clear_policy", queue)

@@ -27,7 +27,7 @@ from warren_contract.events import (
 )
 from warren_contract.logs import JsonFormatter, TextFormatter, configure_logging
 from warren_contract.settings import BrokerSettings, SettingError
-from warren_contract.task import TaskProperties, attempt_number
+from warren_contract.task import Deliveries, TaskProperties, submitted_at
 
 words = st.text(min_size=1, max_size=20)
 counts = st.integers(min_value=0, max_value=10**9)
@@ -123,11 +123,45 @@ def test_nonsense_in_foreign_headers_raises_nothing(submitted: Any) -> None:
     assert (task.submitted_at, task.expiration, dict(task.headers)) == (5000, None, {"mine": 2})
 
 
+@pytest.mark.parametrize("wrong", [b"\xff", "late", 5])
+def test_texts_that_are_none_are_made_some(wrong: Any) -> None:
+    properties = pika.BasicProperties(message_id=wrong, type=wrong, correlation_id=wrong, content_type=wrong)
+    headers: Any = {b"\xff": 1, "mine": b"\xff"}
+    properties.headers = headers
+    task = TaskProperties.from_amqp(properties)
+    assert isinstance(task.id, str)
+    assert task.id
+    assert all(isinstance(text, str | None) for text in (task.type, task.correlation_id, task.content_type))
+    assert task.headers == {"\\xff": 1, "mine": b"\xff"}
+
+
+def test_the_time_of_submission_is_only_told_where_the_sender_did() -> None:
+    assert submitted_at(pika.BasicProperties()) is None
+    assert submitted_at(pika.BasicProperties(timestamp=5)) == 5000
+    assert submitted_at(pika.BasicProperties(timestamp=5, headers={"x-warren-submitted-at": 5001})) == 5001
+
+
 @pytest.mark.parametrize(
-    ("headers", "attempt"), [(None, 1), ({}, 1), ({"x-delivery-count": 3}, 4), ({"x-delivery-count": "3"}, 1)]
+    ("headers", "redelivered", "attempt", "uncounted"),
+    [
+        (None, False, 1, 0),
+        (None, True, 1, 0),
+        ({"x-acquired-count": 1}, True, 1, 1),
+        ({"x-acquired-count": 3, "x-delivery-count": 3}, True, 4, 0),
+        ({"x-acquired-count": 53, "x-delivery-count": 2}, True, 3, 51),
+        # What a sender wrote under the broker's names: on a first delivery, and after it was handed back once.
+        ({"x-acquired-count": 99, "x-delivery-count": 7}, False, 1, 0),
+        ({"x-acquired-count": 1, "x-delivery-count": 7}, True, 1, 1),
+        ({"x-acquired-count": "3", "x-delivery-count": [3]}, True, 1, 0),
+        ({"x-acquired-count": True, "x-delivery-count": -3}, True, 1, 0),
+        ({"x-delivery-count": 3}, True, 4, 0),  # a broker before 4.3
+    ],
 )
-def test_the_attempt_is_counted_from_failed_deliveries(headers: dict[str, Any] | None, attempt: int) -> None:
-    assert attempt_number(pika.BasicProperties(headers=headers)) == attempt
+def test_deliveries_are_counted_as_the_broker_counts(
+    headers: dict[str, Any] | None, redelivered: bool, attempt: int, uncounted: int
+) -> None:
+    properties = pika.BasicProperties(headers=headers)
+    assert Deliveries.from_amqp(properties, redelivered=redelivered) == Deliveries(attempt, uncounted)
 
 
 @given(events)

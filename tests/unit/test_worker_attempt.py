@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from warren_worker import attempt, handlers
+from warren_worker.handler_error import HandlerError
 from warren_worker.task import Task
 from warren_worker.verdict import DONE, Failed
 
@@ -96,12 +97,13 @@ def test_progress_is_kept_within_bounds() -> None:
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("dotz", "write dots or module:function"),
-        (":f", "write dots or module:function"),
-        ("os:", "write dots or module:function"),
+        ("dotz", "write dots, exec, http or module:function"),
+        (":f", "write dots, exec, http or module:function"),
+        ("os:", "write dots, exec, http or module:function"),
         ("no_such_module:f", "cannot import no_such_module"),
         ("os.path:no_such", "module os.path has no function no_such"),
         ("os:sep", "sep cannot be called"),
+        ("os:environ", "environ\\[.*cannot be called"),
         ("broken_module:f", "importing broken_module failed: ZeroDivisionError"),
         ("half_module:work", "work is async or a generator"),
         ("half_module:numbers", "numbers is async or a generator"),
@@ -117,6 +119,6 @@ def test_a_handler_that_cannot_be_used_is_named(
         "utf-8",
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(handlers.HandlerError, match=sentence):
+    with pytest.raises(HandlerError, match=sentence):
         handlers.load(spec)
     assert callable(handlers.load("half_module:A.b"))

@@ -77,11 +77,15 @@ def test_any_bytes_get_an_answer(request_bytes: bytes) -> None:
 
 def test_metrics_count_what_became_of_the_attempts() -> None:
     counters = Counters()
-    counters.count(DONE, Verdict.ACK, 2.0, settled=True)
-    counters.count(DONE, Verdict.ACK, 1.0, settled=False)
-    counters.count(Failed("TimeLimit", ""), Verdict.RETRY, 3.0, settled=True)
-    counters.count(Failed("Crash", ""), Verdict.DEAD, 4.0, settled=True)
-    counters.count(INTERRUPTED, Verdict.RETURN, 50.0, settled=True)
+    for outcome, verdict, seconds, settled in (
+        (DONE, Verdict.ACK, 2.0, True),
+        (DONE, Verdict.ACK, 1.0, False),
+        (Failed("TimeLimit", ""), Verdict.RETRY, 3.0, True),
+        (Failed("Crash", ""), Verdict.DEAD, 4.0, True),
+        (INTERRUPTED, Verdict.RETURN, 50.0, True),
+    ):
+        counters.count(outcome, seconds)
+        counters.settle(verdict, settled=settled)
     text = render(counters, Gauges("task_queue", 1, 2, connected=True, draining=False, reconnects=3, started_at=5.0))
     lines = text.splitlines()
     for line in (

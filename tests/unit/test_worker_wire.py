@@ -30,7 +30,7 @@ jobs = st.builds(
     submitted_at=st.integers(),
     headers=headers,
 )
-outcomes = st.just(DONE) | st.builds(Failed, st.text(), st.text(max_size=2000), st.text(max_size=2000))
+outcomes = st.just(DONE) | st.builds(Failed, st.text(), st.text(max_size=2000), st.text(max_size=2000), st.booleans())
 
 
 @given(jobs)
@@ -93,3 +93,8 @@ def test_garbage_is_refused_or_waits_but_never_runs(garbage: bytes) -> None:
 def test_what_is_no_frame_of_ours_is_an_error(data: bytes) -> None:
     with pytest.raises(wire.WireError):
         wire.decode_answer(bytearray(data))
+
+
+def test_a_process_that_leaves_says_so_before_its_last_answer() -> None:
+    buffer = bytearray(wire.LEAVING_FRAME + wire.encode_answer(DONE))
+    assert [wire.decode_answer(buffer) for _ in range(3)] == [wire.LEAVING, DONE, None]

@@ -51,6 +51,9 @@ class WorkerState:
         finished_seconds: sum of the run times of both.
         running_seconds: sum of the times that the tasks in hand have been running at `at`.
         draining: it takes no more tasks and ends when it has none.
+        dead: tasks that it put into the dead-letter queue since `started_at`.
+        letters_refused: dead letters that the broker did not take since then, so that their tasks are tried again: the
+            dead-letter queue is missing, full or slow.
     """
 
     kind: ClassVar[str] = "worker"
@@ -67,6 +70,8 @@ class WorkerState:
     finished_seconds: float
     running_seconds: float
     draining: bool = False
+    dead: int = 0
+    letters_refused: int = 0
 
     @property
     def busy(self) -> bool:

@@ -4,9 +4,11 @@ Every part reads its settings once at start through these functions, so that a m
 sentence that names the setting and the remedy.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from warren_contract.durations import DurationError, parse_duration
@@ -14,6 +16,12 @@ from warren_contract.durations import DurationError, parse_duration
 T = TypeVar("T")
 
 BROKER_DIR = "WARREN_BROKER_DIR"
+
+
+_MEMORY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?)([kMGT]|[KMGT]i)?")
+_MEMORY_UNITS: Mapping[str, float] = MappingProxyType(
+    {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+)
 
 
 class SettingError(Exception):
@@ -58,6 +66,19 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def memory(text: str) -> int:
+    """Bytes, written as in Kubernetes: `512Mi`, `1.5G`, or a number alone.
+
+    Raises:
+        ValueError: the text is no such quantity.
+    """
+    match = _MEMORY.fullmatch(text)
+    if match is None:
+        raise ValueError("write bytes, or a number with k, M, G, T, Ki, Mi, Gi or Ti, such as 512Mi")
+    number, unit = match.groups()
+    return int(float(number) * _MEMORY_UNITS[unit or ""])
 
 
 def one_of(*choices: str) -> Callable[[str], str]:

@@ -12,13 +12,20 @@ from warren_contract.ids import new_task_id
 RESERVED_HEADER_PREFIX = "x-warren-"
 SUBMITTED_AT_HEADER = "x-warren-submitted-at"
 DELIVERY_COUNT_HEADER = "x-delivery-count"
-"""Set by quorum queues: how often the task came back by reject or a lost consumer; absent on the first delivery."""
+"""Set by quorum queues: how often the task came back by reject or a lost consumer; absent while that never happened."""
+
+ACQUIRED_COUNT_HEADER = "x-acquired-count"
+"""Set by quorum queues from 4.3 on: how often the task was delivered before, for whatever reason it came back."""
 
 DEFAULT_MAX_BODY = 1_048_576
 """Bytes in a task's body that the producer takes unless told otherwise."""
 
 MAX_PRIORITY = 31
 """Quorum queues know 0 to 31 without any queue argument; none counts as 4 (RabbitMQ 4.3)."""
+
+
+LATEST_TIMESTAMP = 253_402_300_799
+"""Unix time in seconds of the end of the year 9999; a `timestamp` beyond is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,30 +77,81 @@ class TaskProperties:
             properties: of the delivery.
             now: Unix time in seconds; the clock's by default.
         """
-        headers = dict(properties.headers or {})
-        submitted = headers.pop(SUBMITTED_AT_HEADER, None)
-        if not isinstance(submitted, int) or isinstance(submitted, bool):
-            submitted = _milliseconds(properties.timestamp, time.time() if now is None else now)
+        headers = properties.headers or {}
+        if any(type(name) is not str for name in headers):
+            headers = {_text(name) or "": value for name, value in headers.items()}
+        submitted = submitted_at(properties)
+        if submitted is None:
+            submitted = int((time.time() if now is None else now) * 1000)
         return cls(
-            id=properties.message_id or new_task_id(),
+            id=_text(properties.message_id) or new_task_id(),
             submitted_at=submitted,
-            content_type=properties.content_type,
-            type=properties.type,
+            content_type=_text(properties.content_type),
+            type=_text(properties.type),
             priority=properties.priority,
             expiration=_expiration(properties.expiration),
-            correlation_id=properties.correlation_id,
+            correlation_id=_text(properties.correlation_id),
             headers={name: value for name, value in headers.items() if not name.startswith(RESERVED_HEADER_PREFIX)},
         )
 
 
-def attempt_number(properties: pika.BasicProperties) -> int:
-    """Which attempt a delivery is, from 1: the broker's count of failed deliveries, plus this one."""
-    count = (properties.headers or {}).get(DELIVERY_COUNT_HEADER, 0)
-    return (count if isinstance(count, int) and count > 0 else 0) + 1
+def submitted_at(properties: pika.BasicProperties) -> int | None:
+    """Unix time in milliseconds at which a task was submitted; None where its sender did not say."""
+    submitted = (properties.headers or {}).get(SUBMITTED_AT_HEADER)
+    if isinstance(submitted, int) and not isinstance(submitted, bool):
+        return submitted
+    timestamp: Any = properties.timestamp
+    return timestamp * 1000 if isinstance(timestamp, int) and 0 < timestamp <= LATEST_TIMESTAMP else None
 
 
-def _milliseconds(timestamp: Any, now: float) -> int:
-    return int(timestamp) * 1000 if isinstance(timestamp, int) and timestamp > 0 else int(now * 1000)
+@dataclass(frozen=True, slots=True)
+class Deliveries:
+    """What the broker has counted of a task.
+
+    Attributes:
+        attempt: which attempt a delivery is, from 1: the broker's count of failed deliveries, plus this one.
+        uncounted: how often the task came back before without counting: handed back, or past the consumer timeout.
+    """
+
+    attempt: int
+    uncounted: int
+
+    @classmethod
+    def from_amqp(cls, properties: pika.BasicProperties, *, redelivered: bool) -> "Deliveries":
+        """Read a delivery's counts.
+
+        The broker writes them only once there is something to count, and lets through what the sender wrote under the
+        same names before that (seen on 4.3.6), for instance in a dead letter that somebody put back. So they mean
+        nothing on a first delivery, and more failed deliveries than deliveries mean nothing either.
+
+        Args:
+            properties: of the delivery.
+            redelivered: the delivery's own flag, which is always the broker's.
+        """
+        if not redelivered:
+            return FIRST_DELIVERY
+        headers = properties.headers or {}
+        acquired = _count(headers.get(ACQUIRED_COUNT_HEADER))
+        failed = _count(headers.get(DELIVERY_COUNT_HEADER))
+        if ACQUIRED_COUNT_HEADER not in headers:  # not a quorum queue of 4.3
+            return cls(failed + 1, 0)
+        if failed > acquired:
+            failed = 0
+        return cls(failed + 1, acquired - failed)
+
+
+FIRST_DELIVERY = Deliveries(1, 0)
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _text(value: Any) -> str | None:
+    """pika gives bytes where a text is not UTF-8, and the property's raw value where the sender broke the rules."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return value if isinstance(value, str) else None
 
 
 def _expiration(text: Any) -> int | None:

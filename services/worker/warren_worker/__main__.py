@@ -46,7 +46,7 @@ def main(environ: Mapping[str, str]) -> int:
         control = None
         if settings.executor == "process":
             # Before pika and its like are imported, and before there is any thread or connection: see fork_server.
-            _pid, control = fork_server.start(settings.handler, signals.forget)
+            _pid, control = fork_server.start(settings.handler, settings.recycling, signals.forget)
         return _run(environ, settings, signals, control, begun)
 
 
@@ -68,7 +68,8 @@ def _run(
 
     def parameters(purpose: str) -> "pika.ConnectionParameters":
         broker = BrokerSettings.load(environ)
-        # Blocked for ever is fine: consuming is never blocked, and events are dropped meanwhile.
+        # Blocked for ever is fine: consuming is never blocked, events are dropped meanwhile, and dead letters have a
+        # limit.
         found = connection_parameters(broker, f"worker {settings.name} {purpose}", blocked_timeout=None)
         if settings.heartbeat is not None:
             found.heartbeat = settings.heartbeat
@@ -79,7 +80,7 @@ def _run(
         settings,
         BrokerLink(loop, "tasks", lambda: parameters("tasks")),
         _executor(loop, settings, control),
-        BrokerLink(loop, "events", lambda: parameters("events")),
+        BrokerLink(loop, "publish", lambda: parameters("publish")),
     )
     health = HealthServer(loop, {"/healthz": worker.healthz, "/readyz": worker.readyz, "/metrics": worker.metrics})
     try:

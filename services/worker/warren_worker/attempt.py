@@ -4,13 +4,31 @@ import logging
 import traceback
 from contextvars import ContextVar
 
-from warren_worker.task import Handler, Task
+from warren_worker.task import Handler, PermanentError, Task
 from warren_worker.verdict import DONE, Done, Failed
 
+MAX_TYPE = 200
 MAX_MESSAGE = 2_000
 MAX_TRACEBACK = 12_000
-"""Characters kept of an exception's message and traceback: with the headers around them they fit into the 16 KiB that a
-dead letter may add to its task."""
+"""Characters kept of an exception's type, message and traceback: about as much as a dead letter has room for."""
+
+
+class Explained(Exception):
+    """A failure of a handler of ours, whose Python traceback would tell nobody anything.
+
+    Args:
+        message: one line for people.
+        detail: what there is besides, such as a program's last words.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
+class TimeLimit(Explained):
+    """A handler of ours saw the time limit come and ended what it had begun."""
+
 
 current_task: ContextVar[str | None] = ContextVar("current_task", default=None)
 
@@ -35,13 +53,22 @@ def failure(error: BaseException) -> Failed:
         message = str(error)
     except Exception:  # noqa: BLE001  somebody else's __str__
         message = "(its message cannot be shown)"
+    trace = error.detail if isinstance(error, Explained) else _traceback(error)
+    return Failed(
+        exception=type(error).__name__[:MAX_TYPE],
+        message=message[:MAX_MESSAGE],
+        traceback=trace[-MAX_TRACEBACK:],
+        permanent=isinstance(error, PermanentError),
+    )
+
+
+def _traceback(error: BaseException) -> str:
     try:
         # The first frame is our own call of the handler.
         inner = error.__traceback__.tb_next if error.__traceback__ is not None else None
-        trace = "".join(traceback.format_exception(type(error), error, inner or error.__traceback__))
+        return "".join(traceback.format_exception(type(error), error, inner or error.__traceback__))
     except Exception:  # noqa: BLE001  as above
-        trace = ""
-    return Failed(type(error).__name__, message[:MAX_MESSAGE], trace[-MAX_TRACEBACK:])
+        return ""
 
 
 class TaskIdFilter(logging.Filter):

@@ -10,6 +10,7 @@ from pika.exceptions import AMQPError
 
 from warren_contract.backoff import Backoff
 from warren_contract.settings import SettingError
+from warren_worker.connection import Connection
 from warren_worker.loop import Loop, Timer
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class BrokerLink:
         self._is_open = False
         self._steady: Timer | None = None
         self._retry: Timer | None = None
-        self._user: LinkUser | None = None
+        self._users: tuple[LinkUser, ...] = ()
         self._on_closed: Callable[[bool], object] | None = None
         self.losses = 0
         """How often an open connection was lost."""
@@ -54,9 +55,9 @@ class BrokerLink:
         """Whether the connection is open and not on its way down."""
         return self._is_open and self._connection is not None and self._connection.is_open
 
-    def start(self, user: LinkUser) -> None:
-        """Begin to connect."""
-        self._user = user
+    def start(self, *users: LinkUser) -> None:
+        """Begin to connect; `users` are told in this order."""
+        self._users = users
         self._connect()
 
     def drop(self) -> None:
@@ -87,7 +88,7 @@ class BrokerLink:
             self._again(str(error))
             return
         self._address = f"{parameters.host}:{parameters.port}"
-        self._connection = SelectConnection(
+        self._connection = Connection(
             parameters,
             on_open_callback=self._opened,
             on_open_error_callback=self._failed,
@@ -97,12 +98,13 @@ class BrokerLink:
         )
 
     def _opened(self, connection: SelectConnection) -> None:
-        if connection is not self._connection or self._user is None:
+        if connection is not self._connection:
             connection.close()
             return
         self._is_open = True
         self._steady = self._loop.call_later(STEADY, self._become_steady)
-        self._user.on_connected(connection)
+        for user in self._users:
+            user.on_connected(connection)
 
     def _failed(self, connection: Any, error: BaseException | str) -> None:
         if connection is self._connection:
@@ -121,8 +123,8 @@ class BrokerLink:
             return
         self.losses += 1
         self._again(f"connection to the broker lost: {innermost(reason)}")
-        if self._user is not None:
-            self._user.on_disconnected(str(reason))
+        for user in self._users:
+            user.on_disconnected(str(reason))
 
     def _again(self, sentence: str) -> None:
         self._connection = None

@@ -8,24 +8,27 @@ import sys
 from typing import NoReturn
 
 from warren_worker import attempt, wire
+from warren_worker.recycling import Recycling
 from warren_worker.task import Handler
 from warren_worker.verdict import Failed
+
+log = logging.getLogger(__name__)
 
 READ_SIZE = 65_536
 """Bytes; small tasks arrive in one read."""
 
 
-def serve(sock: socket.socket, handler: Handler) -> NoReturn:
+def serve(sock: socket.socket, handler: Handler, recycling: Recycling) -> NoReturn:
     """Work until the worker closes its end; never returns."""
     status = 1
     try:
-        _work(sock, handler)
+        _work(sock, handler, recycling)
         status = 0
     except OSError:
         # The worker is gone: nobody waits for an answer, and the broker hands the task to somebody else.
         status = 0
     except BaseException:
-        logging.getLogger(__name__).exception("the handler's process ends by an error of its own")
+        log.exception("the handler's process ends by an error of its own")
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -47,10 +50,11 @@ def _nothing(_number: int, _frame: object) -> None:
     """See `prepare_signals`."""
 
 
-def _work(sock: socket.socket, handler: Handler) -> None:
+def _work(sock: socket.socket, handler: Handler, recycling: Recycling) -> None:
     def report(done: float, note: str) -> None:
         sock.sendall(wire.encode_progress(done, note))
 
+    tasks = 0
     while True:
         frame = _read(sock)
         if frame is None:
@@ -59,6 +63,12 @@ def _work(sock: socket.socket, handler: Handler) -> None:
         if isinstance(outcome, Failed):
             # What the handler printed comes before the worker's line about its failure.
             sys.stdout.flush()
+        tasks += 1
+        if why := recycling.due(tasks):
+            log.info("a handler process ends after %s; a fresh one takes its place", why)
+            sys.stdout.flush()
+            sock.sendall(wire.LEAVING_FRAME + wire.encode_answer(outcome))
+            return
         sock.sendall(wire.encode_answer(outcome))
 
 

@@ -151,10 +151,11 @@ class Consumer:
         match verdict:
             case Verdict.RETRY:
                 session.channel.basic_reject(delivery.tag, requeue=True)
-            case Verdict.DEAD:
-                session.channel.basic_reject(delivery.tag, requeue=False)
             case Verdict.RETURN:
                 session.channel.basic_nack(delivery.tag, requeue=True)
+            case Verdict.DEAD:
+                # Never a reject without requeue: under a policy of somebody else's the broker would drop the task.
+                raise ValueError("a dead task is settled once its letter is published")
         return True
 
     def hand_back(self) -> None:

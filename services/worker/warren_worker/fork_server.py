@@ -10,7 +10,6 @@ To the worker: `["ready"]`, `["unusable", sentence]`, `["forked", pid]` (in the 
 """
 
 import array
-import ctypes
 import gc
 import json
 import logging
@@ -25,22 +24,23 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from warren_worker import child, handlers
+from warren_worker.handler_error import HandlerError
+from warren_worker.processes import die_with, kill_group, kill_session
+from warren_worker.recycling import Recycling
 from warren_worker.task import Handler
 
 log = logging.getLogger(__name__)
-
-PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal this process gets when its parent dies."""
 
 CONTROL_READ = 65_536
 MAX_FDS = 64
 
 
-def start(spec: str, before: Callable[[], None]) -> tuple[int, socket.socket]:
+def start(spec: str, recycling: Recycling, before: Callable[[], None]) -> tuple[int, socket.socket]:
     """Fork the server and return its process id and the control socket. Call this while there is only one thread.
 
     Args:
         spec: the handler's name.
+        recycling: when a child makes way for a fresh one.
         before: run first in the new process, to undo what only the worker needs.
     """
     ours, theirs = socket.socketpair()
@@ -53,8 +53,8 @@ def start(spec: str, before: Callable[[], None]) -> tuple[int, socket.socket]:
     try:
         before()
         ours.close()
-        _die_with(parent)
-        status = _Server(theirs, spec).run()
+        die_with(parent)
+        status = _Server(theirs, spec, recycling).run()
     except (BrokenPipeError, ConnectionResetError):
         status = 0  # the worker is gone
     except BaseException:
@@ -65,17 +65,11 @@ def start(spec: str, before: Callable[[], None]) -> tuple[int, socket.socket]:
         os._exit(status)
 
 
-def _die_with(parent: int) -> None:
-    """End at once when the parent ends, however that happens: a task must not go on under nobody's eyes."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the call
-        os._exit(0)
-
-
 class _Server:
-    def __init__(self, control: socket.socket, spec: str) -> None:
+    def __init__(self, control: socket.socket, spec: str, recycling: Recycling) -> None:
         self._control = control
         self._spec = spec
+        self._recycling = recycling
         self._children: set[int] = set()
         self._inbox = bytearray()
         self._fds: deque[int] = deque()
@@ -89,7 +83,7 @@ class _Server:
         child.prepare_signals()
         try:
             handler = handlers.load(self._spec)
-        except handlers.HandlerError as error:
+        except HandlerError as error:
             self._tell("unusable", str(error))
             return 0
         gc.collect()
@@ -124,7 +118,7 @@ class _Server:
             if message[0] == "fork":
                 self._fork(handler, socket.socket(fileno=self._fds.popleft()))
             elif message[1] in self._children:
-                _kill_group(message[1])
+                kill_group(message[1])
         return True
 
     def _fork(self, handler: Handler, sock: socket.socket) -> None:
@@ -142,7 +136,7 @@ class _Server:
     def _be_child(self, handler: Handler, sock: socket.socket, parent: int) -> NoReturn:
         try:
             os.setsid()  # a group of its own: what a handler starts is killed along with it
-            _die_with(parent)
+            die_with(parent)
             signal.set_wakeup_fd(-1)
             child.prepare_signals()
             os.close(self._wake_read)
@@ -150,7 +144,7 @@ class _Server:
             self._control.close()
             for fd in self._fds:
                 os.close(fd)
-            child.serve(sock, handler)
+            child.serve(sock, handler, self._recycling)
         finally:
             os._exit(1)
 
@@ -166,14 +160,15 @@ class _Server:
                 return
             pid = found.si_pid
             # Before it is reaped its number cannot belong to anybody else: end what it left running.
-            _kill_group(pid)
+            kill_group(pid)
+            kill_session(pid)
             _, status = os.waitpid(pid, 0)
             self._children.discard(pid)
             self._tell("exited", pid, os.waitstatus_to_exitcode(status))
 
     def _kill_all(self) -> None:
         for pid in self._children:
-            _kill_group(pid)
+            kill_group(pid)
 
     def _tell(self, *message: Any) -> None:
         self._control.sendall(json.dumps(message).encode() + b"\n")
@@ -181,12 +176,3 @@ class _Server:
 
 def _nothing(_number: int, _frame: object) -> None:
     """SIGCHLD only has to wake the poll."""
-
-
-def _kill_group(pid: int) -> None:
-    """SIGKILL to a child and all it started; a child that did not come to make its group yet is killed alone."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from warren_worker.verdict import Failed, Outcome, Verdict
+from warren_worker.verdict import DONE, Failed, Outcome, Verdict
 
 OUTCOMES = ("done", "retried", "dead", "returned", "dropped")
-"""What became of a task: acknowledged; rejected for another attempt; rejected for good; handed back uncounted when
+"""What became of a task: acknowledged; rejected for another attempt; a dead letter; handed back uncounted when
 draining; ended after its channel was lost, so that the broker had given it to somebody else."""
 
 _BY_VERDICT = {Verdict.ACK: "done", Verdict.RETRY: "retried", Verdict.DEAD: "dead", Verdict.RETURN: "returned"}
@@ -24,6 +24,7 @@ class Counters:
         timed_out: attempts ended at the time limit.
         crashed: attempts that took their process along.
         cancels: consumers cancelled by the broker.
+        letters_refused: dead letters that the broker did not take; their tasks are tried again.
     """
 
     tasks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
@@ -33,11 +34,15 @@ class Counters:
     timed_out: int = 0
     crashed: int = 0
     cancels: int = 0
+    letters_refused: int = 0
 
-    def count(self, outcome: Outcome, verdict: Verdict, seconds: float, *, settled: bool) -> None:
-        """Add one attempt that ended."""
+    def settle(self, verdict: Verdict, *, settled: bool) -> None:
+        """Add what became of a task."""
         self.tasks[_BY_VERDICT[verdict] if settled else "dropped"] += 1
-        if verdict is Verdict.ACK:
+
+    def count(self, outcome: Outcome, seconds: float) -> None:
+        """Add one attempt that ended."""
+        if outcome is DONE:
             self.finished += 1
             self.seconds += seconds
         elif isinstance(outcome, Failed):
@@ -86,6 +91,12 @@ def _lines(counters: Counters, gauges: Gauges) -> Iterator[str]:
     for name, kind, value, text in (
         ("timed_out_total", "counter", counters.timed_out, "Attempts ended at the time limit."),
         ("crashes_total", "counter", counters.crashed, "Attempts that took their process along."),
+        (
+            "dead_letters_refused_total",
+            "counter",
+            counters.letters_refused,
+            "Dead letters that the broker did not take.",
+        ),
         ("consumer_cancels_total", "counter", counters.cancels, "Consumers cancelled by the broker."),
         ("reconnects_total", "counter", gauges.reconnects, "Consuming connections lost."),
         ("running", "gauge", gauges.running, "Tasks in hand."),

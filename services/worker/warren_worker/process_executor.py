@@ -24,7 +24,7 @@ SOCKET_BUFFER = 262_144
 class _Place:
     """One child and what it is doing. The task is written at once, before the child was even forked: a socket waits."""
 
-    __slots__ = ("answer", "closed", "outbox", "pid", "sock", "ticket", "verdict_by_force")
+    __slots__ = ("answer", "closed", "leaving", "outbox", "pid", "sock", "ticket", "verdict_by_force")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -34,6 +34,7 @@ class _Place:
         self.answer = bytearray()
         self.verdict_by_force: Outcome | None = None
         self.closed = False
+        self.leaving = False
 
 
 class ProcessExecutor:
@@ -182,7 +183,9 @@ class ProcessExecutor:
         place.answer += data
         try:
             while (answer := wire.decode_answer(place.answer)) is not None:
-                if not isinstance(answer, wire.ProgressReport):
+                if isinstance(answer, wire.Leaving):
+                    place.leaving = True
+                elif not isinstance(answer, wire.ProgressReport):
                     self._ended(place, answer)
                 elif place.ticket is not None and self._reports is not None:
                     self._reports.on_progress(place.ticket, answer.done, answer.note)
@@ -208,6 +211,10 @@ class ProcessExecutor:
             return  # an answer without a question, or too late: it is being killed, and the report comes with its end
         place.ticket = None
         del self._busy[ticket]
+        if place.leaving:
+            # The next one is forked before there is a task for it: this one has shown that it can live.
+            self._drop(place)
+            place = self._new_place()
         self._idle.append(place)
         if self._reports is not None:
             self._reports.on_end(ticket, outcome)
@@ -229,6 +236,8 @@ class ProcessExecutor:
         self._drain(place)
         self._drop(place)
         ticket = place.ticket
+        if ticket is None and place.leaving:
+            return
         if ticket is None:
             log.warning("an idle handler process ended: %s", describe_exit(status))
             return

@@ -1,4 +1,4 @@
-"""Tells `warren.events` what the worker is doing, over a connection of its own.
+"""Tells `warren.events` what the worker is doing, over the connection for publishing.
 
 Publishing has its own connection because a memory or disk alarm blocks those that publish, and consuming must go on. It
 shares the IO thread: nothing here waits, and an event that cannot be sent at once is dropped (events are hints).
@@ -16,7 +16,6 @@ from pika.channel import Channel
 from warren_contract.backoff import Backoff
 from warren_contract.events import WorkerState, encode
 from warren_contract.names import EVENTS_EXCHANGE
-from warren_worker.broker_link import BrokerLink
 from warren_worker.loop import Loop, Timer
 from warren_worker.pace import Pace
 
@@ -42,9 +41,8 @@ CHANNEL_RETRY = Backoff(first=1.0, longest=30.0)
 class Reporter:
     """Publishes WorkerStates; all methods belong to the loop's thread and never block."""
 
-    def __init__(self, loop: Loop, link: BrokerLink, state: Callable[[], WorkerState]) -> None:
+    def __init__(self, loop: Loop, state: Callable[[], WorkerState]) -> None:
         self._loop = loop
-        self._link = link
         self._state = state
         self._connection: SelectConnection | None = None
         self._channel: Channel | None = None
@@ -57,8 +55,7 @@ class Reporter:
         self._closed = False
 
     def start(self) -> None:
-        """Connect, and begin with the signs of life."""
-        self._link.start(self)
+        """Begin with the signs of life."""
         self._schedule(SIGN_OF_LIFE, soon=False)
 
     def changed(self) -> None:
@@ -66,13 +63,12 @@ class Reporter:
         if not self._pending_soon and not self._closed:
             self._schedule(max(SETTLE, self._pace.wait(time.monotonic())), soon=True)
 
-    def close(self, on_closed: Callable[[bool], object]) -> None:
-        """Send the last state and close; `on_closed` tells whether the broker has confirmed."""
+    def close(self) -> None:
+        """Send the last state."""
         if self._pending is not None:
             self._pending.cancel()
         self._publish()
         self._closed = True
-        self._link.close(on_closed)
 
     def on_connected(self, connection: SelectConnection) -> None:
         """The link's: a fresh connection."""

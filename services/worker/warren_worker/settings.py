@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from warren_contract.names import check_queue_name
-from warren_contract.settings import duration, one_of, setting, whole_number
+from warren_contract.settings import SettingError, duration, memory, one_of, setting, whole_number
+from warren_worker.recycling import Recycling
 
 CONSUMER_TIMEOUT_MARGIN = 300.0
 """Seconds between a task's hard limit and the broker's consumer timeout: the worker must be the first to act."""
@@ -17,6 +18,12 @@ MAX_CONCURRENCY = 100
 """Tasks at once in one worker; a process for each. Beyond that, more workers are the better answer."""
 
 MAX_ATTEMPTS = 1_000_000
+
+DEFAULT_MAX_BODY = 16_777_216
+"""RabbitMQ's own default for the largest message."""
+
+MAX_MESSAGE = 536_870_912
+"""Bytes; RabbitMQ takes no longer message, whatever it is told."""
 LONGEST_HEARTBEAT = 3600.0
 
 
@@ -26,13 +33,15 @@ class WorkerSettings:
 
     Attributes:
         queue: it consumes.
-        handler: `dots` or `module:function`.
+        handler: `dots`, `exec`, `http` or `module:function`.
         concurrency: tasks at once, and the prefetch.
         executor: `process` or `thread`.
         time_limit: hard limit of one task, in seconds.
         max_attempts: failures until dead letter.
         name: its name in events and in the broker's list of connections.
         health_port: TCP port of `/healthz`, `/readyz`, `/metrics`; 0 lets the system choose, and a log line tells.
+        max_body: bytes that a task's body may have; a longer one becomes a dead letter unrun.
+        recycling: when a handler's process makes way for a fresh one.
         grace: seconds that a draining worker gives its tasks.
         consumer_timeout: seconds after which the broker takes back a task that was not acknowledged.
         heartbeat: seconds between AMQP heartbeats; None leaves it to the contract.
@@ -44,8 +53,10 @@ class WorkerSettings:
     executor: str
     time_limit: float
     max_attempts: int
+    max_body: int
     name: str
     health_port: int
+    recycling: Recycling
     grace: float
     consumer_timeout: float
     heartbeat: int | None = None
@@ -59,15 +70,24 @@ class WorkerSettings:
         """
         time_limit = setting(environ, "WARREN_TIME_LIMIT", duration, 25 * 60.0)
         heartbeat = setting(environ, "WARREN_HEARTBEAT", _heartbeat, 0)
+        handler = setting(environ, "WARREN_HANDLER", str, "dots")
+        executor = setting(environ, "WARREN_EXECUTOR", one_of("process", "thread"), "process")
+        if handler == "exec" and executor != "process":
+            raise SettingError("WARREN_EXECUTOR=thread cannot end a program: use process with WARREN_HANDLER=exec")
         return cls(
             queue=setting(environ, "WARREN_QUEUE", check_queue_name),
-            handler=setting(environ, "WARREN_HANDLER", str, "dots"),
+            handler=handler,
             concurrency=setting(environ, "WARREN_CONCURRENCY", whole_number(1, MAX_CONCURRENCY), 1),
-            executor=setting(environ, "WARREN_EXECUTOR", one_of("process", "thread"), "process"),
+            executor=executor,
             time_limit=time_limit,
             max_attempts=setting(environ, "WARREN_MAX_ATTEMPTS", whole_number(1, MAX_ATTEMPTS), 5),
+            max_body=setting(environ, "WARREN_MAX_BODY", whole_number(1, MAX_MESSAGE), DEFAULT_MAX_BODY),
             name=setting(environ, "WARREN_WORKER_NAME", str, platform.node() or "worker"),
             health_port=setting(environ, "WARREN_HEALTH_PORT", whole_number(0, 65535), 8081),
+            recycling=Recycling(
+                max_tasks=setting(environ, "WARREN_MAX_TASKS_PER_CHILD", whole_number(0, 2**31), 0),
+                max_memory=setting(environ, "WARREN_MAX_MEMORY_PER_CHILD", memory, 0),
+            ),
             grace=setting(environ, "WARREN_GRACE", duration, time_limit + GRACE_MARGIN),
             consumer_timeout=setting(
                 environ, "WARREN_CONSUMER_TIMEOUT", duration, time_limit + CONSUMER_TIMEOUT_MARGIN

@@ -7,6 +7,10 @@ from typing import Any
 Progress = Callable[[float, str], None]
 
 
+class PermanentError(Exception):
+    """Raise this, or a subclass of it, where no further attempt can help: the task becomes a dead letter at once."""
+
+
 def _no_progress(_done: float, _note: str) -> None:
     """Nobody listens."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from warren_worker import attempt, handlers
 from warren_worker.executor import Job, Reports
+from warren_worker.handler_error import HandlerError
 from warren_worker.loop import Loop
 from warren_worker.task import Handler, Progress, Task
 from warren_worker.verdict import Outcome
@@ -38,7 +39,7 @@ class ThreadExecutor:
         self._reports = reports
         try:
             handler = handlers.load(self._spec)
-        except handlers.HandlerError as error:
+        except HandlerError as error:
             reports.on_broken(str(error), at_start=True)
             return
         for number in range(self._concurrency):

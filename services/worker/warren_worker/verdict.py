@@ -15,13 +15,15 @@ class Failed:
 
     Attributes:
         exception: the exception's type, or `TimeLimit` or `Crash` where the worker itself saw the end.
-        message: one line for people.
-        traceback: Python's own, shortened; empty where there is none.
+        message: one line for people. traceback: Python's own, a program's last words or the start of a response,
+            shortened; empty where there is none.
+        permanent: a further attempt would be of no use.
     """
 
     exception: str
     message: str
     traceback: str = ""
+    permanent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,12 @@ INTERRUPTED = Interrupted()
 
 
 class Verdict(enum.Enum):
-    """What the broker is told.
+    """What is done about a delivery.
 
-    On a quorum queue (RabbitMQ 4.3) a reject counts towards the delivery limit and is delayed by the retry policy; a
-    nack does neither. So a failure is never nacked, and a task that is only handed back is never rejected.
+    ACK, RETRY and RETURN are told to the broker at once; DEAD means a dead letter with its reason first, then one of
+    the other two. On a quorum queue (RabbitMQ 4.3) a reject counts towards the delivery limit and is delayed by the
+    retry policy; a nack does neither. So a failure is never nacked, and a task that is only handed back is never
+    rejected.
     """
 
     ACK = "ack"
@@ -61,5 +65,5 @@ def verdict(outcome: Outcome, attempt: int, max_attempts: int) -> Verdict:
             return Verdict.ACK
         case Interrupted():
             return Verdict.RETURN
-        case Failed():
-            return Verdict.RETRY if attempt < max_attempts else Verdict.DEAD
+        case Failed(permanent=permanent):
+            return Verdict.RETRY if attempt < max_attempts and not permanent else Verdict.DEAD

@@ -17,12 +17,15 @@ from warren_worker.verdict import DONE, Done, Failed
 _JOB_HEAD = struct.Struct("!I")
 _ANSWER_HEAD = struct.Struct("!BI")
 
-KIND_DONE, KIND_FAILED, KIND_PROGRESS = 0, 1, 2
+KIND_DONE, KIND_FAILED, KIND_PROGRESS, KIND_LEAVING = 0, 1, 2, 3
 
 MAX_ANSWER = 131_072
 """Bytes in an answer: message and traceback are cut far below that; what claims to be longer is not ours."""
 
 DONE_FRAME = _ANSWER_HEAD.pack(KIND_DONE, 0)
+
+LEAVING_FRAME = _ANSWER_HEAD.pack(KIND_LEAVING, 0)
+"""Sent ahead of a process's last answer: it takes no further task."""
 
 
 class WireError(Exception):
@@ -35,6 +38,14 @@ class ProgressReport:
 
     done: float
     note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The answer that follows is the last one of its process."""
+
+
+LEAVING = Leaving()
 
 
 def encode_job(job: Job) -> bytes:
@@ -73,7 +84,7 @@ def encode_answer(outcome: Done | Failed) -> bytes:
     """An outcome as a frame."""
     if isinstance(outcome, Done):
         return DONE_FRAME
-    return _frame(KIND_FAILED, [outcome.exception, outcome.message, outcome.traceback])
+    return _frame(KIND_FAILED, [outcome.exception, outcome.message, outcome.traceback, outcome.permanent])
 
 
 def encode_progress(done: float, note: str) -> bytes:
@@ -81,7 +92,7 @@ def encode_progress(done: float, note: str) -> bytes:
     return _frame(KIND_PROGRESS, [done, note])
 
 
-def decode_answer(data: bytearray) -> Done | Failed | ProgressReport | None:
+def decode_answer(data: bytearray) -> Done | Failed | ProgressReport | Leaving | None:
     """Take the first whole frame off `data`; None where there is none yet.
 
     Raises:
@@ -90,7 +101,7 @@ def decode_answer(data: bytearray) -> Done | Failed | ProgressReport | None:
     if len(data) < _ANSWER_HEAD.size:
         return None
     kind, size = _ANSWER_HEAD.unpack_from(data)
-    if size > MAX_ANSWER or kind not in {KIND_DONE, KIND_FAILED, KIND_PROGRESS}:
+    if size > MAX_ANSWER or kind > KIND_LEAVING:
         raise WireError(f"a frame of kind {kind} and {size} bytes is not ours")
     end = _ANSWER_HEAD.size + size
     if len(data) < end:
@@ -99,11 +110,13 @@ def decode_answer(data: bytearray) -> Done | Failed | ProgressReport | None:
     del data[:end]
     if kind == KIND_DONE:
         return DONE
+    if kind == KIND_LEAVING:
+        return LEAVING
     try:
         values = json.loads(payload)
         if kind == KIND_FAILED:
-            exception, message, trace = values
-            return Failed(str(exception), str(message), str(trace))
+            exception, message, trace, permanent = values
+            return Failed(str(exception), str(message), str(trace), permanent is True)
         done, note = values
         return ProgressReport(float(done), str(note))
     except (ValueError, TypeError, RecursionError) as error:

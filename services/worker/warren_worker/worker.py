@@ -5,13 +5,19 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
+from warren_contract.dead import Reason
 from warren_contract.events import RunningTask, WorkerState
-from warren_contract.task import TaskProperties, attempt_number
+from warren_contract.names import dead_queue
+from warren_contract.task import submitted_at
 from warren_worker.broker_link import BrokerLink
+from warren_worker.connection import raw_properties
 from warren_worker.consumer import Consumer, Delivery, Session
+from warren_worker.dead_letters import DeadLetters
 from warren_worker.executor import Executor, Job
 from warren_worker.health import Answer
+from warren_worker.intake import take_in, undecodable
 from warren_worker.loop import Loop, Timer
 from warren_worker.metrics import Counters, Gauges, render
 from warren_worker.reporter import Reporter
@@ -74,7 +80,7 @@ class Worker:
         settings: the worker's.
         link: the consuming connection.
         executor: runs the handlers.
-        report_link: the connection for events.
+        publish_link: the connection for events and dead letters.
     """
 
     def __init__(
@@ -83,14 +89,16 @@ class Worker:
         settings: WorkerSettings,
         link: BrokerLink,
         executor: Executor,
-        report_link: BrokerLink,
+        publish_link: BrokerLink,
     ) -> None:
         self._loop = loop
         self._settings = settings
         self._link = link
         self._executor = executor
         self._consumer = Consumer(loop, link, settings.queue, settings.consumer_timeout, self._places)
-        self._reporter = Reporter(loop, report_link, self.state)
+        self._publish_link = publish_link
+        self._reporter = Reporter(loop, self.state)
+        self._dead_letters = DeadLetters(loop, settings.queue)
         self._counters = Counters()
         self._started_at = time.time()
         self._phase = Phase.WORKING
@@ -108,6 +116,7 @@ class Worker:
     def start(self) -> None:
         """Load the handler and connect, side by side."""
         self._consumer.start(self)
+        self._publish_link.start(self._reporter, self._dead_letters)
         self._reporter.start()
         self._executor.start(self)
 
@@ -129,6 +138,8 @@ class Worker:
             finished_seconds=self._counters.seconds,
             running_seconds=sum(max(0.0, now - task.since) for task in running),
             draining=self._phase is not Phase.WORKING,
+            dead=self._counters.tasks["dead"],
+            letters_refused=self._counters.letters_refused,
         )
 
     def healthz(self) -> Answer:
@@ -174,27 +185,41 @@ class Worker:
             return
         now = time.time()
         started = time.monotonic()
-        properties = TaskProperties.from_amqp(delivery.properties, now)
-        attempt = attempt_number(delivery.properties)
+        taken = take_in(
+            delivery.properties,
+            len(delivery.body),
+            now,
+            redelivered=delivery.redelivered,
+            max_body=self._settings.max_body,
+        )
+        properties = taken.properties
+        hand = InHand(delivery, properties.id, taken.deliveries.attempt, now, started)
+        if taken.unfit is not None:
+            self._bury_unrun(hand, taken.unfit)
+            return
         self._ticket += 1
         ticket = self._ticket
-        self._in_hand[ticket] = InHand(delivery, properties.id, attempt, now, started)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("received, attempt %d", attempt, extra={"task": properties.id})
-        self._executor.submit(
-            Job(
-                ticket=ticket,
-                body=delivery.body,
-                id=properties.id,
-                attempt=attempt,
-                deadline=now + self._settings.time_limit,
-                type=properties.type,
-                content_type=properties.content_type,
-                correlation_id=properties.correlation_id,
-                submitted_at=properties.submitted_at,
-                headers=properties.headers,
-            )
+            log.debug("received, attempt %d", hand.attempt, extra={"task": hand.id})
+        job = Job(
+            ticket=ticket,
+            body=delivery.body,
+            id=properties.id,
+            attempt=hand.attempt,
+            deadline=now + self._settings.time_limit,
+            type=properties.type,
+            content_type=properties.content_type,
+            correlation_id=properties.correlation_id,
+            submitted_at=properties.submitted_at,
+            headers=properties.headers,
         )
+        self._in_hand[ticket] = hand
+        try:
+            self._executor.submit(job)
+        except RecursionError as error:  # headers nested so deeply that pika could just about read them
+            del self._in_hand[ticket]
+            self._bury_unrun(hand, undecodable(str(error)))
+            return
         if self._limit is None:
             self._limit = self._loop.call_later(self._settings.time_limit, self._enforce_limits)
         self._reporter.changed()
@@ -262,21 +287,79 @@ class Worker:
             return
         seconds = time.monotonic() - hand.started
         decided = verdict(outcome, hand.attempt, self._settings.max_attempts)
-        settled = self._consumer.settle(hand.delivery, decided)
-        self._counters.count(outcome, decided, seconds, settled=settled)
+        self._counters.count(outcome, seconds)
+        if decided is Verdict.DEAD and isinstance(outcome, Failed) and hand.delivery.session.alive:
+            self._log_end(hand, outcome, decided, seconds, settled=True)
+            self._bury(hand, outcome)
+            return
+        settled = decided is not Verdict.DEAD and self._consumer.settle(hand.delivery, decided)
+        self._counters.settle(decided, settled=settled)
         self._log_end(hand, outcome, decided, seconds, settled=settled)
+        self._after_settling(settled=settled)
+
+    def _after_settling(self, *, settled: bool) -> None:
         self._reporter.changed()
         if self._phase is Phase.DRAINING:
             self._close_if_done()
         elif not settled:
             self._consumer.places_changed()
 
+    # Dead letters.
+
+    def _bury_unrun(self, hand: InHand, reason: Failed) -> None:
+        log.warning(
+            "not run, to %s: %s: %s",
+            dead_queue(self._settings.queue),
+            reason.exception,
+            reason.message,
+            extra={"task": hand.id},
+        )
+        self._bury(hand, reason)
+
+    def _bury(self, hand: InHand, outcome: Failed) -> None:
+        """Publish a dead letter; the delivery is settled when that has worked or failed, and keeps its place till
+        then."""
+        properties = hand.delivery.properties
+        reason = Reason(
+            exception=outcome.exception,
+            message=outcome.message,
+            traceback=outcome.traceback,
+            attempts=hand.attempt,
+            worker=self._settings.name,
+            queue=self._settings.queue,
+            failed_at=int(time.time() * 1000),
+            submitted_at=submitted_at(properties),
+        )
+        self._dead_letters.publish(
+            raw_properties(properties), hand.delivery.body, hand.id, reason, partial(self._on_buried, hand)
+        )
+
+    def _on_buried(self, hand: InHand, refused: str) -> None:
+        """The dead letter is with the broker, or `refused` says why not."""
+        extra = {"task": hand.id}
+        decided = Verdict.RETRY if refused else Verdict.ACK
+        settled = self._consumer.settle(hand.delivery, decided)
+        self._counters.settle(decided if refused else Verdict.DEAD, settled=settled)
+        if refused:
+            self._counters.letters_refused += 1
+            log.error("no dead letter: %s; the task will be tried again", refused, extra=extra)
+        elif not settled:
+            log.warning("a dead letter, but the broker has taken the task back before: it runs again", extra=extra)
+        self._after_settling(settled=settled)
+
     # The end.
 
     def drain(self, why: str) -> None:
         """Take no more tasks, finish what is in hand, then end. Asked a second time: end now."""
         if self._phase is Phase.WORKING:
-            log.info("%s: finishing %d tasks, for up to %.0f s", why, len(self._in_hand), self._settings.grace)
+            letters = self._dead_letters.pending
+            log.info(
+                "%s: finishing %d tasks%s, for up to %.0f s",
+                why,
+                len(self._in_hand),
+                f" and {letters} dead letters" if letters else "",
+                self._settings.grace,
+            )
             self._begin_drain()
         elif self._phase is Phase.DRAINING:
             self._give_up(f"{why} again")
@@ -298,8 +381,9 @@ class Worker:
     def _give_up(self, why: str) -> None:
         if self._phase is not Phase.DRAINING:
             return
-        log.warning("%s: handing %d tasks back to the broker", why, len(self._in_hand))
+        log.warning("%s: handing %d tasks back to the broker", why, len(self._in_hand) + self._dead_letters.pending)
         self._kill(list(self._in_hand))
+        self._dead_letters.give_up()
         self._on_cancelled()
 
     def _kill_lost(self) -> None:
@@ -319,14 +403,15 @@ class Worker:
             self.on_end(ticket, INTERRUPTED)
 
     def _close_if_done(self) -> None:
-        if self._phase is not Phase.DRAINING or not self._cancelled or self._in_hand:
+        if self._phase is not Phase.DRAINING or not self._cancelled or self._in_hand or self._dead_letters.pending:
             return
         self._phase = Phase.CLOSING
         self._executor.close()
         self._consumer.hand_back()
         self._loop.call_later(CLOSE_LIMIT, self._stop_waiting)
         was_open = self._link.is_open
-        self._reporter.close(lambda _confirmed: self._end_closed(confirmed=True))
+        self._reporter.close()
+        self._publish_link.close(lambda _confirmed: self._end_closed(confirmed=True))
         self._link.close(lambda confirmed: self._end_closed(confirmed=confirmed or not was_open))
 
     def _end_closed(self, *, confirmed: bool) -> None:

@@ -1,0 +1,50 @@
+"""pika's connection, but for what it does with properties that it cannot read."""
+
+import struct
+from typing import Any
+
+from pika import frame, spec
+from pika.adapters.select_connection import SelectConnection
+from pika.exceptions import InvalidFrameError
+
+from warren_worker.envelope import Envelope
+
+_HEAD = struct.Struct(">BHL")
+_CONTENT = struct.Struct(">HHQ")
+_RAW = _HEAD.size + _CONTENT.size
+
+
+class Connection(SelectConnection):
+    """Gives each message's properties their bytes along, as the attribute `raw`.
+
+    RabbitMQ lets in what pika fails on (see `envelope`), and pika fails in the middle of reading: the worker would end,
+    and so would the next one that gets the message. Here such properties arrive as an `Envelope` that says what is
+    wrong.
+    """
+
+    def _read_frame(self) -> tuple[int, Any]:
+        buffer: bytes = self._frame_buffer  # type: ignore[attr-defined]  # pika's own name for it
+        try:
+            size, value = frame.decode_frame(buffer)
+        except InvalidFrameError:
+            raise
+        except Exception as error:
+            if buffer[0] != spec.FRAME_HEADER:
+                raise
+            return _unread(buffer, error)
+        if type(value) is frame.Header:
+            value.properties.raw = buffer[_RAW : size - 1]  # type: ignore[attr-defined]  # read by `raw_properties`
+        return size, value
+
+
+def _unread(buffer: bytes, error: Exception) -> tuple[int, Any]:
+    _kind, channel, size = _HEAD.unpack_from(buffer)
+    _class, _weight, body_size = _CONTENT.unpack_from(buffer, _HEAD.size)
+    properties = Envelope(buffer[_RAW : _HEAD.size + size], f"{type(error).__name__}: {error}")
+    return _HEAD.size + size + spec.FRAME_END_SIZE, frame.Header(channel, body_size, properties)
+
+
+def raw_properties(properties: spec.BasicProperties) -> bytes:
+    """The bytes that came with a message's properties."""
+    raw = getattr(properties, "raw", None)
+    return raw if isinstance(raw, bytes) else b"".join(properties.encode())

@@ -1,0 +1,140 @@
+"""The handlers `exec` and `http`: what they make of a task, and of their settings."""
+
+import datetime as dt
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warren_contract.settings import SettingError, memory, setting
+from warren_worker import attempt, exec_handler, handlers, http_handler
+from warren_worker.attempt import Explained
+from warren_worker.handler_error import HandlerError
+from warren_worker.recycling import Recycling, resident_memory
+from warren_worker.task import PermanentError, Task
+from warren_worker.verdict import Failed
+
+any_text = st.text(st.characters(exclude_categories=()))
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | any_text | st.binary() | st.datetimes() | st.decimals(),
+    lambda inner: st.lists(inner) | st.dictionaries(any_text, inner),
+)
+tasks = st.builds(
+    Task,
+    body=st.just(b""),
+    id=any_text,
+    attempt=st.integers(1),
+    deadline=st.floats(allow_nan=False, allow_infinity=False),
+    type=st.none() | any_text,
+    content_type=st.none() | any_text,
+    correlation_id=st.none() | any_text,
+    submitted_at=st.integers(),
+    headers=st.dictionaries(any_text, values),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("cat", ["cat"]),
+        ("convert - 'png: a b'", ["convert", "-", "png: a b"]),
+        (' ["a", "b c", ""]', ["a", "b c", ""]),
+    ],
+)
+def test_a_command_is_words_or_json(text: str, command: list[str]) -> None:
+    assert exec_handler.parse_command(text) == command
+
+
+@pytest.mark.parametrize("text", ["'", "[", "[]", '["a", 1]', "   ", '[""]', '["a\\u0000b"]', '["a"] b'])
+def test_what_is_no_command_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write|JSON|quotation"):
+        exec_handler.parse_command(text)
+
+
+@given(tasks)
+def test_whatever_a_task_carries_a_program_can_be_told(task: Task) -> None:
+    told = exec_handler.variables(task, "q")
+    for name, value in told.items():
+        assert name.startswith("WARREN_TASK_")
+        assert "\0" not in value
+        value.encode()
+    assert set(json.loads(told["WARREN_TASK_HEADERS"])) <= {
+        name.encode("utf-8", "replace").decode() for name in task.headers
+    }
+
+
+def test_headers_too_long_for_a_program_are_a_permanent_failure() -> None:
+    with pytest.raises(PermanentError, match="65536 bytes"):
+        exec_handler.variables(Task(b"", "i", 1, 0.0, headers={"a": "x" * 70_000}), "q")
+
+
+def test_headers_are_told_as_json_knows_them() -> None:
+    told = exec_handler.plain(
+        {"b": b"\xff", "t": dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "d": Decimal("1.5"), "l": [1]}
+    )
+    assert told == {"b": "\\xff", "t": "2026-01-01 00:00:00+00:00", "d": "1.5", "l": [1]}
+
+
+@given(tasks)
+def test_whatever_a_task_carries_makes_valid_http(task: Task) -> None:
+    for name, value in http_handler.headers_of(task, "q").items():
+        assert name.isascii()
+        assert ":" not in name
+        assert all(" " <= character <= "~" for character in value)
+
+
+@pytest.mark.parametrize("url", ["", "localhost", "ftp://a/", "http://", "http://a:x/", "http://a/ b", "http://a/ä"])
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(SettingError, match="WARREN_HTTP_URL"):
+        http_handler.make({"WARREN_HTTP_URL": url})
+
+
+def test_a_program_that_is_not_there_or_may_not_be_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tool").write_text("#!/bin/sh\n", "utf-8")
+    for command in ("tool", str(tmp_path / "tool"), str(tmp_path / "none")):
+        with pytest.raises(HandlerError, match="no program"):
+            handlers.load("exec", {"WARREN_EXEC_COMMAND": command, "PATH": str(tmp_path)})
+    (tmp_path / "tool").chmod(0o755)
+    assert callable(handlers.load("exec", {"WARREN_EXEC_COMMAND": "tool", "PATH": str(tmp_path)}))
+
+
+def test_a_type_chooses_its_handler() -> None:
+    seen: list[str] = []
+    handler = handlers.by_type({"a": lambda _task: seen.append("a"), "": lambda _task: seen.append("none")})
+    for kind in ("a", None, ""):
+        handler(Task(b"", "i", 1, 0.0, type=kind))
+    assert seen == ["a", "none", "none"]
+    with pytest.raises(PermanentError, match="no handler for tasks of type 'b'"):
+        handler(Task(b"", "i", 1, 0.0, type="b"))
+
+
+def test_an_explained_failure_carries_its_detail_in_place_of_our_own_frames() -> None:
+    def fail(_task: Task) -> None:
+        raise Explained("short", "long story")
+
+    assert attempt.run(fail, Task(b"", "i", 1, 0.0)) == Failed("Explained", "short", "long story")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("0", 0), ("1000", 1000), ("512Mi", 512 * 2**20), ("1.5G", 1_500_000_000), ("2k", 2000)]
+)
+def test_memory_is_written_as_in_kubernetes(text: str, number: int) -> None:
+    assert memory(text) == number
+
+
+@pytest.mark.parametrize("text", ["512MB", "-1", "1e3", "Mi", "1 Gi", "9" * 30])
+def test_what_is_no_memory_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match="such as 512Mi"):
+        setting({"X": text}, "X", memory)
+
+
+def test_a_process_is_due_by_its_tasks_or_its_memory() -> None:
+    assert Recycling().due(10**9) == ""
+    assert [bool(Recycling(max_tasks=3).due(tasks)) for tasks in (1, 2, 3)] == [False, False, True]
+    used = resident_memory()
+    assert used > 2**20
+    assert "MiB" in Recycling(max_memory=used // 2).due(1)
+    assert Recycling(max_memory=used * 100).due(1) == ""
