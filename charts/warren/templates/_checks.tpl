@@ -36,6 +36,15 @@
 {{- end }}
 {{- $_ := set $seen $name $key }}
 {{- $settings := include "warren.queueSettings" (dict "root" $ "queue" $entry) | fromJson }}
+{{- if and (eq $settings.handler "exec") (not $settings.exec.command) }}
+{{- fail (printf "queues.%s: handler exec needs queues.%s.exec.command: write the program and its arguments as a list" $key $key) }}
+{{- end }}
+{{- if and (eq $settings.handler "exec") (ne $settings.executor "process") }}
+{{- fail (printf "queues.%s: executor thread cannot end a program; set queues.%s.executor to process" $key $key) }}
+{{- end }}
+{{- if and (eq $settings.handler "http") (not $settings.http.url) }}
+{{- fail (printf "queues.%s: handler http needs queues.%s.http.url: write where tasks are to be POSTed" $key $key) }}
+{{- end }}
 {{- if gt (int $settings.replicas.min) (int $settings.replicas.max) }}
 {{- fail (printf "queues.%s: replicas.min is %d and replicas.max is %d; min must not be above max" $key (int $settings.replicas.min) (int $settings.replicas.max)) }}
 {{- end }}
