@@ -45,6 +45,8 @@ class Proxy:
 
     def close(self) -> None:
         """End it all."""
+        with contextlib.suppress(OSError):  # closed before
+            self._listener.shutdown(socket.SHUT_RDWR)  # closing alone would leave it open as long as a thread accepts
         self._listener.close()
         self.cut()
         self.release()

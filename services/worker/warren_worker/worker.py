@@ -107,6 +107,7 @@ class Worker:
         self._can_run = False
         self._has_consumed = False
         self._cancelled = False
+        self._given_up = False
         self._limit: Timer | None = None
         self._open_ends = 2
         self.exit_code = EXIT_OK
@@ -180,7 +181,7 @@ class Worker:
 
     def on_delivery(self, delivery: Delivery) -> None:
         """The consumer's: a task. One that crosses our cancel is done: nobody could begin sooner."""
-        if not self._can_run or self._phase is Phase.CLOSING:
+        if not self._can_run or self._given_up or self._phase is Phase.CLOSING:
             self._consumer.settle(delivery, Verdict.RETURN)
             return
         now = time.time()
@@ -382,6 +383,7 @@ class Worker:
         if self._phase is not Phase.DRAINING:
             return
         log.warning("%s: handing %d tasks back to the broker", why, len(self._in_hand) + self._dead_letters.pending)
+        self._given_up = True
         self._kill(list(self._in_hand))
         self._dead_letters.give_up()
         self._on_cancelled()
