@@ -19,7 +19,7 @@ import pika
 import pika.frame
 import pika.spec
 from brokers import Broker, declare_work_queue, running_broker
-from producers import SUBMIT_TOKEN, Producer, running_producer
+from producers import SUBMIT_TOKEN, Producer, ready_producer
 from recording import Figure
 
 from warren_contract.aio import Connection
@@ -144,9 +144,7 @@ def bench_bed() -> Iterator[tuple[Broker, Producer]]:
     with running_broker() as broker, tempfile.TemporaryDirectory(prefix="warren-bench-") as folder:
         with broker.channel() as channel:
             declare_work_queue(channel, QUEUE)
-        environ = broker.environment("warren-producer", broker.passwords["producer"])
-        with running_producer(environ, Path(folder)) as producer:
-            producer.wait_until_ready()
+        with ready_producer(broker, Path(folder)) as producer:
             yield broker, producer
 
 

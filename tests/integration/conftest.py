@@ -4,8 +4,10 @@ import os
 import uuid
 from collections.abc import Iterator
 
+import httpx
 import pytest
-from brokers import Broker, declare_work_queue, running_broker
+from brokers import Broker, declare_exchanges, declare_work_queue, running_broker
+from producers import SUBMIT_TOKEN, Producer, ready_producer
 
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")  # each fixture removes its own container
 
@@ -32,3 +34,27 @@ def work_queue(broker: Broker, queue_name: str) -> Iterator[str]:
     with broker.channel() as channel:
         channel.queue_delete(queue_name)
         channel.queue_delete(f"{queue_name}.dead")
+
+
+@pytest.fixture(scope="module")
+def producer_settings() -> dict[str, str]:
+    """Environment of the module's producer; a module that wants another one has a fixture of this name."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def producer(
+    broker: Broker, producer_settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Producer]:
+    """A producer for the tests of a module, ready to publish."""
+    with broker.channel() as channel:
+        declare_exchanges(channel)
+    with ready_producer(broker, tmp_path_factory.mktemp("producer"), **producer_settings) as running:
+        yield running
+
+
+@pytest.fixture
+def client(producer: Producer) -> Iterator[httpx.Client]:
+    """A client of that producer that may submit."""
+    with producer.client(SUBMIT_TOKEN) as opened:
+        yield opened

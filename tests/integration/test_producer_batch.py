@@ -1,17 +1,23 @@
 """Batches through a real producer into a real broker: what each line is told, and that the queue agrees."""
 
 import json
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from brokers import Broker, declare_exchanges, declare_work_queue, running_broker
-from producers import READ_TOKEN, SUBMIT_TOKEN, Producer, running_producer
+from brokers import Broker, declare_work_queue, running_broker
+from producers import (
+    READ_TOKEN,
+    SUBMIT_TOKEN,
+    Producer,
+    producer_environment,
+    ready_producer,
+    running_producer,
+    submit_head,
+)
 from proxies import proxy_to
 from waiting import eventually
 
@@ -22,20 +28,8 @@ MAX_BODY = 10_000
 
 
 @pytest.fixture(scope="module")
-def producer(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Producer]:
-    with broker.channel() as channel:
-        declare_exchanges(channel)
-    environ = broker.environment("warren-producer", broker.passwords["producer"])
-    folder = tmp_path_factory.mktemp("producer")
-    with running_producer(environ, folder, WARREN_MAX_BODY=str(MAX_BODY), WARREN_SUBMIT_TIMEOUT="3s") as running:
-        running.wait_until_ready()
-        yield running
-
-
-@pytest.fixture
-def client(producer: Producer) -> Iterator[httpx.Client]:
-    with producer.client(SUBMIT_TOKEN) as opened:
-        yield opened
+def producer_settings() -> dict[str, str]:
+    return {"WARREN_MAX_BODY": str(MAX_BODY), "WARREN_SUBMIT_TIMEOUT": "3s"}
 
 
 def lines(*said: Any) -> bytes:
@@ -60,16 +54,6 @@ def outcomes(answer: httpx.Response) -> dict[str, list[Any]]:
     return found
 
 
-def drain(broker: Broker, queue: str) -> list[tuple[Any, bytes]]:
-    found: list[tuple[Any, bytes]] = []
-    with broker.channel() as channel:
-        for method, properties, body in channel.consume(queue, auto_ack=True, inactivity_timeout=1):
-            if method is None or body is None:
-                return found
-            found.append((properties, body))
-    return found
-
-
 def test_all_are_accepted_in_order_with_what_was_said(broker: Broker, client: httpx.Client, work_queue: str) -> None:
     said: list[dict[str, Any]] = [{"body": str(number)} for number in range(3000)]
     said[7] |= {"id": "mine", "type": "t", "priority": 4, "headers": {"Tenant": "acme"}, "expiration": "1h"}
@@ -78,7 +62,7 @@ def test_all_are_accepted_in_order_with_what_was_said(broker: Broker, client: ht
     answer = send(client, work_queue, b"\r\n" + lines(*said).rstrip())
     assert answer.status_code == 202, answer.text[:500]
     accepted = outcomes(answer)["accepted"]
-    arrived = drain(broker, work_queue)
+    arrived = broker.drain(work_queue)
     assert [properties.message_id for properties, _ in arrived] == accepted
     assert len(set(accepted)) == 3000
     assert [body for _, body in arrived[:7]] == [str(number).encode() for number in range(7)]
@@ -104,7 +88,7 @@ def test_a_bad_line_is_refused_alone_and_named(broker: Broker, client: httpx.Cli
     assert errors == [
         (3, "invalid", None), (4, "invalid", "priority"), (6, "body_too_large", None), (7, "body_too_large", "body"),
     ]  # fmt: skip
-    assert [body for _, body in drain(broker, work_queue)] == [b"a", b"c", b"d"]
+    assert [body for _, body in broker.drain(work_queue)] == [b"a", b"c", b"d"]
     assert len(outcomes(answer)["accepted"]) == 3
 
 
@@ -130,7 +114,7 @@ def test_a_queue_that_becomes_full_has_what_was_accepted_and_no_more(
     assert found["unknown"] == []
     assert len(found["accepted"]) >= 500
     assert found["refused"]
-    assert sorted(properties.message_id for properties, _ in drain(broker, queue_name)) == sorted(found["accepted"])
+    assert sorted(properties.message_id for properties, _ in broker.drain(queue_name)) == sorted(found["accepted"])
     with broker.channel() as channel:
         channel.queue_delete(queue_name)
 
@@ -147,7 +131,7 @@ def test_tokens_and_requests_that_are_none(broker: Broker, producer: Producer, w
         headers = {"Content-Encoding": "gzip"}
         gzipped = client.post(f"/v1/queues/{work_queue}/tasks:batch", content=content, headers=headers)
         assert gzipped.json()["error"]["field"] == "Content-Encoding"
-    assert drain(broker, work_queue) == []
+    assert broker.drain(work_queue) == []
 
 
 def test_lines_beyond_the_limit_are_not_published(broker: Broker, client: httpx.Client, work_queue: str) -> None:
@@ -160,39 +144,25 @@ def test_lines_beyond_the_limit_are_not_published(broker: Broker, client: httpx.
 
 
 def head(queue: str) -> bytes:
-    return (
-        f"POST /v1/queues/{queue}/tasks:batch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SUBMIT_TOKEN}\r\n"
-        "Content-Length: 100000\r\n\r\n"
-    ).encode()
-
-
-def raw(producer: Producer) -> socket.socket:
-    parts = urlsplit(producer.url)
-    assert parts.hostname is not None
-    return socket.create_connection((parts.hostname, parts.port or 80), timeout=30)
-
-
-def ready(broker: Broker, queue: str) -> int:
-    with broker.channel() as channel:
-        return int(channel.queue_declare(queue, passive=True).method.message_count)
+    return submit_head(queue, "Content-Length: 100000\r\n", batch=True)
 
 
 def test_a_client_that_hangs_up_leaves_whole_lines_only(broker: Broker, producer: Producer, work_queue: str) -> None:
-    with raw(producer) as connection:
+    with producer.connect() as connection:
         connection.sendall(head(work_queue) + lines({"body": "whole"}) + b'{"body": "half"}')
-        eventually(lambda: ready(broker, work_queue) == 1, "the first line is published before the request ends")
+        eventually(lambda: broker.ready(work_queue) == 1, "the first line is published before the request ends")
     eventually(lambda: "went away after 1 tasks" in producer.log.read_text(), "it noticed")
-    assert [body for _, body in drain(broker, work_queue)] == [b"whole"]
+    assert [body for _, body in broker.drain(work_queue)] == [b"whole"]
 
 
 def test_a_client_that_dawdles_is_told_what_was_accepted(broker: Broker, producer: Producer, work_queue: str) -> None:
-    with raw(producer) as connection, connection.makefile("rb") as answer:
+    with producer.connect() as connection, connection.makefile("rb") as answer:
         connection.sendall(head(work_queue) + lines({"body": "a", "id": "one"}) + b'{"body": ')
         assert answer.readline().startswith(b"HTTP/1.1 408 ")
         data = json.loads(answer.read().partition(b"\r\n\r\n")[2])
     assert data["error"]["code"] == "body_too_slow"
     assert data["results"] == [{"id": "one"}]
-    assert len(drain(broker, work_queue)) == 1
+    assert len(broker.drain(work_queue)) == 1
 
 
 def test_a_connection_cut_in_the_middle_leaves_no_line_in_doubt_that_is_called_accepted(tmp_path: Path) -> None:
@@ -201,7 +171,7 @@ def test_a_connection_cut_in_the_middle_leaves_no_line_in_doubt_that_is_called_a
     with running_broker() as broker, proxy_to(broker.host, broker.amqp_port) as proxy:
         with broker.channel() as channel:
             declare_work_queue(channel, queue)
-        environ = broker.environment("warren-producer", broker.passwords["producer"])
+        environ = producer_environment(broker)
         environ |= {"WARREN_BROKER_HOST": "127.0.0.1", "WARREN_BROKER_PORT": str(proxy.port)}
         with running_producer(environ, tmp_path) as producer, producer.client() as client:
             producer.wait_until_ready()
@@ -210,7 +180,7 @@ def test_a_connection_cut_in_the_middle_leaves_no_line_in_doubt_that_is_called_a
             def cutting() -> Iterator[bytes]:
                 for number in range(100):
                     if number == 50:
-                        eventually(lambda: ready(broker, queue) >= 1000, "some have arrived")
+                        eventually(lambda: broker.ready(queue) >= 1000, "some have arrived")
                         proxy.cut()
                     yield lines(*[{"body": "x"}] * 100)
 
@@ -220,7 +190,7 @@ def test_a_connection_cut_in_the_middle_leaves_no_line_in_doubt_that_is_called_a
             assert found["refused"]
             assert found["accepted"]
             eventually(lambda: send(client, queue, later).status_code == 202, "it is back")
-            kept = {properties.message_id for properties, _ in drain(broker, queue)} - {"later"}
+            kept = {properties.message_id for properties, _ in broker.drain(queue)} - {"later"}
             assert set(found["accepted"]) <= kept <= {*found["accepted"], *found["unknown"]}
 
             proxy.hold()
@@ -234,18 +204,16 @@ def test_a_connection_cut_in_the_middle_leaves_no_line_in_doubt_that_is_called_a
             unknown = outcomes(answer)["unknown"]
             assert len(unknown) == 500
             eventually(lambda: send(client, queue, later).status_code == 202, "it is back")
-            assert {properties.message_id for properties, _ in drain(broker, queue)} - {"later"} <= set(unknown)
+            assert {properties.message_id for properties, _ in broker.drain(queue)} - {"later"} <= set(unknown)
 
 
 def test_sigterm_in_the_middle_tells_what_was_accepted(broker: Broker, work_queue: str, tmp_path: Path) -> None:
-    environ = broker.environment("warren-producer", broker.passwords["producer"])
-    with running_producer(environ, tmp_path) as producer, producer.client() as client:
-        producer.wait_until_ready()
+    with ready_producer(broker, tmp_path) as producer, producer.client() as client:
 
         def stopping() -> Iterator[bytes]:
             for number in range(50):
                 if number == 25:
-                    eventually(lambda: ready(broker, work_queue) == 2500, "the first half has arrived")
+                    eventually(lambda: broker.ready(work_queue) == 2500, "the first half has arrived")
                     producer.process.terminate()
                     eventually(lambda: "shutting down" in producer.log.read_text(), "it heard")
                 yield lines(*[{"body": "x"}] * 100)
@@ -256,4 +224,4 @@ def test_sigterm_in_the_middle_tells_what_was_accepted(broker: Broker, work_queu
         found = outcomes(answer)
         assert (len(found["accepted"]), len(found["refused"])) == (2500, 2500)
         assert producer.process.wait(30) == 0
-    assert [properties.message_id for properties, _ in drain(broker, work_queue)] == found["accepted"]
+    assert [properties.message_id for properties, _ in broker.drain(work_queue)] == found["accepted"]

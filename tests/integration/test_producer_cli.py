@@ -5,23 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from brokers import Broker, declare_exchanges
-from producers import READ_TOKEN, SUBMIT_TOKEN, Producer, running_producer
+from brokers import Broker
+from producers import READ_TOKEN, SUBMIT_TOKEN, Producer
 from waiting import eventually
-
-
-@pytest.fixture(scope="module")
-def producer(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Producer]:
-    with broker.channel() as channel:
-        declare_exchanges(channel)
-    environ = broker.environment("warren-producer", broker.passwords["producer"])
-    with running_producer(environ, tmp_path_factory.mktemp("producer")) as running:
-        running.wait_until_ready()
-        yield running
 
 
 def command(*arguments: str) -> list[str]:

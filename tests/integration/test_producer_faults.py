@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from brokers import Broker, declare_exchanges, declare_work_queue, running_broker
-from producers import Producer, running_producer
+from producers import Producer, producer_environment, running_producer
 from proxies import Proxy, proxy_to
 from waiting import eventually
 
@@ -35,8 +35,10 @@ def topology(broker: Broker) -> None:
 
 @contextmanager
 def producer_on(broker: Broker, folder: Path, **settings: str) -> Iterator[tuple[Producer, httpx.Client]]:
-    environ = broker.environment("warren-producer", broker.passwords["producer"])
-    with running_producer({**environ, **settings}, folder) as producer, producer.client() as client:
+    with (
+        running_producer({**producer_environment(broker), **settings}, folder) as producer,
+        producer.client() as client,
+    ):
         yield producer, client
 
 

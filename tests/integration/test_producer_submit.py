@@ -4,18 +4,24 @@ import contextlib
 import http.client
 import itertools
 import json
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from brokers import Broker, declare_exchanges, declare_work_queue
-from producers import ADMIN_TOKEN, READ_TOKEN, SUBMIT_TOKEN, Producer, running_producer
+from producers import (
+    ADMIN_TOKEN,
+    READ_TOKEN,
+    SUBMIT_TOKEN,
+    Producer,
+    producer_environment,
+    running_producer,
+    submit_head,
+)
 from waiting import eventually
 
 from warren_contract.events import (
@@ -34,20 +40,8 @@ MAX_BODY = 10_000
 
 
 @pytest.fixture(scope="module")
-def producer(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Producer]:
-    with broker.channel() as channel:
-        declare_exchanges(channel)
-    environ = broker.environment("warren-producer", broker.passwords["producer"])
-    folder = tmp_path_factory.mktemp("producer")
-    with running_producer(environ, folder, WARREN_MAX_BODY=str(MAX_BODY), WARREN_SUBMIT_TIMEOUT="2s") as running:
-        running.wait_until_ready()
-        yield running
-
-
-@pytest.fixture
-def client(producer: Producer) -> Iterator[httpx.Client]:
-    with producer.client(SUBMIT_TOKEN) as opened:
-        yield opened
+def producer_settings() -> dict[str, str]:
+    return {"WARREN_MAX_BODY": str(MAX_BODY), "WARREN_SUBMIT_TIMEOUT": "2s"}
 
 
 def error(answer: httpx.Response, status: int) -> dict[str, Any]:
@@ -57,17 +51,6 @@ def error(answer: httpx.Response, status: int) -> dict[str, Any]:
     found = answer.json()["error"]
     assert isinstance(found, dict)
     return found
-
-
-def drain(broker: Broker, queue: str) -> list[tuple[Any, bytes]]:
-    """All messages of a queue, taken out."""
-    found: list[tuple[Any, bytes]] = []
-    with broker.channel() as channel:
-        while True:
-            _, properties, body = channel.basic_get(queue, auto_ack=True)
-            if body is None:
-                return found
-            found.append((properties, body))
 
 
 def test_a_task_arrives_untouched_with_everything_that_was_said(
@@ -91,7 +74,7 @@ def test_a_task_arrives_untouched_with_everything_that_was_said(
     )
     assert answer.status_code == 202
     assert answer.json() == {"id": "order-17", "queue": work_queue}
-    [(properties, arrived)] = drain(broker, work_queue)
+    [(properties, arrived)] = broker.drain(work_queue)
     assert arrived == body
     assert properties.message_id == "order-17"
     assert properties.delivery_mode == 2
@@ -109,13 +92,13 @@ def test_a_task_arrives_untouched_with_everything_that_was_said(
 def test_an_empty_body_and_the_largest_one_are_tasks(broker: Broker, client: httpx.Client, work_queue: str) -> None:
     for size in (0, MAX_BODY):
         assert client.post(f"/v1/queues/{work_queue}/tasks", content=b"x" * size).status_code == 202
-    assert [len(body) for _, body in drain(broker, work_queue)] == [0, MAX_BODY]
+    assert [len(body) for _, body in broker.drain(work_queue)] == [0, MAX_BODY]
 
 
 def test_the_largest_metadata_fits_into_a_frame(broker: Broker, client: httpx.Client, work_queue: str) -> None:
     answer = client.post(f"/v1/queues/{work_queue}/tasks", content=b"x", headers={"X-Task-Header-Long": "v" * 16_000})
     assert answer.status_code == 202, answer.text
-    [(properties, _)] = drain(broker, work_queue)
+    [(properties, _)] = broker.drain(work_queue)
     assert properties.headers["long"] == "v" * 16_000
 
 
@@ -131,7 +114,7 @@ def test_many_at_once_are_each_confirmed_once(broker: Broker, client: httpx.Clie
     for number, (status, _) in enumerate(answers):
         assert status == (404 if number % 7 == 0 else 202)
     confirmed = {task_id for status, task_id in answers if status == 202}
-    arrived = drain(broker, work_queue)
+    arrived = broker.drain(work_queue)
     assert {properties.message_id for properties, _ in arrived} == confirmed
     assert len(arrived) == len(confirmed)
 
@@ -158,7 +141,7 @@ def test_a_wrong_header_is_422_and_changes_nothing(
 ) -> None:
     found = error(client.post(f"/v1/queues/{work_queue}/tasks", content=b"x", headers={header: value}), 422)
     assert found["field"].lower() == header.lower()
-    assert drain(broker, work_queue) == []
+    assert broker.drain(work_queue) == []
 
 
 def test_without_a_token_nothing_is_shown_or_taken(broker: Broker, producer: Producer, work_queue: str) -> None:
@@ -169,7 +152,7 @@ def test_without_a_token_nothing_is_shown_or_taken(broker: Broker, producer: Pro
                 answer = stranger.request(method, path)
                 assert error(answer, 401)["code"] == "unauthorized"
                 assert answer.headers["www-authenticate"].startswith("Bearer")
-    assert drain(broker, work_queue) == []
+    assert broker.drain(work_queue) == []
     assert "no-such-token" not in producer.log.read_text()
 
 
@@ -218,36 +201,36 @@ def test_a_body_that_is_too_large_is_413_however_it_is_sent(
     # It may be cut off while it sends, after more than its share.
     with contextlib.suppress(httpx.WriteError):
         assert client.post(path, content=endless()).status_code == 413
-    assert drain(broker, work_queue) == []
+    assert broker.drain(work_queue) == []
 
 
 def test_a_client_that_asks_first_is_not_made_to_send_a_body_in_vain(producer: Producer, work_queue: str) -> None:
-    with raw(producer) as connection:
-        connection.sendall(request_head(work_queue, f"Content-Length: {MAX_BODY + 1}\r\nExpect: 100-continue\r\n"))
+    with producer.connect() as connection:
+        connection.sendall(submit_head(work_queue, f"Content-Length: {MAX_BODY + 1}\r\nExpect: 100-continue\r\n"))
         assert connection.recv(65_536).startswith(b"HTTP/1.1 413 ")
 
 
 def test_a_body_that_dawdles_is_408_within_the_deadline(broker: Broker, producer: Producer, work_queue: str) -> None:
-    with raw(producer) as connection:
-        connection.sendall(request_head(work_queue, "Content-Length: 5\r\n") + b"Hel")
+    with producer.connect() as connection:
+        connection.sendall(submit_head(work_queue, "Content-Length: 5\r\n") + b"Hel")
         with http.client.HTTPResponse(connection) as response:
             response.begin()
             assert response.status == 408
             assert json.loads(response.read())["error"]["code"] == "body_too_slow"
         assert connection.recv(1) == b"", "the connection is closed"
-    assert drain(broker, work_queue) == []
+    assert broker.drain(work_queue) == []
 
 
 def test_a_client_that_hangs_up_in_its_body_leaves_nothing(broker: Broker, producer: Producer, work_queue: str) -> None:
-    with raw(producer) as connection:
-        connection.sendall(request_head(work_queue, "Content-Length: 5\r\n") + b"Hel")
+    with producer.connect() as connection:
+        connection.sendall(submit_head(work_queue, "Content-Length: 5\r\n") + b"Hel")
     with producer.client() as client:
         assert client.post(f"/v1/queues/{work_queue}/tasks", content=b"whole").status_code == 202
-    assert [body for _, body in drain(broker, work_queue)] == [b"whole"]
+    assert [body for _, body in broker.drain(work_queue)] == [b"whole"]
 
 
 def test_headers_without_end_are_cut_off(producer: Producer) -> None:
-    with raw(producer) as connection, contextlib.suppress(ConnectionError):
+    with producer.connect() as connection, contextlib.suppress(ConnectionError):
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
         for number in range(10_000):
             connection.sendall(b"X-Header-%d: %s\r\n" % (number, b"v" * 1000))
@@ -273,7 +256,7 @@ def test_a_full_queue_is_503_and_loses_nothing(broker: Broker, client: httpx.Cli
         assert error(answer, 503)["code"] == "queue_full"
         assert int(answer.headers["retry-after"]) >= 1
     assert 3 <= len(accepted) < 10
-    assert {properties.message_id for properties, _ in drain(broker, queue_name)} == accepted
+    assert {properties.message_id for properties, _ in broker.drain(queue_name)} == accepted
     assert client.post(f"/v1/queues/{queue_name}/tasks", content=b"x").status_code == 202, "it has room again"
     with broker.channel() as channel:
         channel.queue_delete(queue_name)
@@ -383,7 +366,7 @@ def test_a_producer_that_starts_asks_for_all_states(broker: Broker, tmp_path: Pa
         declare_exchanges(channel)
         ears = channel.queue_declare("", exclusive=True, arguments={"x-queue-type": "classic"}).method.queue
         channel.queue_bind(ears, EVENTS_EXCHANGE, "resync")
-        with running_producer(broker.environment("warren-producer", broker.passwords["producer"]), tmp_path):
+        with running_producer(producer_environment(broker), tmp_path):
             body = eventually(lambda: channel.basic_get(ears, auto_ack=True)[2], "the producer asks")
     assert isinstance(decode(body), Resync)
 
@@ -405,18 +388,4 @@ def test_a_second_copy_under_one_id_is_kept_as_it_is(broker: Broker, client: htt
         declare_work_queue(channel, work_queue)
     for _ in range(2):
         assert client.post(f"/v1/queues/{work_queue}/tasks", headers={"Idempotency-Key": "same"}).status_code == 202
-    assert [properties.message_id for properties, _ in drain(broker, work_queue)] == ["same", "same"]
-
-
-def raw(producer: Producer) -> socket.socket:
-    """A bare connection."""
-    parts = urlsplit(producer.url)
-    assert parts.hostname is not None
-    return socket.create_connection((parts.hostname, parts.port or 80), timeout=30)
-
-
-def request_head(queue: str, more: str) -> bytes:
-    """The head of a submit."""
-    return (
-        f"POST /v1/queues/{queue}/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SUBMIT_TOKEN}\r\n{more}\r\n"
-    ).encode()
+    assert [properties.message_id for properties, _ in broker.drain(work_queue)] == ["same", "same"]

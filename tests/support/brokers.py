@@ -89,6 +89,21 @@ class Broker:
         )
         return int(shown.stdout.split()[0].rsplit(":", 1)[1])
 
+    def ready(self, queue: str) -> int:
+        """Messages that wait in `queue`."""
+        with self.channel() as channel:
+            return int(channel.queue_declare(queue, passive=True).method.message_count)
+
+    def drain(self, queue: str) -> list[tuple[pika.BasicProperties, bytes]]:
+        """All messages of `queue`, taken out."""
+        found: list[tuple[pika.BasicProperties, bytes]] = []
+        with self.channel() as channel:
+            for method, properties, body in channel.consume(queue, auto_ack=True, inactivity_timeout=0.5):
+                if method is None or properties is None or body is None:
+                    return found
+                found.append((properties, body))
+        return found
+
     @contextmanager
     def channel(self, user: str = ADMIN, password: str = PASSWORD) -> Iterator[BlockingChannel]:
         """A channel on a connection of its own."""

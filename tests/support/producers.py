@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from brokers import Broker
 from waiting import eventually
 
 SUBMIT_TOKEN = "submit-token-of-the-tests"
@@ -38,6 +39,16 @@ class Producer:
         """A client with this token."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False)
+
+    def connect(self) -> socket.socket:
+        """A bare connection, for what no HTTP library would send."""
+        address = httpx.URL(self.url)
+        return socket.create_connection((address.host, address.port or 80), timeout=30)
+
+    def memory(self) -> int:
+        """Bytes of its memory that are in use (Linux: VmRSS)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
+        return int(next(line for line in status.splitlines() if line.startswith("VmRSS:")).split()[1]) * 1024
 
     def wait_until_ready(self) -> None:
         """Until it can publish."""
@@ -89,6 +100,27 @@ def running_producer(broker: Mapping[str, str], folder: Path, **settings: str) -
         if process.poll() is None:
             process.kill()
         process.wait(30)
+
+
+@contextmanager
+def ready_producer(broker: Broker, folder: Path, **settings: str) -> Iterator[Producer]:
+    """A producer as its own broker user, once it can publish. The exchanges must be there."""
+    with running_producer(producer_environment(broker), folder, **settings) as producer:
+        producer.wait_until_ready()
+        yield producer
+
+
+def producer_environment(broker: Broker) -> dict[str, str]:
+    """What names the broker and the producer's own user there."""
+    return broker.environment("warren-producer", broker.passwords["producer"])
+
+
+def submit_head(queue: str, more: str = "", *, batch: bool = False) -> bytes:
+    """The head of a submit with a good token; `more` are further header lines, each with its end."""
+    what = "tasks:batch" if batch else "tasks"
+    return (
+        f"POST /v1/queues/{queue}/{what} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SUBMIT_TOKEN}\r\n{more}\r\n"
+    ).encode()
 
 
 def free_port() -> int:
