@@ -1,5 +1,7 @@
 """What a producer says and does while its broker is away, silent, blocked or not set up yet."""
 
+import itertools
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -63,11 +65,7 @@ def refusal(answer: httpx.Response) -> dict[str, Any]:
 
 def ids(broker: Broker) -> list[str | None]:
     """Ids of all tasks in the queue, taken out."""
-    with broker.channel() as channel:
-        found = []
-        while (got := channel.basic_get(QUEUE, auto_ack=True))[0] is not None:
-            found.append(got[1].message_id)
-        return found
+    return [properties.message_id for properties, _ in broker.drain(QUEUE)]
 
 
 def test_before_the_operator_it_waits_and_says_for_what(broker: Broker, tmp_path: Path) -> None:
@@ -136,26 +134,75 @@ def test_without_a_broker_it_starts_and_says_so(broker: Broker, tmp_path: Path) 
         assert "wrong-wrong" not in producer.log.read_text()
 
 
+@contextmanager
+def alarm(broker: Broker) -> Iterator[None]:
+    """A memory alarm in the broker."""
+    broker.ctl("set_vm_memory_high_watermark", "0.00001")
+    try:
+        yield
+    finally:
+        broker.ctl("set_vm_memory_high_watermark", "0.6")
+
+
 def test_an_alarm_is_503_at_once_and_reading_goes_on(broker: Broker, tmp_path: Path) -> None:
-    with producer_on(broker, tmp_path, WARREN_SUBMIT_TIMEOUT="3s") as (producer, client):
+    with producer_on(broker, tmp_path) as (producer, client):
         producer.wait_until_ready()
-        broker.ctl("set_vm_memory_high_watermark", "0.00001")
-        try:
-            # The broker tells only a connection that publishes: the first submit may find out at its deadline.
-            first = refusal(submit(client, **{"Idempotency-Key": "first"}))
-            assert first["code"] in {"outcome_unknown", "broker_blocked"}
-            assert refusal(submit(client, **{"Idempotency-Key": "second"}))["code"] == "broker_blocked"
+        with alarm(broker):
+            # The broker tells only a connection that publishes. The producer asks, so that no task has to find out.
+            eventually(lambda: "alarm" in client.get("/readyz").text, "it noticed by itself")
+            answer = submit(client, **{"Idempotency-Key": "refused"})
+            assert refusal(answer)["code"] == "broker_blocked"
+            assert int(answer.headers["retry-after"]) >= 1
+            batch = client.post(f"/v1/queues/{QUEUE}/tasks:batch", content=b'{"body": "x"}\n')
+            assert refusal(batch)["code"] == "broker_blocked"
             assert client.get(f"/v1/queues/{QUEUE}").json()["ready"] == 0
-            with producer_on(broker, tmp_path / "late", WARREN_SUBMIT_TIMEOUT="20s") as (_, late):
+            with producer_on(broker, tmp_path / "late") as (_, late):
                 # A producer that starts now finds out before it takes any task.
                 eventually(lambda: refusal(submit(late))["code"] == "broker_blocked", "it knows without a task")
-        finally:
-            broker.ctl("set_vm_memory_high_watermark", "0.6")
-        eventually(lambda: submit(client, **{"Idempotency-Key": "third"}).status_code == 202, "it recovers by itself")
-    found = ids(broker)
-    assert "third" in found
-    assert "second" not in found, "what was refused is not there"
-    assert found.count("first") <= 1
+        eventually(lambda: submit(client, **{"Idempotency-Key": "taken"}).status_code == 202, "it recovers by itself")
+    assert ids(broker) == ["taken"], "what was refused is not there"
+
+
+def test_an_alarm_under_load_is_answered_long_before_the_deadline(broker: Broker, tmp_path: Path) -> None:
+    """Of what was in flight when the broker stopped reading nobody can tell, and the answer says just that."""
+    with producer_on(broker, tmp_path, WARREN_SUBMIT_TIMEOUT="5m") as (producer, client):
+        producer.wait_until_ready()
+        told: dict[str, list[str]] = {"accepted": [], "outcome_unknown": [], "broker_blocked": []}
+        stop = threading.Event()
+
+        def keep_submitting(number: int) -> None:
+            for count in itertools.count():
+                task_id = f"{number}-{count}"
+                answer = submit(client, **{"Idempotency-Key": task_id})
+                told["accepted" if answer.status_code == 202 else refusal(answer)["code"]].append(task_id)
+                if stop.is_set():
+                    return
+
+        def lines() -> Iterator[bytes]:
+            for count in range(1_000_000):
+                if stop.is_set() and count % 100 == 0:
+                    return
+                yield b'{"body": "x", "id": "line-%d"}\n' % count
+
+        with ThreadPoolExecutor(5) as pool:
+            waiting = [pool.submit(keep_submitting, number) for number in range(4)]
+            batch = pool.submit(client.post, f"/v1/queues/{QUEUE}/tasks:batch", content=lines(), timeout=120)
+            eventually(lambda: len(told["accepted"]) > 100, "they submit")
+            with alarm(broker):
+                # With a deadline of minutes, only the alarm can have answered these.
+                eventually(lambda: told["broker_blocked"], "it noticed")
+                stop.set()
+                for future in waiting:
+                    future.result(timeout=60)
+                results = batch.result(timeout=60).json()["results"]
+        assert any(result.get("error", {}).get("code") == "broker_blocked" for result in results)
+        for result in results:
+            told[result["error"]["code"] if "error" in result else "accepted"].append(result["id"])
+            if result.get("error", {}).get("code") == "outcome_unknown":
+                assert "alarm" in result["error"]["message"], "told by the alarm, not by the loss of the connection"
+        eventually(lambda: submit(client, **{"Idempotency-Key": "after"}).status_code == 202, "it recovers by itself")
+        there = set(ids(broker)) - {"after"}
+    assert set(told["accepted"]) <= there <= {*told["accepted"], *told["outcome_unknown"]}
 
 
 def test_a_confirm_that_stays_out_ends_with_the_outcome_unknown_and_the_id(

@@ -83,12 +83,14 @@ class Broker(RuleBasedStateMachine):
         self.ambiguous: set[int] = set()
         self.told: dict[int, Outcome] = {}
         self.tags = 0
+        self.sizes: dict[int, int] = {}
 
     @rule(queue=st.sampled_from("qr"), id=st.sampled_from("abc"), size=st.integers(0, 9))
     def publish(self, queue: str, id: str, size: int) -> None:  # noqa: A002
         self.tags += 1
         assert self.confirms.add(Key(queue, id), size, self.tags) == self.tags
         self.open[self.tags] = Key(queue, id)
+        self.sizes[self.tags] = size
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
@@ -105,9 +107,10 @@ class Broker(RuleBasedStateMachine):
         tag = data.draw(st.sampled_from([*sorted(self.open), 0] if multiple else sorted(self.open)))
         settled = self.confirms.settle(tag, multiple=multiple, ack=ack)
         expected = [other for other in sorted(self.open) if other == tag or (multiple and (tag == 0 or other < tag))]
-        assert [ticket for ticket, _ in settled] == expected
-        for ticket, outcome in settled:
+        assert [ticket for ticket, _ in settled] == [ticket for ticket in expected if ticket not in self.told]
+        for ticket in expected:
             del self.open[ticket]
+        for ticket, outcome in settled:
             self._tell(ticket, outcome)
             if not ack:
                 assert outcome is Outcome.REFUSED
@@ -120,10 +123,17 @@ class Broker(RuleBasedStateMachine):
     @rule()
     def lose_the_channel(self) -> None:
         lost = self.confirms.lose()
-        assert lost == sorted(self.open)
+        assert lost == [ticket for ticket in sorted(self.open) if ticket not in self.told]
         for ticket in lost:
             self._tell(ticket, Outcome.UNKNOWN)
         self.open.clear()
+
+    @rule()
+    def give_up(self) -> None:
+        """Nobody waits any more, and the answers still come: they count, for the tags and for the room."""
+        for ticket in self.confirms.abandon():
+            self._tell(ticket, Outcome.STALLED)
+        assert set(self.open) <= set(self.told)
 
     def _tell(self, ticket: int, outcome: Outcome) -> None:
         assert ticket not in self.told, "a ticket came back twice"
@@ -132,8 +142,13 @@ class Broker(RuleBasedStateMachine):
     @invariant()
     def nothing_is_forgotten(self) -> None:
         assert len(self.confirms) == len(self.open)
-        assert len(self.told) + len(self.open) == self.tags
-        assert (self.confirms.size == 0) or self.open
+        assert len(self.told.keys() | self.open.keys()) == self.tags
+        assert self.confirms.published == self.tags
+        assert self.confirms.size == sum(self.sizes[tag] for tag in self.open)
+        for queue in "qr":
+            own = [self.sizes[tag] for tag, key in self.open.items() if key.queue == queue]
+            load = self.confirms.load(queue)
+            assert (load.count, load.size) == (len(own), sum(own))
 
 
 TestBroker = Broker.TestCase

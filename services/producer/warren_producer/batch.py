@@ -236,9 +236,14 @@ class Batch:
         elif outcome is Outcome.REFUSED:
             self._refuse(index, Cause.QUEUE_FULL, f"queue {self._queue!r} takes no more tasks: it is at its limit")
         else:
+            what = (
+                "a memory or disk alarm came into effect in the broker"
+                if outcome is Outcome.STALLED
+                else "the connection to the broker was lost"
+            )
             message = (
-                "the connection to the broker was lost before it confirmed the task: it may or may not be in queue "
-                f"{self._queue!r}; to make sure, send it again with this id"
+                f"{what} before it confirmed the task: it may or may not be in queue {self._queue!r}, now or later; to "
+                "make sure, send it again with this id"
             )
             self._refuse(index, Cause.OUTCOME_UNKNOWN, message)
         if self._pending == 0 and self._all_settled is not None and not self._all_settled.done():
@@ -317,7 +322,7 @@ class Batch:
             self._stop = Problem(0, Code.SHUTTING_DOWN, message, retry_after=1)
         if self._stop is None:
             try:
-                await self._publisher.wait_for_room(self._limits.timeout)
+                await self._publisher.wait_for_room(self._queue, self._limits.timeout)
             except NotAccepted as error:
                 # One wait like this is enough for a batch: the next would take as long.
                 code, retry_after = self._codes[error.cause]

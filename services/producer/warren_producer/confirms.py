@@ -23,6 +23,8 @@ class Outcome(Enum):
     """No queue has it: the broker answered with a nack, as a queue at its limit does."""
     UNKNOWN = "unknown"
     """Nobody can tell: the channel or connection went away before the answer, or a Return fits several messages."""
+    STALLED = "stalled"
+    """Nobody can tell yet: the broker stopped reading in an alarm, and takes the message or not once that is over."""
 
 
 class Key(NamedTuple):
@@ -33,23 +35,36 @@ class Key(NamedTuple):
 
 
 @dataclass(slots=True)
+class Load:
+    """Messages without an answer, and the bytes of their bodies together."""
+
+    count: int = 0
+    size: int = 0
+
+
+NOTHING = Load()
+
+
+@dataclass(slots=True)
 class _Entry(Generic[T]):
     key: Key
     size: int
-    ticket: T
+    ticket: T | None
     outcome: Outcome = Outcome.CONFIRMED
 
 
 class Confirms(Generic[T]):
     """The outstanding messages of one channel, each with a ticket of the caller's, in the order of publishing.
 
-    Every ticket comes back exactly once: from `settle` or from `lose`.
+    Every ticket comes back exactly once: from `settle`, `abandon` or `lose`.
     """
 
     def __init__(self) -> None:
         self._entries: dict[int, _Entry[T]] = {}
         self._last_tag = 0
         self._size = 0
+        self._loads: dict[str, Load] = {}
+        """By queue; none where nothing is outstanding."""
         self._by_key: dict[Key, set[int]] | None = None
         """Tags by key, from the first return until nothing is outstanding: most channels never see a return, and one
         that sees thousands, as of a batch into a missing queue, must not look through all for each."""
@@ -59,9 +74,18 @@ class Confirms(Generic[T]):
         return len(self._entries)
 
     @property
+    def published(self) -> int:
+        """Messages noted since the channel was opened."""
+        return self._last_tag
+
+    @property
     def size(self) -> int:
         """Bytes of their bodies together."""
         return self._size
+
+    def load(self, queue: str) -> Load:
+        """What of it all is for `queue`."""
+        return self._loads.get(queue, NOTHING)
 
     def add(self, key: Key, size: int, ticket: T) -> int:
         """Note a message that is published next on the channel; returns its delivery tag."""
@@ -70,6 +94,11 @@ class Confirms(Generic[T]):
         if self._by_key is not None:
             self._by_key.setdefault(key, set()).add(self._last_tag)
         self._size += size
+        load = self._loads.get(key.queue)
+        if load is None:
+            load = self._loads[key.queue] = Load()
+        load.count += 1
+        load.size += size
         return self._last_tag
 
     def returned(self, key: Key) -> None:
@@ -106,16 +135,32 @@ class Confirms(Generic[T]):
         settled = []
         for known in tags:
             entry = self._take(known)
-            settled.append((entry.ticket, entry.outcome if ack else Outcome.REFUSED))
+            if entry.ticket is not None:
+                settled.append((entry.ticket, entry.outcome if ack else Outcome.REFUSED))
         return settled
+
+    def abandon(self) -> list[T]:
+        """All tickets, oldest first: nobody waits for their answers any more, though these may still come."""
+        tickets = []
+        for entry in self._entries.values():
+            if entry.ticket is not None:
+                tickets.append(entry.ticket)
+                entry.ticket = None
+        return tickets
 
     def lose(self) -> list[T]:
         """The channel is gone: all tickets that will never be answered, oldest first. Their outcome is unknown."""
-        return [self._take(tag).ticket for tag in list(self._entries)]
+        taken = [self._take(tag) for tag in list(self._entries)]
+        return [entry.ticket for entry in taken if entry.ticket is not None]
 
     def _take(self, tag: int) -> _Entry[T]:
         entry = self._entries.pop(tag)
         self._size -= entry.size
+        load = self._loads[entry.key.queue]
+        load.count -= 1
+        load.size -= entry.size
+        if load.count == 0:
+            del self._loads[entry.key.queue]
         if self._by_key is not None:
             tags = self._by_key[entry.key]
             tags.discard(tag)

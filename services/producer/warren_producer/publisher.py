@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker
@@ -30,6 +30,20 @@ MAX_TASKS = 4000
 
 MAX_BYTES = 64 * 1024 * 1024
 """Bytes of task bodies that wait for their confirm at once: they may all lie in this process's memory."""
+
+QUEUE_SHARE = 0.5
+"""Of both limits, for one queue: a queue that confirms nothing, as one that has lost its majority, leaves room for
+submits to all others."""
+
+BATCH_SHARE = 0.5
+"""Of both limits, and of one queue's share of them, for batches: they wait where single submits are refused."""
+
+PROBE_INTERVAL = 1.0
+"""Seconds without a submit after which a probe looks whether the broker still takes tasks."""
+
+STALL_LIMIT = 1.0
+"""Seconds from the broker's word that it blocks until the submits in flight are answered. What it had read by then it
+confirms within milliseconds; what it had not, it reads when the alarm is over, if the connection lives that long."""
 
 PROBE_KEY = "warren.probe"
 """Routing key that no queue is bound to: work queues cannot have a name that starts with `warren.`."""
@@ -120,8 +134,8 @@ class Publisher:
     Args:
         parameters: of each connection attempt.
         outbox: sends events over the same connection, and is told of each confirmed task.
-        max_tasks: submits that may wait for their confirm at once.
-        max_bytes: bytes of their bodies together.
+        max_tasks: submits that may wait for their confirm at once; `QUEUE_SHARE` of them for one queue.
+        max_bytes: bytes of their bodies together, likewise.
     """
 
     def __init__(
@@ -140,7 +154,7 @@ class Publisher:
         self._blocked = False
         self._obstacle = NotAccepted(Cause.DISCONNECTED, "not connected to the broker yet: try again")
         self._ready_once = False
-        self._waiting_for_room: list[asyncio.Future[None]] = []
+        self._waiting_for_room: list[tuple[str, asyncio.Future[None]]] = []
 
     @property
     def ready_once(self) -> bool:
@@ -176,11 +190,16 @@ class Publisher:
         lane = self._lane
         if obstacle is not None or lane is None:
             raise obstacle or self._obstacle
-        if len(lane.confirms) >= self._max_tasks or lane.confirms.size + len(body) > self._max_bytes:
+        load = lane.confirms.load(queue)
+        full = len(lane.confirms) >= self._max_tasks or lane.confirms.size + len(body) > self._max_bytes
+        # A body of its own may be larger than a queue's share.
+        if load.count and not full:
+            full = load.count >= self._max_tasks * QUEUE_SHARE or load.size + len(body) > self._max_bytes * QUEUE_SHARE
+        if full:
             raise NotAccepted(
                 Cause.OVERLOADED,
-                f"{len(lane.confirms)} tasks of {lane.confirms.size} bytes wait for the broker's confirm already: "
-                "try again in a moment",
+                f"{len(lane.confirms)} tasks of {lane.confirms.size} bytes wait for the broker's confirm already, "
+                f"{load.count} of them for queue {queue!r}: try again in a moment",
             )
         waiter = _Waiter()
         try:
@@ -191,21 +210,22 @@ class Publisher:
         lane.confirms.add(Key(queue, properties.id), len(body), _Pending(queue, waiter))
         return waiter.answer
 
-    async def wait_for_room(self, limit: float) -> None:
-        """Wait until many tasks may be published at once: batches leave half of the limits to single submits.
+    async def wait_for_room(self, queue: str, limit: float) -> None:
+        """Wait until many tasks may be published at once: batches leave `BATCH_SHARE` of the limits to single submits.
 
         Returns at once where something else stands in the way, which `publish_many` tells of.
 
         Args:
+            queue: they go to.
             limit: seconds to wait.
 
         Raises:
             NotAccepted: there was no room in time.
         """
         deadline = asyncio.get_running_loop().time() + limit
-        while self._lane is not None and not self._has_room(self._lane.confirms):
+        while self._lane is not None and not self._blocked and not self._has_room(self._lane.confirms, queue):
             room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting_for_room.append(room)
+            self._waiting_for_room.append((queue, room))
             try:
                 async with asyncio.timeout_at(deadline):
                     await room
@@ -215,8 +235,7 @@ class Publisher:
                     f"the broker confirmed too few of the tasks that wait for it within {limit:g} s: try again",
                 ) from None
             finally:
-                if room in self._waiting_for_room:
-                    self._waiting_for_room.remove(room)
+                self._waiting_for_room.remove((queue, room))
 
     def publish_many(self, queue: str, messages: Sequence[Message]) -> None:
         """Publish tasks in one write, all or none; each ticket is settled once.
@@ -273,6 +292,12 @@ class Publisher:
                 raise NotAccepted(
                     Cause.QUEUE_FULL,
                     f"queue {queue!r} refused the task: it is full (at its maxLength); try again later",
+                )
+            case Outcome.STALLED:
+                raise NotAccepted(
+                    Cause.OUTCOME_UNKNOWN,
+                    "a memory or disk alarm came into effect in the broker before it confirmed the task: it may or may "
+                    f"not take it into queue {queue!r} once that is over",
                 )
             case Outcome.UNKNOWN:
                 raise NotAccepted(
@@ -338,8 +363,8 @@ class Publisher:
             ack = isinstance(method, pika.spec.Basic.Ack)
             for ticket, outcome in confirms.settle(method.delivery_tag, multiple=method.multiple, ack=ack):
                 self._settled(ticket, outcome)
-            if self._waiting_for_room and self._has_room(confirms):
-                self._tell_of_room()
+            if self._waiting_for_room:
+                self._tell_of_room(confirms)
 
         channel.raw.add_on_return_callback(on_return)
         try:
@@ -348,12 +373,27 @@ class Publisher:
             self._lane = _Lane(channel, confirms, {})
             self._ready_once = True
             log.info("ready to publish")
-            raise await channel.closed
+            await self._probe_when_idle(channel, confirms)
         finally:
             self._lane = None
             for ticket in confirms.lose():
                 self._settled(ticket, Outcome.UNKNOWN)
             self._tell_of_room()
+
+    async def _probe_when_idle(self, channel: Channel, confirms: Confirms[_Pending]) -> NoReturn:
+        """Publish a probe whenever there was no submit for a while, until the channel closes; then raise why.
+
+        A broker tells of an alarm only when it reads something published, and stops reading right there. Without this,
+        the first submit after a pause would meet the alarm, with its outcome unknown until the alarm is over.
+        """
+        while True:
+            published = confirms.published
+            await asyncio.wait([channel.closed], timeout=PROBE_INTERVAL)
+            if channel.closed.done():
+                raise channel.closed.result()
+            if confirms.published == published and not len(confirms) and not self._blocked and channel.is_open:
+                channel.raw.basic_publish(TASKS_EXCHANGE, PROBE_KEY, b"")
+                confirms.add(Key(PROBE_KEY, ""), 0, _Pending("", _Waiter()))
 
     async def _probe(self, channel: Channel, confirms: Confirms[_Pending]) -> None:
         """Publish a message that goes nowhere and wait for its confirm.
@@ -377,16 +417,29 @@ class Publisher:
         if outcome is Outcome.CONFIRMED and pending.queue:
             self._outbox.submitted(pending.queue)
 
-    def _has_room(self, confirms: Confirms[_Pending]) -> bool:
-        return len(confirms) < self._max_tasks // 2 and confirms.size < self._max_bytes // 2
+    def _has_room(self, confirms: Confirms[_Pending], queue: str) -> bool:
+        load = confirms.load(queue)
+        tasks, size = self._max_tasks * BATCH_SHARE, self._max_bytes * BATCH_SHARE
+        own = load.count < tasks * QUEUE_SHARE and load.size < size * QUEUE_SHARE
+        return own and len(confirms) < tasks and confirms.size < size
 
-    def _tell_of_room(self) -> None:
-        for room in self._waiting_for_room:
-            if not room.done():
+    def _tell_of_room(self, confirms: Confirms[_Pending] | None = None) -> None:
+        """Wake those that have room now; all of them, where something else stands in the way."""
+        for queue, room in self._waiting_for_room:
+            if not room.done() and (confirms is None or self._has_room(confirms, queue)):
                 room.set_result(None)
-        self._waiting_for_room.clear()
 
     def _on_blocked(self, blocked: bool) -> None:
         self._blocked = blocked
         self._outbox.blocked = blocked
         log.warning("the broker %s", "blocks publishing: a memory or disk alarm" if blocked else "takes tasks again")
+        if blocked:
+            self._tell_of_room()
+            asyncio.get_running_loop().call_later(STALL_LIMIT, self._give_up, self._lane)
+
+    def _give_up(self, lane: _Lane | None) -> None:
+        """Answer what was in flight when the broker stopped reading, unless it reads again."""
+        if lane is None or lane is not self._lane or not self._blocked:
+            return
+        for ticket in lane.confirms.abandon():
+            self._settled(ticket, Outcome.STALLED)
