@@ -151,7 +151,7 @@ def test_a_client_that_hangs_up_leaves_whole_lines_only(broker: Broker, producer
     with producer.connect() as connection:
         connection.sendall(head(work_queue) + lines({"body": "whole"}) + b'{"body": "half"}')
         eventually(lambda: broker.ready(work_queue) == 1, "the first line is published before the request ends")
-    eventually(lambda: "went away after 1 tasks" in producer.log.read_text(), "it noticed")
+    eventually(lambda: "broke off after 1 tasks" in producer.log.read_text(), "it noticed")
     assert [body for _, body in broker.drain(work_queue)] == [b"whole"]
 
 

@@ -256,6 +256,36 @@ def test_sigterm_answers_what_was_accepted_and_ends_with_zero(broker: Broker, pr
     assert len(ids(broker)) == 5
 
 
+def test_under_load_sigterm_leaves_no_task_without_its_answer(broker: Broker, tmp_path: Path) -> None:
+    """What is in the queue was answered with 202, and what was answered with 202 is in the queue."""
+    with producer_on(broker, tmp_path) as (producer, client):
+        producer.wait_until_ready()
+        accepted: list[str] = []
+        said: list[str] = []
+
+        def keep_submitting() -> None:
+            with producer.client() as own:
+                while True:
+                    try:
+                        answer = submit(own)
+                    except httpx.TransportError:
+                        return  # refused, or closed before the request was read: not accepted, as the end shows
+                    if answer.status_code == 202:
+                        accepted.append(answer.json()["id"])
+                        said.append(answer.headers.get("connection", ""))
+
+        with ThreadPoolExecutor(8) as pool:
+            waiting = [pool.submit(keep_submitting) for _ in range(8)]
+            eventually(lambda: len(accepted) > 200, "they submit")
+            producer.process.terminate()
+            eventually(lambda: client.get("/readyz").text == "shutting down\n", "readiness goes first", every=0.01)
+            for future in waiting:
+                future.result(timeout=60)
+        assert producer.process.wait(30) == 0
+    assert said.count("close") >= 8, "each client is told to go elsewhere"
+    assert sorted(map(str, ids(broker))) == sorted(accepted)
+
+
 def test_sigterm_does_not_wait_for_ever(broker: Broker, proxy: Proxy, tmp_path: Path) -> None:
     via = {"WARREN_BROKER_HOST": "127.0.0.1", "WARREN_BROKER_PORT": str(proxy.port), "WARREN_SUBMIT_TIMEOUT": "1s"}
     with producer_on(broker, tmp_path, **via) as (producer, _):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pika
 from chart import BrokerFiles, Values, broker_files
@@ -94,9 +95,9 @@ class Broker:
         with self.channel() as channel:
             return int(channel.queue_declare(queue, passive=True).method.message_count)
 
-    def drain(self, queue: str) -> list[tuple[pika.BasicProperties, bytes]]:
-        """All messages of `queue`, taken out."""
-        found: list[tuple[pika.BasicProperties, bytes]] = []
+    def drain(self, queue: str) -> list[tuple[Any, bytes]]:
+        """Properties and bodies of all messages of `queue`, taken out."""
+        found: list[tuple[Any, bytes]] = []
         with self.channel() as channel:
             for method, properties, body in channel.consume(queue, auto_ack=True, inactivity_timeout=0.5):
                 if method is None or properties is None or body is None:

@@ -136,7 +136,7 @@ async def test_the_description_fits_the_swagger_ui_and_names_every_error(client:
         "/metrics",
     }
     submit = description["paths"]["/v1/queues/{queue}/tasks"]["post"]
-    assert set(submit["responses"]) == {"202", "401", "403", "404", "408", "413", "422", "503"}
+    assert set(submit["responses"]) == {"202", "400", "401", "403", "404", "408", "413", "422", "503"}
     assert [parameter["name"] for parameter in submit["parameters"]].count("queue") == 1
     for path, item in description["paths"].items():
         for operation in item.values():

@@ -37,8 +37,9 @@ def check_queue_name(name: str) -> str:
         QueueNameError: the name is reserved, too long, empty or has other characters.
     """
     if not _QUEUE_NAME.fullmatch(name):
+        shown = name if len(name) <= 80 else f"{name[:80]}…"
         raise QueueNameError(
-            f"queue name {name!r} is not usable: write 1 to 200 letters, digits, '.', '_', ':' or '-', "
+            f"queue name {shown!r} is not usable: write 1 to 200 letters, digits, '.', '_', ':' or '-', "
             "starting with a letter or digit"
         )
     for prefix in RESERVED_PREFIXES:

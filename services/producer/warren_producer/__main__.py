@@ -28,6 +28,10 @@ from warren_producer.tokens import TokenFiles
 
 log = logging.getLogger("warren_producer")
 
+LINGER = 1.0
+"""Seconds from SIGTERM in which requests are still taken: readiness says no, and each answer is the last one on its
+connection. A connection that is closed as its next request arrives looks like a failure to its client."""
+
 BACKLOG = 2048
 """Connections that the kernel holds while the process is busy."""
 
@@ -119,7 +123,12 @@ async def serve(
     def stop() -> None:
         log.info("shutting down" if not services.draining else "shutting down at once")
         server.force_exit = services.draining
+        if services.draining:
+            server.should_exit = True
         services.draining = True
+        loop.call_later(LINGER, end)
+
+    def end() -> None:
         server.should_exit = True
 
     loop = asyncio.get_running_loop()

@@ -25,7 +25,7 @@ from warren_producer.batch import MAX_LINES, Batch, Limits
 from warren_producer.body import Body, Budget
 from warren_producer.docs import add_docs, to_openapi_3_0
 from warren_producer.errors import ApiError, Code
-from warren_producer.http import AccessLog
+from warren_producer.http import MAX_SHOWN, AccessLog
 from warren_producer.line import BODY, BODY_BASE64
 from warren_producer.metrics import Metrics
 from warren_producer.models import Accepted, BatchAccepted, BatchErrorBody, ErrorBody, Queue, QueueExplained, Queues
@@ -85,7 +85,7 @@ def create_app(services: Services) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.add_middleware(AccessLog)
+    app.add_middleware(AccessLog, draining=lambda: services.draining)
     _add_errors(app, services)
     _add_submit(app, services)
     _add_batch(app, services)
@@ -142,7 +142,7 @@ def _add_submit(app: FastAPI, services: Services) -> None:
             summary="Submit a task",
             tags=["tasks"],
             response_model=Accepted,
-            responses=_errors(401, 403, 404, 408, 413, 422, 503),
+            responses=_errors(400, 401, 403, 404, 408, 413, 422, 503),
             openapi_extra=_SUBMIT_REQUEST,
         )
     ]
@@ -193,7 +193,7 @@ def _add_batch(app: FastAPI, services: Services) -> None:
     path = "/v1/queues/{queue}/tasks:batch"
     app.router.routes.append(Route(path, submit_batch, methods=["POST"]))
     errors = _errors(400, 401, 403, 404, 408, 413, 422, 503)
-    for status in (404, 408, 413, 422, 503):
+    for status in (400, 404, 408, 413, 422, 503):
         errors[status]["model"] = BatchErrorBody
     app.state.described.append(
         APIRoute(
@@ -297,7 +297,7 @@ def _add_errors(app: FastAPI, services: Services) -> None:
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> Response:
-        path = request.url.path
+        path = request.scope["path"][:MAX_SHOWN]
         code = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED}.get(error.status_code, Code.BAD_REQUEST)
         message = {
             Code.NOT_FOUND: f"there is nothing at {path!r}: /docs shows what there is",
@@ -373,7 +373,7 @@ def _openapi(app: FastAPI) -> Any:
 
 
 _DESCRIPTIONS = {
-    400: "The client went away before its request was complete.",
+    400: "The request broke off before its end, or is no HTTP.",
     401: "No token, or one that is not known.",
     403: "The token may not do this.",
     404: "The queue does not exist.",

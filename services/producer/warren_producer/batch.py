@@ -171,7 +171,7 @@ class Batch:
             receive: the request's, of ASGI.
 
         Raises:
-            ApiError: the client went away (what it sent until then may be in the queue), or there was no line.
+            ApiError: there was no line.
         """
         try:
             await self._read(receive)
@@ -179,8 +179,7 @@ class Batch:
             self._end = error
         await self._settle_all()
         if self._end is not None and self._end.code is Code.BAD_REQUEST:
-            log.info("the client of a batch went away after %d tasks were accepted", self.accepted)
-            raise self._end
+            log.info("a batch broke off after %d tasks were accepted", self.accepted)
         if not self._ids:
             raise self._end or ApiError(
                 Code.INVALID, 'the batch has no line: write one object a line, such as {"body": "Hello..."}'
@@ -271,7 +270,12 @@ class Batch:
                 except TimeoutError:
                     continue
             if message["type"] == "http.disconnect":
-                raise ApiError(Code.BAD_REQUEST, "the client went away before its batch was complete", close=True)
+                raise ApiError(
+                    Code.BAD_REQUEST,
+                    "the request broke off before its end, or went on with what is no HTTP: the lines after the first "
+                    f"{len(self._ids)} were not read; send them again",
+                    close=True,
+                )
             more = message.get("more_body", False)
             found = self._lines.feed(message.get("body", b""))
             await self._take(found if more else found + self._lines.finish(), len(message.get("body", b"")))

@@ -78,7 +78,12 @@ class Body:
                 Code.BODY_TOO_SLOW, f"the body did not arrive within {timeout:g} s: send it faster", close=True
             ) from None
         except ClientDisconnect:
-            raise ApiError(Code.BAD_REQUEST, "the client went away before its body was complete", close=True) from None
+            raise ApiError(
+                Code.BAD_REQUEST,
+                "the request broke off before its end, or went on with what is no HTTP: nothing was accepted; send it "
+                "again as a whole",
+                close=True,
+            ) from None
 
     async def _read(self) -> bytes:
         chunks: list[bytes] = []

@@ -1,12 +1,15 @@
 """HTTP around the application: access log, common headers, and connections that end when they dawdle."""
 
 import asyncio
+import json
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 log = logging.getLogger("warren_producer.access")
 
@@ -21,6 +24,18 @@ MAX_UNREAD = 16 * 1024 * 1024
 """Bytes of a body that are dropped after an early answer. A client whose connection is cut while it sends sees that in
 place of the answer, so that it gets the chance to finish."""
 
+WRITE_LIMIT = 10.0
+"""Seconds in which a client has to read something of an answer that lies ready for it."""
+
+MAX_PIPELINED = 100
+"""Requests that a client may send ahead of the answers on one connection."""
+
+MAX_SHOWN = 200
+"""Characters of a path in the log; one may have as many as a request's head."""
+
+VERSIONS = frozenset({"1.0", "1.1"})
+BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 """Paths that are asked for all the time."""
 
@@ -29,10 +44,16 @@ class AccessLog:
     """One line for each answer: method, path, status, milliseconds. No header and no query, so that no token shows.
 
     Probes, and submits that went well, are logged at debug: thousands of them a second may come.
+
+    Args:
+        app: that answers.
+        draining: tells whether the program is about to end; then each answer is the last on its connection, so that its
+            client sends the next request elsewhere.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, draining: Callable[[], bool]) -> None:
         self._app = app
+        self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -47,6 +68,8 @@ class AccessLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-content-type-options", b"nosniff")]
+                if self._draining():
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
@@ -60,7 +83,7 @@ class AccessLog:
                     level,
                     "%s %r %d in %.1f ms for %s",
                     scope["method"],
-                    scope["path"],
+                    scope["path"][:MAX_SHOWN],
                     status,
                     (time.perf_counter() - started) * 1000,
                     client[0] if client else "-",
@@ -68,49 +91,160 @@ class AccessLog:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with limits on what is not part of a request in work.
+    """uvicorn's HTTP protocol, with limits on what is not part of a request in work, and answers that are true.
 
     uvicorn itself limits the silence between two requests, but stops that clock at the first byte of the next one, has
-    no limit for the first request of a connection, and collects headers without end.
+    no limit for the first request of a connection, collects headers, trailers and pipelined requests without end, and
+    waits for ever for a client that does not read. It answers 400 to bytes that are no HTTP also where a request before
+    them is in work, and the client takes that for this one's answer. And it drops a client that ends its own side once
+    its request is sent.
     """
 
     _clock: asyncio.TimerHandle | None = None
-    _unhandled = 0
-    """Bytes since the connection's start or the last answer that belong to no request in work."""
-    _allowed = MAX_HEAD
+    """For the next request's headers."""
+    _write_clock: asyncio.TimerHandle | None = None
+    """For the client to read what is written."""
+    _fruitless = 0
+    """Bytes since the last ones that any request gained from: the end of its headers, or a piece of its body."""
+    _gained = False
+    _unread = 0
+    """Bytes of a body that came after the answer."""
+    _deaf = False
+    """Nothing more is read: the connection ends with the answers to what came before."""
+    _headers_done = False
+    """Of the last request; what comes as a header after that is a trailer."""
+    _refusal = ""
+    """Why the request that begins cannot be taken."""
+    _broken: RequestResponseCycle | None = None
+    """The request whose body will never be complete."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock for the first request."""
         super().connection_made(transport)
+        self.flow = _Flow(transport, lambda: bool(self.pipeline))
         self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the clocks."""
         self._stop_clock()
+        self._stop_write_clock()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Stop the clock once a request is in work; end a connection that sends too much before it is."""
+        """Stop the clock once a request is in work; end a connection that sends too much in vain."""
+        if self._deaf:
+            return
+        self._gained = False
         super().data_received(data)
+        if self.transport.is_closing() or self._deaf:
+            return
         if self._in_work():
             self._stop_clock()
-            self._unhandled = 0
+        self._fruitless = 0 if self._gained else self._fruitless + len(data)
+        if self._fruitless > MAX_HEAD:
+            self.send_400_response(f"the headers of a request may have {MAX_HEAD} bytes: send less")
+        elif self._unread > MAX_UNREAD:
+            self.transport.close()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends nothing more; it gets the answers to what it sent before.
+
+        Returns:
+            whether the connection stays open for them.
+        """
+        self._deaf = True
+        if not self._in_work():
+            return False
+        if self.cycle.more_body:
+            self._break_off()
+        self.cycle.keep_alive = False
+        return True
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP: say so, but after the answers to the requests before it."""
+        self._deaf = True
+        if self._in_work():
+            self.cycle.keep_alive = False
+            if self.cycle.more_body:
+                self._break_off()
             return
-        self._unhandled += len(data)
-        if self._unhandled > self._allowed and not self.transport.is_closing():
-            self.send_400_response(f"The headers of a request may have {MAX_HEAD} bytes.")
+        body = json.dumps({"error": {"code": "bad_request", "message": self._refusal or msg}}).encode()
+        head = (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+        self._start_write_clock()
+
+    def on_headers_complete(self) -> None:
+        """A request has begun, if there is room for it."""
+        self._gained = True
+        self._headers_done = True
+        upgrade = self.parser.should_upgrade()
+        if self.parser.get_http_version() not in VERSIONS:
+            self._refusal = "this server speaks HTTP/1.1: send the version with the request"
+        elif upgrade and any(name in BODY_HEADERS for name, _ in self.headers):
+            # The parser takes what follows for another protocol, so that the body would be empty.
+            self._refusal = "this server knows no other protocol: leave the header Upgrade out"
+        elif len(self.pipeline) >= MAX_PIPELINED:
+            self._refusal = f"{MAX_PIPELINED} requests wait on this connection already"
+        if self._refusal:
+            raise ValueError(self._refusal)
+        super().on_headers_complete()
+        cycle = self.cycle
+        if upgrade:
+            cycle.keep_alive = False
+            self._deaf = True
+
+        async def receive() -> Any:
+            return {"type": "http.disconnect"} if cycle is self._broken else await type(cycle).receive(cycle)
+
+        cycle.receive = receive  # type: ignore[method-assign]
+
+    def on_message_begin(self) -> None:
+        """Headers follow."""
+        self._headers_done = False
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; what comes after the body is dropped, lest it looks as if it had come before."""
+        if not self._headers_done:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body."""
+        self._gained = True
+        if self.cycle.response_complete:
+            self._unread += len(body)
+        super().on_body(body)
 
     def on_response_complete(self) -> None:
         """Start the clock for the next request, and for the rest of a body that nobody wants."""
-        unread = self.cycle.more_body
         super().on_response_complete()
+        self._unread = 0
         if not self._in_work():
-            self._allowed = MAX_UNREAD if unread else MAX_HEAD
             self._start_clock()
+        if self.transport.get_write_buffer_size():
+            self._start_write_clock()
+
+    def pause_writing(self) -> None:
+        """The client reads slower than it is answered."""
+        super().pause_writing()
+        self._start_write_clock()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing came in time."""
+        super().timeout_keep_alive_handler()
+        self._start_write_clock()
 
     def _in_work(self) -> bool:
         cycle: Any = self.cycle  # None before the first request, whatever uvicorn's annotation says
         return cycle is not None and not cycle.response_complete
+
+    def _break_off(self) -> None:
+        self._broken = self.cycle
+        self.cycle.message_event.set()
 
     def _start_clock(self) -> None:
         self._stop_clock()
@@ -120,3 +254,35 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
+
+    def _start_write_clock(self) -> None:
+        if self._write_clock is None:
+            left = self.transport.get_write_buffer_size()
+            self._write_clock = self.loop.call_later(WRITE_LIMIT, self._look_at_writing, left)
+
+    def _stop_write_clock(self) -> None:
+        if self._write_clock is not None:
+            self._write_clock.cancel()
+            self._write_clock = None
+
+    def _look_at_writing(self, before: int) -> None:
+        """Drop a client that has read nothing since the last look."""
+        self._write_clock = None
+        left = self.transport.get_write_buffer_size()
+        if left >= before > 0:
+            self.transport.abort()
+        elif left:
+            self._start_write_clock()
+
+
+class _Flow(FlowControl):
+    """Reads nothing more from a client whose requests already wait for their turn."""
+
+    def __init__(self, transport: asyncio.Transport, crowded: Callable[[], bool]) -> None:
+        super().__init__(transport)
+        self._crowded = crowded
+
+    def resume_reading(self) -> None:
+        """Read on, if nothing waits."""
+        if not self._crowded():
+            super().resume_reading()

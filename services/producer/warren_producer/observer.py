@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 BINDINGS = ("queue.#", "worker.#")
 """Routing keys of the states. `#` and not `*`: queue names have dots."""
 
+CHANNELS = 8
+"""Questions for counts at once. A channel takes one at a time, and a question for a queue that is missing closes it."""
+
 MAX_EVENTS = 10_000
 """Messages in our event queue; the oldest are dropped."""
 
@@ -48,8 +51,10 @@ class Observer:
         self._board = board
         self._on_listening = on_listening
         self._connection: Connection | None = None
-        self._channel: Channel | None = None
-        self._turn = asyncio.Lock()
+        self._channels: list[Channel | None] = [None] * CHANNELS
+        self._free: asyncio.LifoQueue[int] = asyncio.LifoQueue()
+        for number in range(CHANNELS):
+            self._free.put_nowait(number)
         self._looks: dict[str, asyncio.Task[int | None]] = {}
 
     @property
@@ -76,12 +81,13 @@ class Observer:
         return await asyncio.shield(look)
 
     async def ready_of(self, queues: Iterable[str]) -> dict[str, int | None]:
-        """`ready` of several queues, one after the other on the one channel.
+        """`ready` of several queues, `CHANNELS` of them at once.
 
         Raises:
             BrokerUnavailable: the broker does not answer.
         """
-        return {queue: await self.ready(queue) for queue in queues}
+        names = list(queues)
+        return dict(zip(names, await asyncio.gather(*map(self.ready, names)), strict=True))
 
     def _looked(self, queue: str, done: asyncio.Task[int | None]) -> None:
         del self._looks[queue]
@@ -89,18 +95,21 @@ class Observer:
             done.exception()  # whoever waited has seen it; nobody may be left
 
     async def _look(self, queue: str) -> int | None:
-        async with self._turn:
+        number = await self._free.get()
+        try:
+            channel = self._channels[number]
             if self._connection is None:
                 raise BrokerUnavailable("the broker is not reachable")
-            if self._channel is None or not self._channel.is_open:
-                self._channel = await self._connection.channel()
-            try:
-                frame = await self._channel.call(self._channel.raw.queue_declare, queue, passive=True)
-            except ChannelClosed as error:
-                if error.reply_code == NOT_FOUND:
-                    return None
-                raise BrokerUnavailable(f"the broker does not tell about queue {queue!r}: {error}") from error
-            return int(frame.method.message_count)
+            if channel is None or not channel.is_open:
+                channel = self._channels[number] = await self._connection.channel()
+            frame = await channel.call(channel.raw.queue_declare, queue, passive=True)
+        except ChannelClosed as error:
+            if error.reply_code == NOT_FOUND:
+                return None
+            raise BrokerUnavailable(f"the broker does not tell about queue {queue!r}: {error}") from error
+        finally:
+            self._free.put_nowait(number)
+        return int(frame.method.message_count)
 
     async def _use(self, connection: Connection) -> None:
         self._connection = connection
@@ -108,7 +117,7 @@ class Observer:
             await self._listen(connection)
         finally:
             self._connection = None
-            self._channel = None
+            self._channels = [None] * CHANNELS
 
     async def _listen(self, connection: Connection) -> NoReturn:
         """Consume events; where the exchange is missing or the queue is taken away, try again."""
