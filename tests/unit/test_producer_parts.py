@@ -20,17 +20,32 @@ from warren_producer.tokens import Scope, TokenFiles, TokenSet, read_tokens
 LONG = "long-enough-to-be-a-token"
 
 
+def scopes(tokens: TokenSet, token: str, queue: str | None = None) -> set[Scope]:
+    return {scope for scope in Scope if any(grant.allows(scope, queue) for grant in tokens.grants(token))}
+
+
 def test_scopes_grant_what_the_design_says() -> None:
-    tokens = TokenSet.of({Scope.READ: ("r" * 16,), Scope.SUBMIT: ("s" * 16,), Scope.ADMIN: ("a" * 16,)})
-    assert tokens.scopes("r" * 16) == {Scope.READ}
-    assert tokens.scopes("s" * 16) == {Scope.SUBMIT, Scope.READ}
-    assert tokens.scopes("a" * 16) == set(Scope)
-    assert tokens.scopes("x" * 16) == set()
+    tokens = TokenSet.of([(Scope.READ, "r" * 16), (Scope.SUBMIT, "s" * 16), (Scope.ADMIN, "a" * 16)])
+    assert scopes(tokens, "r" * 16) == {Scope.READ}
+    assert scopes(tokens, "s" * 16) == {Scope.SUBMIT, Scope.READ}
+    assert scopes(tokens, "a" * 16) == set(Scope)
+    assert tokens.grants("x" * 16) == ()
+
+
+def test_a_token_may_be_for_some_queues_only(tmp_path: Path) -> None:
+    (tmp_path / "submit").write_text(f"{LONG} mail thumbnails\n")
+    (tmp_path / "read").write_text(f"{LONG}\t video\n")
+    tokens = read_tokens(tmp_path)
+    assert scopes(tokens, LONG, "mail") == scopes(tokens, LONG, "thumbnails") == {Scope.SUBMIT, Scope.READ}
+    assert scopes(tokens, LONG, "video") == {Scope.READ}
+    assert scopes(tokens, LONG, "other") == set()
+    assert scopes(tokens, LONG) == {Scope.SUBMIT, Scope.READ}
+    assert tokens.grants(f"{LONG} mail") == ()
 
 
 @given(st.text(max_size=40))
 def test_no_other_text_is_a_token(text: str) -> None:
-    granted = TokenSet.of({Scope.ADMIN: (LONG,)}).scopes(text)
+    granted = TokenSet.of([(Scope.ADMIN, LONG)]).grants(text)
     assert bool(granted) == (text == LONG)
 
 
@@ -38,8 +53,8 @@ def test_a_token_file_has_one_token_a_line(tmp_path: Path) -> None:
     (tmp_path / "read").write_text(f"{LONG}-1\n\n  {LONG}-2  \n")
     tokens = read_tokens(tmp_path)
     for number in "12":
-        assert tokens.scopes(f"{LONG}-{number}") == {Scope.READ}
-    assert not tokens.scopes("")
+        assert scopes(tokens, f"{LONG}-{number}") == {Scope.READ}
+    assert not tokens.grants("")
 
 
 def test_tokens_are_not_kept(tmp_path: Path) -> None:
@@ -47,12 +62,18 @@ def test_tokens_are_not_kept(tmp_path: Path) -> None:
     assert LONG not in repr(read_tokens(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["short", f"{LONG} and more", f"{LONG}\nü" + "x" * 20])
+@pytest.mark.parametrize("text", ["short", f"short {LONG}", f"{LONG}\nü" + "x" * 20, f"{LONG}\x01"])
 def test_an_unusable_token_is_named_by_its_line_and_not_shown(tmp_path: Path, text: str) -> None:
     (tmp_path / "submit").write_text(text)
     with pytest.raises(SettingError, match=r"line \d of .*submit is no usable token") as caught:
         read_tokens(tmp_path)
     assert LONG not in str(caught.value)
+
+
+def test_a_queue_that_no_token_can_be_for_is_named(tmp_path: Path) -> None:
+    (tmp_path / "submit").write_text(f"{LONG} mail amq.direct")
+    with pytest.raises(SettingError, match=r"line 1 of .*amq\.direct"):
+        read_tokens(tmp_path)
 
 
 def test_no_tokens_at_all_is_a_mistake(tmp_path: Path) -> None:
@@ -68,7 +89,7 @@ def test_a_broken_change_leaves_the_old_tokens_in_force(tmp_path: Path, monkeypa
     for text, works in (("no", True), (LONG + "-new", False)):
         (tmp_path / "read").write_text(text)
         clock += 2
-        assert bool(files.current().scopes(LONG)) is works
+        assert bool(files.current().grants(LONG)) is works
 
 
 def state(queue: str = "q", at: float = 100.0, workers: int = 1) -> QueueState:
@@ -140,7 +161,7 @@ def test_other_events_change_nothing() -> None:
 
 def test_settings_have_the_documented_defaults() -> None:
     settings = ProducerSettings.load({"HOSTNAME": "producer-1"})
-    assert settings == ProducerSettings(8080, Path("/etc/warren/tokens"), 1_048_576, 10.0, "producer-1")
+    assert settings == ProducerSettings(8080, Path("/etc/warren/tokens"), 1_048_576, {}, 10.0, "producer-1")
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,9 @@ def _from_secret(scope: Scope, cluster: Cluster) -> str:
         data = json.loads(done.stdout).get("data") or {}
         for key in (scope, "admin", "submit"):
             if data.get(key):
-                return _usable(base64.b64decode(data[key], validate=True).decode(), f"Secret {cluster.secret}")
+                # After a token may follow the queues that it is for.
+                words = base64.b64decode(data[key], validate=True).decode().split()
+                return _usable(words[0] if words else "", f"Secret {cluster.secret}")
     except (ValueError, AttributeError, binascii.Error) as error:
         raise WarrenError(f"Secret {cluster.secret} is not made as the chart makes it: {remedy}") from error
     raise WarrenError(f"Secret {cluster.secret} has no token to {scope} with: {remedy}")

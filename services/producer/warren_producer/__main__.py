@@ -103,6 +103,7 @@ async def serve(
         tokens=tokens,
         metrics=Metrics(lambda: publisher.in_flight, lambda: publisher.obstacle is None, lambda: observer.connected),
         max_body=settings.max_body,
+        queue_max_body=settings.queue_max_body,
         submit_timeout=settings.submit_timeout,
     )
     server = Server(

@@ -32,7 +32,7 @@ from warren_producer.models import Accepted, BatchAccepted, BatchErrorBody, Erro
 from warren_producer.observer import Observer
 from warren_producer.publisher import Cause, NotAccepted, Publisher
 from warren_producer.queues import Board
-from warren_producer.tokens import Scope, TokenFiles
+from warren_producer.tokens import Grant, Scope, TokenFiles
 
 READ_LIMIT = 5.0
 """Seconds to count the messages of all queues that a read asks for; 0.3 ms each is usual."""
@@ -58,6 +58,7 @@ class Services:
     Attributes:
         publisher, observer, board, tokens, metrics: the parts of this program.
         max_body: bytes in one task's body.
+        queue_max_body: the same for single queues, where it differs.
         submit_timeout: seconds for a confirm, and for a body to arrive.
         budget: of the bodies in memory.
         draining: the program is about to end.
@@ -70,8 +71,13 @@ class Services:
     metrics: Metrics
     max_body: int
     submit_timeout: float
+    queue_max_body: Mapping[str, int] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
     draining: bool = False
+
+    def body_limit(self, queue: str) -> int:
+        """Bytes in the body of a task for `queue`."""
+        return self.queue_max_body.get(queue, self.max_body)
 
 
 def create_app(services: Services) -> FastAPI:
@@ -109,8 +115,8 @@ def _add_submit(app: FastAPI, services: Services) -> None:
         `outcome_unknown`, the task may have been accepted: send it again with its id as Idempotency-Key, so that both
         copies carry the same id. The broker itself does not remove the second copy.
         """
-        _authorize(request, services.tokens, Scope.SUBMIT)
         queue = request.path_params["queue"]
+        _authorize(request, services.tokens, Scope.SUBMIT, queue)
         _check_queue(queue)
         try:
             properties = metadata.task_properties(request.headers.raw, time.time())
@@ -119,7 +125,7 @@ def _add_submit(app: FastAPI, services: Services) -> None:
         obstacle = services.publisher.obstacle
         if obstacle is not None:
             raise _as_api_error(obstacle, properties.id)
-        with Body(request, services.max_body, services.budget) as body:
+        with Body(request, services.body_limit(queue), services.budget) as body:
             payload = await body.read(services.submit_timeout)
             started = time.perf_counter()
             try:
@@ -163,15 +169,15 @@ def _add_batch(app: FastAPI, services: Services) -> None:
         A client that hangs up before the answer does not learn what was accepted; one that gives each line an `id` can
         send all of them again, so that both copies carry the same id. The broker does not remove the second copy.
         """
-        _authorize(request, services.tokens, Scope.SUBMIT)
         queue = request.path_params["queue"]
+        _authorize(request, services.tokens, Scope.SUBMIT, queue)
         _check_queue(queue)
         if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
             raise ApiError(Code.INVALID, "a batch is read as it comes: send it unencoded", field="Content-Encoding")
         obstacle = services.publisher.obstacle
         if obstacle is not None:
             raise _as_api_error(obstacle, "")
-        limits = Limits(services.max_body, services.submit_timeout)
+        limits = Limits(services.body_limit(queue), services.submit_timeout)
         with Batch(
             services.publisher,
             queue,
@@ -228,9 +234,13 @@ def _add_reads(app: FastAPI, services: Services) -> None:
         openapi_extra=_SECURED,
     )
     async def queues(request: Request) -> Queues:
-        """Every queue that the operator or a worker has told of, with the broker's count of this moment."""
-        _authorize(request, services.tokens, Scope.READ)
-        ready = await look(services.board.queues())
+        """Every queue that the operator or a worker has told of, with the broker's count of this moment.
+
+        A token that is for some queues sees these.
+        """
+        grants = _authorize(request, services.tokens, Scope.READ)
+        known = services.board.queues()
+        ready = await look([queue for queue in known if any(grant.allows(Scope.READ, queue) for grant in grants)])
         now = time.monotonic()
         return Queues(queues=[Queue.of(name, count, services.board.heard(name, now)) for name, count in ready.items()])
 
@@ -244,7 +254,7 @@ def _add_reads(app: FastAPI, services: Services) -> None:
     )
     async def one(request: Request, queue: str) -> QueueExplained:
         """One queue, with what explains its number of workers: also one that the operator does not know."""
-        _authorize(request, services.tokens, Scope.READ)
+        _authorize(request, services.tokens, Scope.READ, queue)
         _check_queue(queue)
         ready = (await look([queue]))[queue]
         heard = services.board.heard(queue, time.monotonic())
@@ -311,8 +321,8 @@ def _add_errors(app: FastAPI, services: Services) -> None:
         return answer(ApiError(Code.INTERNAL, "this is a bug in the producer; its log has the details"))
 
 
-def _authorize(request: Request, tokens: TokenFiles, scope: Scope) -> None:
-    """Raise unless the request carries a token that may do what `scope` says."""
+def _authorize(request: Request, tokens: TokenFiles, scope: Scope, queue: str | None = None) -> tuple[Grant, ...]:
+    """What the request's token may do; raise unless that is what `scope` says, with `queue` or with some queue."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not token.strip():
         raise ApiError(
@@ -320,19 +330,23 @@ def _authorize(request: Request, tokens: TokenFiles, scope: Scope) -> None:
             "no token: send the header 'Authorization: Bearer <token>'; Secret warren-tokens has the tokens",
             headers={"WWW-Authenticate": 'Bearer realm="warren"'},
         )
-    scopes = tokens.current().scopes(token.strip())
-    if not scopes:
+    grants = tokens.current().grants(token.strip())
+    if not grants:
         raise ApiError(
             Code.UNAUTHORIZED,
             "the token is not known: Secret warren-tokens has the tokens in force",
             headers={"WWW-Authenticate": 'Bearer realm="warren", error="invalid_token"'},
         )
-    if scope not in scopes:
+    if not any(grant.allows(scope, queue) for grant in grants):
+        message = f"this token may not {scope.value}: use one of scope {scope.value!r} or 'admin'"
+        if any(grant.allows(scope) for grant in grants):
+            message = f"this token may {scope.value} with other queues only: use one that is for this queue, or for all"
         raise ApiError(
             Code.FORBIDDEN,
-            f"this token may not {scope.value}: use one of scope {scope.value!r} or 'admin'",
+            message,
             headers={"WWW-Authenticate": f'Bearer realm="warren", error="insufficient_scope", scope="{scope.value}"'},
         )
+    return grants
 
 
 def _check_queue(queue: str) -> None:

@@ -299,7 +299,7 @@ class Batch:
                 if line.data is None:
                     raise LineError(
                         f"is longer than {line_limit(self._limits.max_body)} bytes: a task's body may have "
-                        f"{self._limits.max_body} (WARREN_MAX_BODY): store more elsewhere and send its address",
+                        f"{self._limits.max_body} in this queue: store more elsewhere and send its address",
                         too_large=True,
                     )
                 properties, body = parse_line(line.data, now, self._limits.max_body)

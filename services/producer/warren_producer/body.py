@@ -115,7 +115,7 @@ class Body:
     def _too_large(self, *, close: bool) -> ApiError:
         return ApiError(
             Code.BODY_TOO_LARGE,
-            f"a task's body may have {self._limit} bytes (WARREN_MAX_BODY): store more elsewhere and send its address",
+            f"a task's body may have {self._limit} bytes in this queue: store more elsewhere and send its address",
             close=close,
         )
 

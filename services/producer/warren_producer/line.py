@@ -120,7 +120,7 @@ def _body(said: Mapping[str, Any], max_body: int) -> bytes:
             raise LineError("is not base64 (RFC 4648, with padding, without line breaks)", BODY_BASE64) from None
     if len(body) > max_body:
         raise LineError(
-            f"a task's body may have {max_body} bytes (WARREN_MAX_BODY): store more elsewhere and send its address",
+            f"a task's body may have {max_body} bytes in this queue: store more elsewhere and send its address",
             field,
             too_large=True,
         )

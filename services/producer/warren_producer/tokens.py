@@ -4,12 +4,13 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 
+from warren_contract.names import QueueNameError, check_queue_name
 from warren_contract.settings import SettingError
 
 log = logging.getLogger(__name__)
@@ -40,27 +41,44 @@ GRANTS: Mapping[Scope, frozenset[Scope]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """What a line of a token file allows.
+
+    Attributes:
+        scopes: what may be done.
+        queues: with these queues only; None for all.
+    """
+
+    scopes: frozenset[Scope]
+    queues: frozenset[str] | None = None
+
+    def allows(self, scope: Scope, queue: str | None = None) -> bool:
+        """Whether it does, with `queue`, or with some queue."""
+        return scope in self.scopes and (queue is None or self.queues is None or queue in self.queues)
+
+
+@dataclass(frozen=True, slots=True)
 class TokenSet:
     """Digests of all tokens, with what each may do. The tokens themselves are not kept."""
 
-    digests: tuple[tuple[bytes, frozenset[Scope]], ...]
+    digests: tuple[tuple[bytes, Grant], ...]
 
     @classmethod
-    def of(cls, tokens: Mapping[Scope, tuple[str, ...]]) -> "TokenSet":
-        """From the tokens of each scope."""
-        return cls(tuple((_digest(token), GRANTS[scope]) for scope, several in tokens.items() for token in several))
+    def of(cls, lines: Iterable[tuple[Scope, str]]) -> "TokenSet":
+        """From the lines of the files: a token, and the queues it is for where these are not all."""
+        digests = []
+        for scope, line in lines:
+            token, *queues = line.split()
+            digests.append((_digest(token), Grant(GRANTS[scope], frozenset(queues) or None)))
+        return cls(tuple(digests))
 
-    def scopes(self, token: str) -> frozenset[Scope]:
-        """What `token` may do; nothing, if it is not known.
+    def grants(self, token: str) -> tuple[Grant, ...]:
+        """What `token` may do, by each line that has it; none, if it is not known.
 
         Takes the same time whichever token it is compared with, and wherever the first difference lies.
         """
         digest = _digest(token)
-        granted: frozenset[Scope] = frozenset()
-        for known, scopes in self.digests:
-            if hmac.compare_digest(known, digest):
-                granted |= scopes
-        return granted
+        return tuple(grant for known, grant in self.digests if hmac.compare_digest(known, digest))
 
 
 class TokenFiles:
@@ -108,10 +126,12 @@ class TokenFiles:
 def read_tokens(folder: Path) -> TokenSet:
     """Read the files `submit`, `read` and `admin`: one token a line, blank lines skipped. A missing file has no tokens.
 
+    After a token may follow the queues that it is for; without any, it is for all.
+
     Raises:
         SettingError: a file cannot be read, a token cannot be used, or there is none at all.
     """
-    tokens: dict[Scope, tuple[str, ...]] = {}
+    found: list[tuple[Scope, str]] = []
     for scope in Scope:
         path = folder / scope.value
         try:
@@ -120,19 +140,28 @@ def read_tokens(folder: Path) -> TokenSet:
             continue
         except (OSError, UnicodeDecodeError) as error:
             raise SettingError(f"cannot read the tokens in {path}: {error}") from error
-        lines = [line.strip() for line in text.splitlines()]
-        tokens[scope] = tuple(line for line in lines if line)
-        for number, line in enumerate(lines, 1):
-            if line and (len(line) < MIN_LENGTH or not line.isascii() or not line.isprintable() or " " in line):
-                raise SettingError(
-                    f"line {number} of {path} is no usable token: write at least {MIN_LENGTH} visible ASCII characters"
-                )
-    if not any(tokens.values()):
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                _check_line(line, f"line {number} of {path}")
+                found.append((scope, line))
+    if not found:
         raise SettingError(
             f"there are no tokens in {folder}: write at least one to a file submit, read or admin there "
             "(WARREN_TOKEN_DIR names the folder)"
         )
-    return TokenSet.of(tokens)
+    return TokenSet.of(found)
+
+
+def _check_line(line: str, where: str) -> None:
+    """Raise SettingError unless the line is a token and names of queues; the token is not shown."""
+    token, *queues = line.split()
+    if len(token) < MIN_LENGTH or not line.isascii() or not token.isprintable():
+        raise SettingError(f"{where} is no usable token: write at least {MIN_LENGTH} visible ASCII characters")
+    for queue in queues:
+        try:
+            check_queue_name(queue)
+        except QueueNameError as error:
+            raise SettingError(f"{where}: after the token come the queues it is for: {error}") from error
 
 
 def _digest(token: str) -> bytes:
