@@ -41,7 +41,11 @@ MAX_BODY = 10_000
 
 @pytest.fixture(scope="module")
 def producer_settings() -> dict[str, str]:
-    return {"WARREN_MAX_BODY": str(MAX_BODY), "WARREN_SUBMIT_TIMEOUT": "2s"}
+    return {
+        "WARREN_MAX_BODY": str(MAX_BODY),
+        "WARREN_QUEUE_MAX_BODY": f"limit-small=10,limit-large={2 * MAX_BODY}",
+        "WARREN_SUBMIT_TIMEOUT": "2s",
+    }
 
 
 def error(answer: httpx.Response, status: int) -> dict[str, Any]:
@@ -156,15 +160,90 @@ def test_without_a_token_nothing_is_shown_or_taken(broker: Broker, producer: Pro
     assert "no-such-token" not in producer.log.read_text()
 
 
-def test_each_token_may_do_what_its_scope_says(producer: Producer, work_queue: str) -> None:
-    for token, status in ((READ_TOKEN, 403), (SUBMIT_TOKEN, 202), (ADMIN_TOKEN, 202)):
-        with producer.client(token) as client:
-            answer = client.post(f"/v1/queues/{work_queue}/tasks", content=b"x")
-            assert answer.status_code == status
-            assert client.get(f"/v1/queues/{work_queue}").status_code == 200
-            if status == 403:
-                assert 'scope="submit"' in answer.headers["www-authenticate"]
-                assert "submit" in error(answer, 403)["message"]
+BOUND_TOKEN = "a-token-that-is-for-one-queue"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/v1/queues/{queue}/tasks", {"submit": 202, "read": 403, "admin": 202, "none": 401, "bound": 202}),
+        ("POST", "/v1/queues/{queue}/tasks:batch",
+         {"submit": 202, "read": 403, "admin": 202, "none": 401, "bound": 202}),
+        ("GET", "/v1/queues", {"submit": 200, "read": 200, "admin": 200, "none": 401, "bound": 200}),
+        ("GET", "/v1/queues/{queue}", {"submit": 200, "read": 200, "admin": 200, "none": 401, "bound": 200}),
+        ("GET", "/healthz", dict.fromkeys(("submit", "read", "admin", "none", "bound"), 200)),
+        ("GET", "/readyz", dict.fromkeys(("submit", "read", "admin", "none", "bound"), 200)),
+        ("GET", "/metrics", dict.fromkeys(("submit", "read", "admin", "none", "bound"), 200)),
+    ],
+)  # fmt: skip
+def test_each_token_may_do_what_its_scope_says_and_no_more(
+    broker: Broker, producer: Producer, work_queue: str, *, method: str, path: str, allowed: dict[str, int]
+) -> None:
+    tokens = {"submit": SUBMIT_TOKEN, "read": READ_TOKEN, "admin": ADMIN_TOKEN, "none": None, "bound": BOUND_TOKEN}
+    with bound_to(producer, work_queue):
+        for name, token in tokens.items():
+            with producer.client(token) as client:
+                answer = client.request(method, path.format(queue=work_queue), content=b'{"body": "x"}')
+                assert answer.status_code == allowed[name], (name, answer.text)
+                if answer.status_code == 403:
+                    assert 'scope="submit"' in answer.headers["www-authenticate"]
+                    assert "submit" in error(answer, 403)["message"]
+        assert broker.ready(work_queue) == list(allowed.values()).count(202)
+
+
+@contextlib.contextmanager
+def bound_to(producer: Producer, queue: str) -> Iterator[None]:
+    """A further token, for this queue only."""
+    file = producer.tokens / "submit"
+    file.write_text(f"{SUBMIT_TOKEN}\n{BOUND_TOKEN} {queue}\n")
+    try:
+        with producer.client(BOUND_TOKEN) as client:
+            eventually(lambda: client.get(f"/v1/queues/{queue}").status_code == 200, "the token is in force")
+        yield
+    finally:
+        file.write_text(SUBMIT_TOKEN + "\n")
+
+
+def test_a_token_for_one_queue_does_not_reach_another(broker: Broker, producer: Producer, work_queue: str) -> None:
+    other = f"{work_queue}-other"
+    state = QueueState(
+        queue=other, resource="warren/q", at=time.time(), ready=0, unacked=0, workers=0, busy=0, desired=0,
+        min_replicas=0, max_replicas=5, reason="because",
+    )  # fmt: skip
+    with broker.channel() as channel:
+        channel.basic_publish(EVENTS_EXCHANGE, state.routing_key, encode(state))
+
+    def shown(client: httpx.Client) -> set[str]:
+        return {queue["queue"] for queue in client.get("/v1/queues").json()["queues"]}
+
+    with bound_to(producer, work_queue), producer.client(BOUND_TOKEN) as bound, producer.client(READ_TOKEN) as all_of:
+        eventually(lambda: other in shown(all_of), "the event has arrived")
+        assert other not in shown(bound)
+        for answer in (
+            bound.get(f"/v1/queues/{other}"),
+            bound.post(f"/v1/queues/{other}/tasks", content=b"x"),
+            bound.post(f"/v1/queues/{other}/tasks:batch", content=b'{"body": "x"}'),
+        ):
+            assert "other queues only" in error(answer, 403)["message"]
+
+
+def test_a_queue_has_the_limit_that_is_set_for_it(broker: Broker, client: httpx.Client) -> None:
+    with broker.channel() as channel:
+        for queue in ("limit-small", "limit-large"):
+            declare_work_queue(channel, queue)
+    for queue, limit in (("limit-small", 10), ("limit-large", 2 * MAX_BODY)):
+        path = f"/v1/queues/{queue}/tasks"
+        assert client.post(path, content=b"x" * limit).status_code == 202
+        message = error(client.post(path, content=b"x" * (limit + 1)), 413)["message"]
+        assert f"may have {limit} bytes in this queue" in message
+        for size, status in ((limit, 202), (limit + 1, 413)):
+            line = json.dumps({"body": "x" * size})
+            assert client.post(f"{path}:batch", content=line).status_code == status
+        assert [len(body) for _, body in broker.drain(queue)] == [limit, limit]
+    with broker.channel() as channel:
+        for queue in ("limit-small", "limit-large"):
+            channel.queue_delete(queue)
+            channel.queue_delete(f"{queue}.dead")
 
 
 def test_rotated_tokens_come_into_force_without_a_restart(producer: Producer, work_queue: str) -> None:

@@ -282,18 +282,51 @@ def test_what_does_not_fit_together_is_usage_and_sends_nothing(
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [[], ["submit", "x", "--priority", "32"], ["submit", "x", "-q", "a b"], ["submit", "x", "--repeat", "0"],
-     ["submit", "x", "--expiration", "0s"], ["submit", "x", "-H", "nameless"], ["watch", "--interval", "fast"],
-     ["dance"]],
-)  # fmt: skip
-def test_a_wrong_command_line_is_code_2(
-    environ: dict[str, str], capsys: pytest.CaptureFixture[str], arguments: list[str]
+    ("arguments", "words"),
+    [
+        ([], "COMMAND"),
+        (["dance"], "invalid choice: 'dance'"),
+        (["submit", "x", "--priority", "32"], "argument --priority: write a whole number from 0 to 31"),
+        (["submit", "x", "--priority", "high"], "argument --priority: write a whole number from 0 to 31"),
+        (["submit", "x", "-q", "a b"], "argument -q/--queue: queue name 'a b' is not usable: write"),
+        (["submit", "x", "-q", "amq.direct"], "argument -q/--queue: queue name 'amq.direct' is reserved: choose"),
+        (["submit", "x", "--repeat", "0"], "argument --repeat: write a whole number from 1"),
+        (["submit", "x", "--expiration", "0s"], "argument --expiration: write a duration longer than zero"),
+        (["submit", "x", "--expiration", "soon"], "argument --expiration: "),
+        (["submit", "x", "-H", "nameless"], "argument -H/--header: 'nameless' is no header: write NAME=VALUE"),
+        (["submit", "x", "--retry-for", "long"], "argument --retry-for: "),
+        (["submit", "x", "--colour", "red"], "unrecognized arguments: --colour"),
+        (["watch", "--interval", "fast"], "argument --interval: "),
+        (["watch", "--interval", "0s"], "argument --interval: write a duration longer than zero"),
+        (["watch", "a b"], "argument queue: queue name 'a b' is not usable: write"),
+    ],
+)
+def test_a_wrong_command_line_is_code_2_and_one_sentence(
+    environ: dict[str, str], capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments, environ)
     assert caught.value.code == 2
-    assert "error" in capsys.readouterr().err
+    *_, last = capsys.readouterr().err.splitlines()
+    assert words in last
+
+
+@pytest.mark.parametrize(
+    ("setting", "code", "words"),
+    [
+        ({"WARREN_TOKEN": "two words"}, 2, "WARREN_TOKEN has no usable token: it must be one line"),
+        ({"WARREN_TOKEN": "ümlaut"}, 2, "WARREN_TOKEN has no usable token: it must be one line"),
+        ({"WARREN_URL": "nonsense"}, 1, "nonsense"),
+        ({"WARREN_URL": "ftp://x"}, 1, "ftp://x"),
+        ({"WARREN_URL": "http://x:port"}, 1, "http://x:port"),
+    ],
+)
+def test_a_wrong_environment_is_one_sentence(
+    environ: dict[str, str], capsys: pytest.CaptureFixture[str], setting: dict[str, str], code: int, words: str
+) -> None:
+    assert main(["queues"], environ | setting) == code
+    [line] = capsys.readouterr().err.splitlines()
+    assert words in line
 
 
 def test_a_refusal_is_code_1_with_its_reason_and_the_id_to_use_again(

@@ -165,19 +165,44 @@ def test_settings_have_the_documented_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "remedy"),
     [
-        ("WARREN_HTTP_PORT", "0"),
-        ("WARREN_MAX_BODY", "1MB"),
-        ("WARREN_MAX_BODY", "99999999"),
-        ("WARREN_SUBMIT_TIMEOUT", "10"),
-        ("WARREN_LOG_LEVEL", "chatty"),
-        ("WARREN_BROKER_PORT", "amqp"),
-        ("WARREN_TOKEN_DIR", "/nowhere/at/all"),
+        ("WARREN_HTTP_PORT", "0", "from 1 to 65535"),
+        ("WARREN_HTTP_PORT", "65536", "from 1 to 65535"),
+        ("WARREN_HTTP_PORT", "tcp://10.0.0.1:8080", "from 1 to 65535"),
+        ("WARREN_TOKEN_DIR", "/nowhere/at/all", "write at least one to a file"),
+        ("WARREN_MAX_BODY", "0", "from 1 to 16777216"),
+        ("WARREN_MAX_BODY", "1MB", "from 1 to 16777216"),
+        ("WARREN_MAX_BODY", "99999999", "from 1 to 16777216"),
+        ("WARREN_QUEUE_MAX_BODY", "4096", "write <queue>=<bytes>"),
+        ("WARREN_QUEUE_MAX_BODY", "mail=4096,", "write <queue>=<bytes>"),
+        ("WARREN_QUEUE_MAX_BODY", "mail=4k", "queue 'mail' is '4k': write a whole number"),
+        ("WARREN_QUEUE_MAX_BODY", "mail=99999999", "from 1 to 16777216"),
+        ("WARREN_QUEUE_MAX_BODY", "mail=1, mail=2", "write it once"),
+        ("WARREN_QUEUE_MAX_BODY", "amq.topic=1", "choose one that does not start with"),
+        ("WARREN_SUBMIT_TIMEOUT", "10", "such as"),
+        ("WARREN_SUBMIT_TIMEOUT", "0s", "longer than zero"),
+        ("WARREN_SUBMIT_TIMEOUT", "-1s", "such as"),
+        ("WARREN_LOG_LEVEL", "chatty", "debug, info, warning, error"),
+        ("WARREN_LOG_FORMAT", "xml", "text, json"),
+        ("WARREN_BROKER_HOST", "amqp://mq:5672", "host name or an address alone"),
+        ("WARREN_BROKER_HOST", "", "set WARREN_BROKER_HOST"),
+        ("WARREN_BROKER_PORT", "amqp", "from 1 to 65535"),
+        ("WARREN_BROKER_USERNAME", "", "set WARREN_BROKER_USERNAME"),
+        ("WARREN_BROKER_PASSWORD", "", "set WARREN_BROKER_PASSWORD"),
+        ("WARREN_BROKER_TLS", "yes", "true, false"),
+        ("WARREN_BROKER_CA_FILE", "/nowhere/ca.crt", "name the PEM file"),
+        ("WARREN_BROKER_CA_FILE", __file__, "no certificate in PEM form"),
     ],
 )
 def test_a_wrong_setting_ends_it_with_one_sentence_and_code_2(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, value: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    *,
+    name: str,
+    value: str,
+    remedy: str,
 ) -> None:
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
@@ -185,7 +210,7 @@ def test_a_wrong_setting_ends_it_with_one_sentence_and_code_2(
     (tmp_path / "read").write_text(LONG)
     for key in [key for key in os.environ if key.startswith("WARREN_")]:
         monkeypatch.delenv(key)
-    good = {"HOST": "mq", "USERNAME": "me", "PASSWORD": "x"}
+    good = {"HOST": "mq", "USERNAME": "me", "PASSWORD": "hunter2", "TLS": "true"}
     for key, text in {
         **{f"WARREN_BROKER_{key}": text for key, text in good.items()},
         "WARREN_TOKEN_DIR": str(tmp_path),
@@ -195,6 +220,13 @@ def test_a_wrong_setting_ends_it_with_one_sentence_and_code_2(
     assert program.main() == 2
     [line] = capsys.readouterr().err.splitlines()
     assert name in line
+    assert remedy in line
+    assert "hunter2" not in line
+
+
+def test_limits_of_queues_are_read() -> None:
+    settings = ProducerSettings.load({"WARREN_QUEUE_MAX_BODY": "a.b:c=1, video=16777216"})
+    assert settings.queue_max_body == {"a.b:c": 1, "video": 16_777_216}
 
 
 def test_a_port_that_is_taken_is_named() -> None:

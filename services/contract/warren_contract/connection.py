@@ -5,7 +5,7 @@ from typing import Any
 
 import pika
 
-from warren_contract.settings import BrokerSettings
+from warren_contract.settings import BrokerSettings, SettingError
 
 HEARTBEAT = 10
 """Seconds. The broker gives up on a peer after two silent intervals, so this decides how soon a task comes back whose
@@ -29,11 +29,18 @@ def connection_parameters(
         settings: broker and credentials.
         name: shown in the broker's list of connections, for example `producer-7d4f publish`.
         blocked_timeout: seconds that the broker may block the connection for; None for consumers, never blocked.
+
+    Raises:
+        SettingError: the authority's file cannot be used.
     """
     options: dict[str, Any] = {}
     if settings.tls:
         cafile = None if settings.ca_file is None else str(settings.ca_file)
-        options["ssl_options"] = pika.SSLOptions(ssl.create_default_context(cafile=cafile), settings.host)
+        try:
+            context = ssl.create_default_context(cafile=cafile)
+        except OSError as error:  # what ssl raises is one
+            raise SettingError(f"WARREN_BROKER_CA_FILE={cafile!r} has no certificate in PEM form: {error}") from error
+        options["ssl_options"] = pika.SSLOptions(context, settings.host)
     return pika.ConnectionParameters(
         host=settings.host,
         port=settings.port,

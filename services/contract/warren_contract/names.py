@@ -20,7 +20,10 @@ PRODUCER_QUEUE_PREFIX = "warren.producer."
 DEAD_SUFFIX = ".dead"
 RESERVED_PREFIXES = ("amq.", "warren.")
 
-_QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
+QUEUE_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}"
+"""Of a whole name; reserved ones match, too."""
+
+_QUEUE_NAME = re.compile(QUEUE_NAME_PATTERN)
 
 
 class QueueNameError(ValueError):

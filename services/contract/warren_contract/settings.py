@@ -131,8 +131,13 @@ class BrokerSettings:
         ca_file = read.text("CA_FILE", "", str)
         if not ca_file and folder is not None and (folder / "ca.crt").is_file():
             ca_file = str(folder / "ca.crt")
+        if tls and ca_file and not Path(ca_file).is_file():
+            raise SettingError(
+                f"WARREN_BROKER_CA_FILE={ca_file!r} is no file: name the PEM file of the authority that signed the "
+                "broker's certificate"
+            )
         return cls(
-            host=read.text("HOST", None, str),
+            host=read.text("HOST", None, _host),
             port=int(read.text("PORT", "5671" if tls else "5672", lambda text: str(whole_number(1, 65535)(text)))),
             vhost=read.text("VHOST", "/", str),
             username=read.text("USERNAME", None, str),
@@ -141,6 +146,12 @@ class BrokerSettings:
             ca_file=Path(ca_file) if ca_file else None,
             management_url=read.text("MANAGEMENT_URL", "", str).rstrip("/") or None,
         )
+
+
+def _host(text: str) -> str:
+    if "/" in text or any(character.isspace() for character in text):
+        raise ValueError("write a host name or an address alone, without scheme, port or path")
+    return text
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def main() -> int:
     try:
         configure_logging(os.environ)
         settings = ProducerSettings.load(os.environ)
-        BrokerSettings.load(os.environ)
+        connection_parameters(BrokerSettings.load(os.environ), settings.name)
         tokens = TokenFiles(settings.token_dir)
         listener = listen(settings.http_port)
     except SettingError as error:

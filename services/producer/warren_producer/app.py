@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from warren_contract.aio import BrokerUnavailable
 from warren_contract.ids import new_task_id
-from warren_contract.names import QueueNameError, check_queue_name
+from warren_contract.names import QUEUE_NAME_PATTERN, QueueNameError, check_queue_name
 from warren_contract.task import MAX_PRIORITY
 from warren_producer import metadata
 from warren_producer.batch import MAX_LINES, Batch, Limits
@@ -424,10 +424,18 @@ def _header(name: str, description: str, **schema: Any) -> dict[str, Any]:
 
 _SECURED: dict[str, Any] = {"security": [{"token": []}]}
 
+_QUEUE_PARAMETER: dict[str, Any] = {
+    "name": "queue",
+    "in": "path",
+    "required": True,
+    "description": "Its name does not start with `amq.` or `warren.` and does not end in `.dead`.",
+    "schema": {"type": "string", "title": "Queue", "pattern": f"^{QUEUE_NAME_PATTERN}$", "example": "task_queue"},
+}
+
 _SUBMIT_REQUEST: dict[str, Any] = {
     **_SECURED,
     "parameters": [
-        {"name": "queue", "in": "path", "required": True, "schema": {"type": "string", "title": "Queue"}},
+        _QUEUE_PARAMETER,
         _header(
             metadata.IDEMPOTENCY_KEY,
             "The task's id, for a caller that may have to send it again; a new UUIDv7 by default.",
@@ -469,7 +477,7 @@ _SHORT: dict[str, Any] = {"type": "string", "maxLength": metadata.MAX_SHORT}
 
 _BATCH_REQUEST: dict[str, Any] = {
     **_SECURED,
-    "parameters": [{"name": "queue", "in": "path", "required": True, "schema": {"type": "string", "title": "Queue"}}],
+    "parameters": [_QUEUE_PARAMETER],
     "requestBody": {
         "required": True,
         "description": (
