@@ -9,6 +9,11 @@ import yaml
 from chart import CHART, Manifest, find, identity, pod_spec, render, secret_text
 from chart_variants import EVERYTHING
 
+from warren_contract.aio import CLOSE_LIMIT
+from warren_contract.durations import parse_duration
+from warren_producer.__main__ import LINGER, graceful_limit
+from warren_producer.settings import ProducerSettings
+
 TOKEN_HOLDERS = {"Deployment/warren-operator", "Job/warren-crd-upgrade"}
 """The only pods that talk to Kubernetes."""
 
@@ -328,12 +333,35 @@ def templates(manifests: list[Manifest]) -> dict[str, Any]:
         ({"broker": {"extraConfig": "channel_max = 9"}}, {"StatefulSet/warren-rabbitmq"}),
         ({"producer": {"submitTimeout": "5s"}}, {"Deployment/warren-producer"}),
         ({"producer": {"service": {"port": 80}}}, set()),
+        ({"queues": {"task_queue": {"maxBodyBytes": 5}}}, {"Deployment/warren-producer"}),
     ],
 )
 def test_an_upgrade_rolls_only_what_it_concerns(change: dict[str, Any], rolled: set[str]) -> None:
     """A rollout interrupts nobody, but it costs."""
     before, after = templates(render()), templates(render(change))
     assert {name for name in before if before[name] != after[name]} == rolled
+
+
+def producer_pod(values: dict[str, Any]) -> dict[str, Any]:
+    pod = templates(render(values))["Deployment/warren-producer"]["spec"]
+    assert isinstance(pod, dict)
+    return pod
+
+
+def test_limits_of_queues_reach_the_producer_and_are_understood() -> None:
+    assert "WARREN_QUEUE_MAX_BODY" not in env(producer_pod({}))
+    found = env(
+        producer_pod({"queues": {"a.b:c": {"maxBodyBytes": 16_777_216}, "mail": {"maxBodyBytes": 1}, "other": {}}})
+    )
+    assert ProducerSettings.load(found).queue_max_body == {"a.b:c": 16_777_216, "mail": 1}
+
+
+@pytest.mark.parametrize("timeout", ["500ms", "1s", "10s", "2m"])
+def test_the_producer_has_the_time_to_answer_what_it_accepted(timeout: str) -> None:
+    pod = producer_pod({"producer": {"submitTimeout": timeout}})
+    [_, wait] = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    needs = int(wait) + LINGER + graceful_limit(parse_duration(timeout)) + 2 * CLOSE_LIMIT
+    assert pod["terminationGracePeriodSeconds"] >= needs
 
 
 def test_a_new_chart_version_alone_rolls_nothing() -> None:

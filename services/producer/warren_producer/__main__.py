@@ -59,6 +59,11 @@ def main() -> int:
     return asyncio.run(serve(settings, os.environ, tokens, listener))
 
 
+def graceful_limit(submit_timeout: float) -> int:
+    """Seconds to answer what was accepted: a submit of this moment has the time for its body and for its confirm."""
+    return math.ceil(2 * submit_timeout) + 1
+
+
 def listen(port: int) -> socket.socket:
     """A listening socket on every address, IPv6 and IPv4 where the machine has both.
 
@@ -116,8 +121,7 @@ async def serve(
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            # A submit that was accepted just now has the time for its body and the time for its confirm.
-            timeout_graceful_shutdown=math.ceil(2 * settings.submit_timeout) + 1,
+            timeout_graceful_shutdown=graceful_limit(settings.submit_timeout),
         )
     )
 

@@ -113,7 +113,7 @@ def _add_submit(app: FastAPI, services: Services) -> None:
 
         The answer 202 means that the broker has it safely on disk. A 503 says when to try again; where it says
         `outcome_unknown`, the task may have been accepted: send it again with its id as Idempotency-Key, so that both
-        copies carry the same id. The broker itself does not remove the second copy.
+        copies carry the same id. Nothing removes the second copy: the handler sees the id and can tell.
         """
         queue = request.path_params["queue"]
         _authorize(request, services.tokens, Scope.SUBMIT, queue)
@@ -438,7 +438,8 @@ _SUBMIT_REQUEST: dict[str, Any] = {
         _QUEUE_PARAMETER,
         _header(
             metadata.IDEMPOTENCY_KEY,
-            "The task's id, for a caller that may have to send it again; a new UUIDv7 by default.",
+            "The task's id, for a caller that may have to send it again; a new UUIDv7 by default. It does not remove "
+            "duplicates: sent twice, a task is in the queue twice under this id, by which its handler can tell.",
             pattern=r"^[\x21-\x7e]+$",
             minLength=1,
             maxLength=metadata.MAX_SHORT,
