@@ -41,6 +41,7 @@ EVENTS_RETRY = 5.0
 HEARD_KEYS = ("worker.#", "submitted.#", "resync")
 
 RESOURCE_LOCKED = 405
+REFUSED = 403
 PRECONDITION_FAILED = 406
 
 
@@ -118,7 +119,9 @@ class Broker:
             except ChannelClosed as error:
                 if error.reply_code == PRECONDITION_FAILED:
                     raise QueueMismatch(error.reply_text) from error
-                raise BrokerUnavailable(f"the broker refused {method}: {error.reply_text}") from error
+                rights = "; give the operator's user all rights in the virtual host"
+                advice = rights if error.reply_code == REFUSED else ""
+                raise BrokerUnavailable(f"the broker refused {method}: {error.reply_text}{advice}") from error
             self._declaring.append(channel)  # after an answer that did not come it is of no use any more
 
     async def _declaring_channel(self) -> Channel:

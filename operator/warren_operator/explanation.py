@@ -126,6 +126,7 @@ def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
         Limit.PENDING: f", no more: pods are pending for over {format_duration(PENDING_LIMIT)}",
         Limit.READY_TASKS: f", {count} stay while tasks are ready",
         Limit.UNCONFIRMED: f", {count} stay until that is certain",
+        Limit.UNCOUNTED: f", {count} stay while statistics are missing",
         Limit.ROLLOUT: f", {count} stay during the rollout",
         Limit.UNSETTLED: f", {count} stay while pods change",
         Limit.STARTING: f", {count} stay until all have started",

@@ -46,6 +46,12 @@ AUTOSCALER_CONFLICT = "AutoscalerConflict"
 BUDGET_UNKNOWN = "BudgetUnknown"
 CLUSTER_UNREADABLE = "ClusterUnreadable"
 
+TOLD_AFTER = 3
+"""Readings in a row that must have failed before it is told: a single slow answer is no news."""
+
+CLUSTER_ADVICE = "no worker is taken away until that is mended"
+BROKER_ADVICE = "the workers stay as they are: see that the broker runs, and that its address and password are right"
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:
@@ -128,6 +134,7 @@ class Looker:
         pause = self._too_early(entry, target, reading.counts)
         if pause is not None:
             return pause
+        entry.bare_since = _bare_since(entry, target, reading.counts)
         return self._glance(entry, spec, target, reading)
 
     def _glance(self, entry: Entry, spec: Spec, target: TargetState, reading: Reading) -> float:
@@ -220,6 +227,7 @@ class Looker:
                 now=now,
                 wall=time.time(),
                 listening_since=self._broker.listening_since,
+                bare_since=entry.bare_since,
             )
         )
 
@@ -232,12 +240,12 @@ class Looker:
             causes.append((AUTOSCALER_CONFLICT, _another_scales(autoscalers[0], target)))
         if spec.budget is not None and spec.budget.name not in self._wants.budgets:
             causes.append((BUDGET_UNKNOWN, _no_budget(spec.budget.name)))
-        causes.append((CLUSTER_UNREADABLE, self._workloads.problem))
+        causes.append((CLUSTER_UNREADABLE, self._workloads.problem and f"{self._workloads.problem}; {CLUSTER_ADVICE}"))
         if broker.problem:
-            causes.append(("BrokerUnavailable", f"{broker.problem}; the workers stay as they are"))
+            causes.append(("BrokerUnavailable", f"{broker.problem}; {BROKER_ADVICE}"))
         causes.append(("BrokerTooOld" if broker.too_old else "TopologyUnknown", topology.problem))
         causes += [(item.reason, item.message) for item in self._findings(entry) if item.reason != OVERRIDDEN]
-        if view.unknown:
+        if view.unknown and entry.memory.failures >= TOLD_AFTER:
             causes.append(("QueueUnavailable", f"{view.unknown}; the workers stay as they are"))
         return next((Problem(reason, text) for reason, text in causes if text), entry.trouble)
 
@@ -247,6 +255,14 @@ class Looker:
 
     def _findings(self, entry: Entry) -> tuple[Finding, ...]:
         return self._topology.findings(entry.item.queue)
+
+
+def _bare_since(entry: Entry, target: TargetState, counts: Counts | None) -> float | None:
+    if counts is None:
+        return entry.bare_since
+    if counts.ready or counts.consumers or not any(pod.ready for pod in target.pods):
+        return None
+    return counts.at if entry.bare_since is None else entry.bare_since
 
 
 def _another_scales(autoscaler: str, target: Key) -> str:

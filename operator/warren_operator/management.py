@@ -96,7 +96,10 @@ class Management:
                 content = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             text = str(error) or type(error).__name__
-            raise ManagementUnavailable(f"the broker's management API cannot be reached: {text}") from error
+            raise ManagementUnavailable(
+                f"the broker's management API cannot be reached: {text}; see that the plugin rabbitmq_management is on "
+                "and that management-url in the operator's Secret leads to it; until then no worker is taken away"
+            ) from error
         if answer.status == 404 and method == "DELETE":
             return {}
         if answer.status >= 400:

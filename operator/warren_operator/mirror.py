@@ -92,6 +92,8 @@ def advice(error: KubeError, kind: Kind) -> str:
     if error.gone:
         group = kind.api.removeprefix("apis/")
         return f"the API server does not know {kind.plural} of {group}: install the CustomResourceDefinition ({error})"
+    if not error.code:
+        return f"{error}; see that the API server runs and that the network lets the operator's pod reach it"
     return str(error)
 
 

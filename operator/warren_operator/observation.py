@@ -36,6 +36,8 @@ HALF_LIFE = 300.0
 LEAST_FINISHED = 5
 """Tasks that must have ended before a mean service time is told."""
 
+SEE_STATUS = "see `rabbitmq-queues quorum_status`"
+
 YOUNG = 10.0
 """Seconds. What a worker younger than this has done before its first report is news; what an older one has done is
 known to whoever listened before us."""
@@ -287,6 +289,8 @@ class Inputs:
         target: its Deployment.
         now: seconds of the loop's clock.
         wall: Unix time in seconds, for the ages of pods.
+        bare_since: since when readings have had neither tasks nor consumers although workers are ready; None while they
+            have.
         listening_since: since when workers' reports have been received, in seconds of the loop's clock; None while they
             are not.
     """
@@ -303,6 +307,7 @@ class Inputs:
     now: float
     wall: float
     listening_since: float | None
+    bare_since: float | None = None
 
 
 def observe(inputs: Inputs) -> View:
@@ -311,11 +316,11 @@ def observe(inputs: Inputs) -> View:
     if statistics is not None and inputs.now - statistics.at > STATISTICS_AGE:
         statistics = None
     counts, unknown = inputs.counts, inputs.unknown
-    if counts is not None and counts.suspect:
-        counts, unknown = None, "the queue's leader did not answer in time"
-    elif counts is not None and counts.ready == 0 and statistics is not None and not statistics.available:
-        counts, unknown = None, "the queue has no leader"
-    workers = tuple(_worker(pod, inputs, statistics) for pod in inputs.target.pods)
+    if counts is not None and counts.ready == 0:
+        unknown = _doubt(inputs, counts, statistics)
+        counts = None if unknown else counts
+    unheard = inputs.counts is not None and inputs.counts.consumers > _heard(inputs)
+    workers = tuple(_worker(pod, inputs, statistics, unheard=unheard) for pod in inputs.target.pods)
     backlog = None if counts is None else Backlog(counts.ready, _unacked(inputs, counts, statistics))
     running = sum(worker.phase is Phase.READY for worker in workers)
     wait = None
@@ -330,6 +335,7 @@ def observe(inputs: Inputs) -> View:
             workers=workers,
             rollout=inputs.target.rollout,
             settled=inputs.target.settled,
+            counted=statistics is not None,
             service_time=inputs.service_time,
             arrival_rate=_arrival_rate(inputs),
             ending=len(inputs.target.ending),
@@ -342,6 +348,22 @@ def observe(inputs: Inputs) -> View:
         failing=next((pod.failing for pod in inputs.target.pods if pod.failing), ""),
         estimated_wait=wait,
     )
+
+
+def _doubt(inputs: Inputs, counts: Counts, statistics: Statistics | None) -> str:
+    """Why a reading of zero is not to be believed; empty if it is.
+
+    A queue that has lost its leader reads as empty within a millisecond and without any consumer, and statistics know
+    of it some seconds later. Workers that are ready consume: where no consumer is seen, statistics from after that
+    moment have to say that the queue is up.
+    """
+    if counts.suspect:
+        return f"the queue's leader did not answer in time: if that stays, {SEE_STATUS}"
+    if statistics is not None and not statistics.available:
+        return f"the queue has no leader: start the broker's nodes that are down, or {SEE_STATUS}"
+    if inputs.bare_since is not None and (statistics is None or statistics.at <= inputs.bare_since):
+        return f"no consumer is seen though workers are ready, as if the leader had gone: if that stays, {SEE_STATUS}"
+    return ""
 
 
 def _arrival_rate(inputs: Inputs) -> float | None:
@@ -367,7 +389,13 @@ def _unacked(inputs: Inputs, counts: Counts, statistics: Statistics | None) -> i
     return max(reported, waiting_for, late)
 
 
-def _worker(pod: "Pod", inputs: Inputs, statistics: Statistics | None) -> Worker:
+def _heard(inputs: Inputs) -> int:
+    """Pods that have said that they take tasks."""
+    reports = inputs.reports
+    return sum(pod.name in reports and not reports[pod.name].state.draining for pod in inputs.target.pods)
+
+
+def _worker(pod: "Pod", inputs: Inputs, statistics: Statistics | None, *, unheard: bool) -> Worker:
     report = inputs.reports.get(pod.name)
     busy: bool | None = None
     idle_for = 0.0
@@ -391,4 +419,7 @@ def _worker(pod: "Pod", inputs: Inputs, statistics: Statistics | None) -> Worker
         phase = Phase.READY
     else:
         phase = Phase.STARTING if pod.running else Phase.PENDING
-    return Worker(pod.name, phase, busy, idle_for, silent, max(0.0, inputs.wall - pod.created))
+    age = max(0.0, inputs.wall - pod.created)
+    if phase is Phase.PENDING and unheard and age < SILENCE:
+        phase = Phase.STARTING  # it may be up and at work: Kubernetes tells that later than the broker has its consumer
+    return Worker(pod.name, phase, busy, idle_for, silent, age)

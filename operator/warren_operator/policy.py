@@ -158,6 +158,7 @@ class Observation:
         service_time: mean seconds of one task; None until known.
         arrival_rate: tasks a second that come in steadily, redeliveries included; None where unknown.
         ending: pods that are being deleted and still run.
+        counted: the broker's statistics are at hand. They alone know of tasks that no worker reports.
     """
 
     backlog: Backlog | None
@@ -168,6 +169,7 @@ class Observation:
     service_time: float | None = None
     arrival_rate: float | None = None
     ending: int = 0
+    counted: bool = True
 
 
 class Rule(StrEnum):
@@ -197,6 +199,7 @@ class Limit(StrEnum):
     PENDING = "workersPending"
     READY_TASKS = "tasksReady"
     UNCONFIRMED = "emptyUnconfirmed"
+    UNCOUNTED = "statisticsMissing"
     ROLLOUT = "rollout"
     UNSETTLED = "podsChanging"
     STARTING = "workersStarting"
@@ -420,10 +423,8 @@ def _down(seen: Observation, memory: Memory, wanted: int, bound: int, now: float
     if forced:
         chosen = _removable(seen, memory, now)[: max(0, forced - unborn)]
         return _Down(forced, Limit.NONE, tuple(worker.name for worker in chosen))
-    if seen.backlog is None or seen.backlog.ready:
-        return _Down(0, Limit.READY_TASKS)
-    if memory.zeros < ZERO_READINGS or now - memory.zero_since < ZERO_SPAN:
-        return _Down(0, Limit.UNCONFIRMED)
+    if doubt := _in_doubt(seen, memory, now):
+        return _Down(0, doubt)
     idle = [worker for worker in _removable(seen, memory, now) if not _kept(worker, memory, now)]
     chosen = idle[: max(0, surplus - unborn)]
     limit = Limit.NONE
@@ -435,6 +436,15 @@ def _down(seen: Observation, memory: Memory, wanted: int, bound: int, now: float
     if count == surplus:
         limit = Limit.NONE
     return _Down(count, limit if limit or count == surplus else Limit.BUSY, tuple(worker.name for worker in chosen))
+
+
+def _in_doubt(seen: Observation, memory: Memory, now: float) -> Limit:
+    """Why it is not certain that nothing waits, nor is in work but for what the workers report; NONE if it is."""
+    if seen.backlog is None or seen.backlog.ready:
+        return Limit.READY_TASKS
+    if memory.zeros < ZERO_READINGS or now - memory.zero_since < ZERO_SPAN:
+        return Limit.UNCONFIRMED
+    return Limit.NONE if seen.counted else Limit.UNCOUNTED
 
 
 _DELETION_ORDER = (Phase.PENDING, Phase.FAILING, Phase.STARTING, Phase.READY)

@@ -199,7 +199,13 @@ def _calm(situation: Situation) -> Situation:
     long_ago = situation.now - 3600.0
     return replace(
         situation.seeing(
-            backlog=Backlog(0, 0), replicas=allowed, workers=at_ease, rollout=False, settled=True, arrival_rate=0.0
+            backlog=Backlog(0, 0),
+            replicas=allowed,
+            workers=at_ease,
+            rollout=False,
+            settled=True,
+            counted=True,
+            arrival_rate=0.0,
         ),
         memory=Memory(zeros=ZERO_READINGS, zero_since=long_ago, quiet_since=long_ago, wanted=((situation.now, 0),)),
     )
@@ -210,6 +216,7 @@ def _obstacles(situation: Situation, calm: Situation, backlog: Backlog) -> Itera
     scaling, seen, memory = situation.scaling, situation.seen, situation.memory
     yield "the rollout is over", calm.seeing(rollout=seen.rollout)
     yield "the pods have settled", calm.seeing(settled=seen.settled)
+    yield "the broker's statistics can be read (see the condition Ready)", calm.seeing(counted=seen.counted)
     if backlog.ready:
         text = f"no task is ready ({backlog.ready} {_are(backlog.ready)})"
         yield text, calm.seeing(backlog=Backlog(backlog.ready, 0))

@@ -472,7 +472,8 @@ class Topology:
             self._full_at = float("-inf")
             if self._failures >= FAILURES or not self.compared:
                 self.problem = str(error)
-            log.warning("topology: %s", error)
+            if self._failures == 1:  # once; what comes after it until it is over is the same story
+                log.warning("topology: %s", error)
         else:
             self._failures, self.problem, self.compared = 0, "", True
 

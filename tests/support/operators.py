@@ -82,11 +82,14 @@ class LocalOperator:
         return None if found is None else float(found[1])
 
     def wait_until_it_serves(self) -> None:
-        """Wait until it knows both sides."""
-        eventually(
-            lambda: self.metric("broker_connected") == 1 and self.metric("topology_known") == 1,
-            f"the operator serves; log: {self.log}",
-        )
+        """Wait until it knows both sides, statistics included."""
+        before = self.management.accepted
+
+        def serves() -> bool:
+            known = self.metric("broker_connected") == self.metric("topology_known") == self.metric("synced") == 1
+            return known and self.management.accepted > before + 1
+
+        eventually(serves, f"the operator serves; log: {self.log}")
 
     def _running(self) -> "subprocess.Popen[bytes]":
         assert self._process is not None

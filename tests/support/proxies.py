@@ -12,6 +12,9 @@ class Proxy:
 
     Args:
         host, port: of the server.
+
+    Attributes:
+        accepted: connections so far.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -19,6 +22,8 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._speaks = threading.Event()
         self._speaks.set()
+        self.accepted = 0
+        self._refusing = False
         self._sockets: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -34,6 +39,15 @@ class Proxy:
     def release(self) -> None:
         """Let through what was kept back, and what comes."""
         self._speaks.set()
+
+    def refuse(self) -> None:
+        """End all connections, and each new one at once."""
+        self._refusing = True
+        self.cut()
+
+    def accept(self) -> None:
+        """Take connections again."""
+        self._refusing = False
 
     def cut(self) -> None:
         """End all connections without delivering what was kept back."""
@@ -55,7 +69,11 @@ class Proxy:
         while True:
             try:
                 client, _ = self._listener.accept()
+                if self._refusing:
+                    client.close()
+                    continue
                 server = socket.create_connection(self._server, timeout=10)
+                self.accepted += 1
             except OSError:
                 return
             server.settimeout(None)

@@ -132,6 +132,42 @@ def test_a_zero_without_a_leader_is_no_reading(counts: Counts, statistics: Stati
     assert bool(view.unknown) is not known
 
 
+@pytest.mark.parametrize(
+    ("statistics", "known"),
+    [
+        (None, False),
+        (stats(at=NOW - 3), False),  # listed before: the queue may have lost its leader since
+        (stats(at=NOW - 1), True),
+        (stats(at=NOW - 1, available=False), False),
+    ],
+)
+def test_a_zero_without_consumers_is_believed_once_statistics_say_so(
+    statistics: Statistics | None, known: bool
+) -> None:
+    """Workers that are ready consume; a queue that lost its leader reads as empty and without consumers at once."""
+    view = see(Counts(0, 0, NOW), (pod("a"),), (report("a"),), statistics=statistics, bare_since=NOW - 2)
+    assert (view.seen.backlog is not None) is known
+    assert bool(view.unknown) is not known
+
+
+def test_without_statistics_nobody_knows_what_silent_workers_do() -> None:
+    assert see(Counts(0, 1, NOW), (pod("a"),), statistics=stats()).seen.counted
+    assert not see(Counts(0, 1, NOW), (pod("a"),)).seen.counted
+    assert not see(Counts(0, 1, NOW), (pod("a"),), statistics=stats(at=NOW - 60)).seen.counted
+
+
+def test_a_pending_pod_may_be_at_work_while_there_is_a_consumer_that_nobody_has_heard_of() -> None:
+    """Its container has started and taken a task; Kubernetes and the worker itself tell so a moment later."""
+    new = pod("new", running=False, ready=False, ready_since=None, created=WALL - 2)
+    old = replace(new, name="old", created=WALL - 60)
+    phases = {worker.name: worker.phase for worker in see(Counts(0, 1, NOW), (new, old)).seen.workers}
+    assert phases == {"new": Phase.STARTING, "old": Phase.PENDING}
+    heard = see(Counts(0, 1, NOW), (new, pod("up")), (report("up"),))
+    assert heard.seen.workers[0].phase is Phase.PENDING
+    ending = see(Counts(0, 1, NOW), (new, pod("up")), (report("up", draining=True),))
+    assert ending.seen.workers[0].phase is Phase.STARTING
+
+
 def test_phases_of_pods() -> None:
     view = see(
         pods=(

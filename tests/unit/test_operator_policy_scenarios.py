@@ -57,11 +57,12 @@ class Story:
         after: float = 1.0,
         service: float | None = None,
         rate: float | None = None,
+        counted: bool = True,
     ) -> Decision:
         """One reading (ready, unacked), decided on and carried out."""
         self.now += after
         known = None if backlog is None else Backlog(*backlog)
-        seen = Observation(known, self.replicas, workers, rollout, settled, service, rate)
+        seen = Observation(known, self.replicas, workers, rollout, settled, service, rate, counted=counted)
         decision = decide(self.spec, seen, self.memory, self.now)
         self.replicas, self.memory = decision.replicas, decision.memory
         return decision
@@ -237,6 +238,16 @@ def test_no_scale_in_while_pods_and_replicas_disagree() -> None:
     story = Story(BURST, replicas=6)
     for _ in range(10):
         assert story.read((0, 0), fleet(6), settled=False).limit is Limit.UNSETTLED
+
+
+def test_no_scale_in_while_statistics_are_missing() -> None:
+    """Ready tasks are counted without them, so more workers may come; what is in work unreported is not."""
+    story = Story(BURST, replicas=6)
+    for _ in range(5):
+        decision = story.read((0, 0), fleet(6), counted=False)
+        assert (decision.replicas, decision.limit) == (6, Limit.UNCOUNTED) or decision.limit is Limit.UNCONFIRMED
+    assert story.read((500, 0), fleet(6), counted=False).replicas == 12
+    assert story.settle((0, 0), fleet(12)).replicas == 0
 
 
 def test_up_goes_on_during_a_rollout() -> None:
