@@ -185,7 +185,7 @@ class Checked(Warren):
                 listening_since=0.0,
             )
         )
-        assert replace(seen, workers=tuple(seen.workers)) == view.seen
+        assert replace(seen, workers=tuple(seen.workers)) == replace(view.seen, counted=True)
         self.looks += 1
         return seen
 
