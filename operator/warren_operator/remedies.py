@@ -99,7 +99,7 @@ def _more(situation: Situation, found: Decision, backlog: Backlog) -> Iterator[s
             if text:
                 texts.append(text)
                 changed = after
-        then = changed.decision().replicas
+        then = changed.decision().replicas if texts else 0
         if then > found.replicas:
             yield f"{' and '.join(texts)}: {_workers(then)} then."
             return

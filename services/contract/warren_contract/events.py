@@ -5,11 +5,10 @@ versions it does not know (`decode` returns None), so that parts of different re
 """
 
 import dataclasses
-import functools
 import json
 import types
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -214,9 +213,13 @@ _KINDS: Mapping[tuple[str, int], type[Event]] = types.MappingProxyType(
 
 def encode(event: Event) -> bytes:
     """The event as a message body."""
-    return json.dumps(
-        {"kind": event.kind, "version": event.version, **dataclasses.asdict(event)}, separators=(",", ":")
-    ).encode()
+    body = {"kind": event.kind, "version": event.version, **_plain(event)}
+    return json.dumps(body, default=_plain, separators=(",", ":")).encode()
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """A dataclass's fields; those of the dataclasses in it are left to `json`, which asks for them."""
+    return {name: getattr(value, name) for name, _, _ in _FIELDS[type(value)]}
 
 
 def decode(body: bytes) -> Event | None:
@@ -242,11 +245,15 @@ def decode(body: bytes) -> Event | None:
 D = TypeVar("D")
 
 
-@functools.cache
-def _fields(cls: Any) -> tuple[tuple[str, Any, bool], ...]:
+def _fields(cls: type[Any]) -> tuple[tuple[str, Any, bool], ...]:
     """Name, type and whether it must be there, for each field."""
     hints = typing.get_type_hints(cls)
     return tuple((item.name, hints[item.name], item.default is dataclasses.MISSING) for item in dataclasses.fields(cls))
+
+
+_FIELDS: Mapping[type[Any], tuple[tuple[str, Any, bool], ...]] = types.MappingProxyType(
+    {cls: _fields(cls) for cls in (RunningTask, PastDecision, WorkerState, TasksSubmitted, Resync, QueueState)}
+)
 
 
 def _build(cls: type[D], data: Mapping[str, Any]) -> D:
