@@ -191,10 +191,7 @@ def _calm(situation: Situation) -> Situation:
     """The same workers, as far as the bounds allow them, with nothing to do, nothing coming, and sure of it."""
     allowed = min(situation.seen.replicas, situation.scaling.ceiling)
     at_ease = tuple(
-        worker
-        if worker.phase in (Phase.PENDING, Phase.FAILING)
-        else replace(worker, phase=Phase.READY, busy=False, idle_for=math.inf)
-        for worker in situation.seen.workers[:allowed]
+        replace(worker, phase=Phase.READY, busy=False, idle_for=math.inf) for worker in situation.seen.workers[:allowed]
     )
     long_ago = situation.now - 3600.0
     return replace(

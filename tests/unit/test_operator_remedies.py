@@ -152,9 +152,13 @@ def check(line: str, at: Situation) -> None:
         found = re.fullmatch(r"(.+): (\d+) workers? then\.", line)
         assert found, line
         event(found[1].split(" to ")[0])
-        for part in re.split(r" and (?=Raise|Mend)", found[1]):
+        parts = re.split(r" and (?=Raise|Mend)", found[1])
+        for part in parts:
             at = done(part, at)
         assert replicas(at) == int(found[2])
+        if parts[-1].startswith("Raise behavior"):
+            assert at.scaling.max_step is not None
+            assert replicas(at.wanting(max_step=at.scaling.max_step - 1)) < int(found[2]), "a smaller step would do"
 
 
 @given(situations())

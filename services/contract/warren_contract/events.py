@@ -258,7 +258,7 @@ _FIELDS: Mapping[type[Any], tuple[tuple[str, Any, bool], ...]] = types.MappingPr
 
 def _build(cls: type[D], data: Mapping[str, Any]) -> D:
     values = {}
-    for name, hint, required in _fields(typing.cast("Hashable", cls)):
+    for name, hint, required in _FIELDS[cls]:
         if name in data:
             values[name] = _value(f"{cls.__name__}.{name}", hint, data[name])
         elif required:
