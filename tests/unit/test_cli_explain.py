@@ -63,6 +63,10 @@ def test_what_is_not_known_is_called_so() -> None:
     assert "none yet" in text
 
 
+def test_without_a_worker_nobody_can_say_how_long_it_takes() -> None:
+    assert "wait      until a worker has started: none runs" in said(status(workers=0))
+
+
 def test_a_rule_that_stands_in_says_so() -> None:
     assert "backlogPerWorker, until the service time is known, asks for 2" in said(status(rule="learning", asked=2))
 

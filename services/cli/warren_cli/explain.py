@@ -61,13 +61,14 @@ def explanation(status: QueueStatus, *, now: float, width: int | None = None) ->
 
 def _seen(status: QueueStatus) -> list[tuple[str, str]]:
     takes, arriving, wait = status.service_time, status.arrival_rate, status.estimated_wait
+    nobody = "until a worker has started: none runs" if status.workers == 0 else "not known yet"
     waiting = f"{number(status.ready)} ready, {number(status.unacked)} in work"
     return [
         ("tasks", f"{waiting}, {number(status.delayed)} waiting for a retry, {number(status.dead)} dead"),
         ("workers", f"{number(status.workers)}: {number(status.busy)} busy, {number(status.idle)} idle"),
         ("one task", "not known yet" if takes is None else f"{seconds(takes)} of work"),
         ("arriving", "not known yet" if arriving is None else f"{arriving:.3g}/s"),
-        ("wait", "not known yet" if wait is None else f"{seconds(wait)} until a task submitted now starts"),
+        ("wait", nobody if wait is None else f"{seconds(wait)} until a task submitted now starts"),
     ]
 
 
