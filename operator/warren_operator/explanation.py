@@ -9,6 +9,7 @@ from functools import cached_property
 from warren_contract.durations import format_duration
 from warren_operator.observation import View
 from warren_operator.policy import (
+    IDLE_FOR,
     PENDING_LIMIT,
     USUAL_BACKLOG_PER_WORKER,
     Decision,
@@ -107,7 +108,9 @@ def _demand(decision: Decision, view: View, scaling: Scaling) -> str:
 def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
     pods = view.seen.workers
     count = decision.replicas
+    stay = "stays" if count == 1 else "stay"
     busy = sum(worker.busy is True for worker in pods)
+    doing = f"{busy} busy" if busy else f"not heard to be idle for {format_duration(IDLE_FOR)}"
     failing = sum(worker.phase is Phase.FAILING for worker in pods)
     scheduled = f" by schedule until {scaling.scheduled}" if scaling.scheduled else ""
     texts = {
@@ -116,21 +119,21 @@ def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
         Limit.MIN_REPLICAS: f", minReplicas is {scaling.min_replicas}{scheduled}",
         Limit.BUDGET: f", the shared budget has {scaling.budget} for it",
         Limit.MAX_STEP: f", at most {scaling.max_step} start at once",
-        Limit.STABILIZATION: f", {count} stay for {format_duration(scaling.stabilization)}",
-        Limit.FLOOR: f", {count} stay: as many are busy with {rate(view.seen.arrival_rate)} arriving",
-        Limit.PAUSED: f", {count} stay: paused",
+        Limit.STABILIZATION: f", {count} {stay} for {format_duration(scaling.stabilization)}",
+        Limit.FLOOR: f", {count} {stay}: as many are busy with {rate(view.seen.arrival_rate)} arriving",
+        Limit.PAUSED: f", {count} {stay}: paused",
         Limit.SUSPENDED: ", none: suspended",
-        Limit.UNKNOWN: f", {count} stay",
+        Limit.UNKNOWN: f", {count} {stay}",
         Limit.FALLBACK: f", {count} as fallback",
         Limit.FAILING: f", no more: {failing} cannot start ({view.failing})",
         Limit.PENDING: f", no more: pods are pending for over {format_duration(PENDING_LIMIT)}",
-        Limit.READY_TASKS: f", {count} stay while tasks are ready",
-        Limit.UNCONFIRMED: f", {count} stay until that is certain",
-        Limit.UNCOUNTED: f", {count} stay while statistics are missing",
-        Limit.ROLLOUT: f", {count} stay during the rollout",
-        Limit.UNSETTLED: f", {count} stay while pods change",
-        Limit.STARTING: f", {count} stay until all have started",
-        Limit.BUSY: f", {count} stay: {busy} busy" if busy else f", {count} stay: not heard to be idle for a second",
+        Limit.READY_TASKS: f", {count} {stay} while tasks are ready",
+        Limit.UNCONFIRMED: f", {count} {stay} until that is certain",
+        Limit.UNCOUNTED: f", {count} {stay} while statistics are missing",
+        Limit.ROLLOUT: f", {count} {stay} during the rollout",
+        Limit.UNSETTLED: f", {count} {stay} while pods change",
+        Limit.STARTING: f", {count} {stay} until all have started",
+        Limit.BUSY: f", {count} {stay}: {doing}",
     }
     return texts[decision.limit]
 

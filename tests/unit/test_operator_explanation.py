@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,6 +109,12 @@ def test_every_limit_has_its_words_and_its_advice(limit: Limit) -> None:
     limited = rows["ScalingLimited"]
     assert (limited.status.value == "True") is (limit is not Limit.NONE)
     assert limited.message.count(". ") >= (limit is not Limit.NONE)
+
+
+@pytest.mark.parametrize("limit", [limit for limit in Limit if limit is not Limit.NONE])
+def test_the_documentation_knows_every_limit(limit: Limit) -> None:
+    document = Path(__file__).parent.parent.parent / "docs" / "scaling.md"
+    assert f"`{limit.value}`" in document.read_text()
 
 
 def test_an_unknown_backlog_says_why() -> None:

@@ -65,6 +65,7 @@ def situations(draw: st.DrawFn) -> Situation:
         workers=fleet,
         rollout=draw(st.sampled_from([False] * 5 + [True])),
         settled=draw(st.sampled_from([True] * 5 + [False])),
+        counted=draw(st.sampled_from([True] * 5 + [False])),
         service_time=draw(st.none() | st.floats(0.1, 10)),
         arrival_rate=draw(st.none() | st.floats(0, 5)),
     )
