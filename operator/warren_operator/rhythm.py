@@ -1,6 +1,6 @@
 """How often a queue is looked at. Hints come on top of this: they have it looked at once."""
 
-from warren_operator.policy import Decision, Observation
+from warren_operator.policy import IDLE_FOR, Decision, Observation
 
 BUSY_EVERY = 0.25
 """Seconds between two readings of a queue that has tasks or workers."""
@@ -12,6 +12,9 @@ IDLE_EVERY = 0.75
 """Seconds between two readings of a queue that has neither, or that cannot be read. A producer's word that tasks have
 come makes a look at once; for tasks of other clients this is what the reaction depends on."""
 
+JUST_AFTER = 0.005
+"""Seconds by which a look that waits for something comes after it."""
+
 ACTING_EVERY = 0.05
 """Seconds until a queue is looked at again whose replicas are just being changed."""
 
@@ -20,7 +23,11 @@ def next_look(seen: Observation, decision: Decision, *, enforced: bool = True) -
     """Seconds from a decision, that is carried out or not, until the queue is due again."""
     if decision.replicas > seen.replicas and enforced:
         return GROWING_EVERY
-    return BUSY_EVERY if _is_active(seen, decision) else IDLE_EVERY
+    if not _is_active(seen, decision):
+        return IDLE_EVERY
+    # A worker that has just become idle is looked at again when it counts as idle.
+    young = (IDLE_FOR - worker.idle_for for worker in seen.workers if worker.busy is False)
+    return min((left + JUST_AFTER for left in young if 0 < left < BUSY_EVERY), default=BUSY_EVERY)
 
 
 def _is_active(seen: Observation, decision: Decision) -> bool:

@@ -96,7 +96,7 @@ def on_the_cluster(options: Options, kube: Kube) -> list[Result]:
             "burst": lambda made: works.burst(made, options.repeats, start),
             "mixed": lambda made: works.mixed(made, 1, start),
             "steady": lambda made: works.steady(made, options.duration),
-            "reaction": lambda made: works.reaction(made, options.tries),
+            "reaction": lambda made: works.reaction(made, options.tries, start),
         }
         return [Result((start,)), *(play[name](made) for name in options.works if name in play)]
 

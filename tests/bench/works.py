@@ -1,10 +1,12 @@
 """The works on the cluster: each is played some times, and its figures stand beside what they should not exceed."""
 
+import os
 import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import loads
 from bed import BURST, MIXED, SINGLE, STEADY, Bed, Queue, play, submit
@@ -21,8 +23,14 @@ STARTS = 3
 TRIES = 20
 """Reactions that are measured."""
 
+TRIED = 2
+"""Seconds of work in the task of each: long enough for its worker to report it."""
+
 PAUSE = 1.0
 """Seconds at most, at random, before a reaction is tried: whoever looks at fixed times is not met at a fixed moment."""
+
+LOOK = 2.0
+"""Seconds of looking at what else the machine does."""
 
 REACTION_LIMIT = 900.0
 """Seconds for a scaler to take notice."""
@@ -50,12 +58,25 @@ def played(bed: Bed, title: str, queue: Queue, load: loads.Load, repeats: int) -
     """Play a load some times."""
     runs = []
     for number in range(repeats):
-        say(f"{title}, {number + 1} of {repeats} ...")
+        say(f"{title}, {number + 1} of {repeats}; {busy_cores():.1f} cores are busy before it begins ...")
         run = play(bed.release, queue, load)
         where = ", ".join(f"{name} {seconds:.1f}" for name, seconds in asdict(spent(run)).items())
         say(f"  done after {run.done:.1f} s, zero {run.zero:.1f} s later; {run.pod_seconds:.1f} pod-seconds: {where}")
         runs.append(run)
     return runs
+
+
+def busy_cores() -> float:
+    """Cores that other things keep busy right now: unless that is next to none, the figures mean little."""
+
+    def read() -> tuple[int, int]:
+        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(fields) - fields[3] - fields[4], sum(fields)  # without idle and waiting for disks, see proc(5)
+
+    busy, whole = read()
+    time.sleep(LOOK)
+    later, all_of_it = read()
+    return (later - busy) / max(1, all_of_it - whole) * (os.cpu_count() or 1)
 
 
 def of(runs: Sequence[Recording], pick: Callable[[Recording], float]) -> tuple[float, ...]:
@@ -91,7 +112,12 @@ def burst(bed: Bed, repeats: int, start: Figure) -> Result:
             Figure("burst: time to the end ÷ ideal", of(runs, lambda run: run.done / load.ideal), floor=1.4),
             Figure("burst: pod-seconds ÷ seconds of work", of(runs, lambda run: run.pod_seconds / run.work), floor=1.4),
             reaction,
-            Figure("burst: first confirm → first task", of(runs, lambda run: run.first_start), floor=soon, unit="s"),
+            Figure(
+                "burst: first confirm → first task (floor: reaction + 1.1 pod starts)",
+                of(runs, lambda run: run.first_start),
+                floor=soon,
+                unit="s",
+            ),
             Figure("burst: median wait", of(runs, lambda run: percentile(run.waits, 0.5)), unit="s"),
             Figure("burst: last task → no worker", of(runs, lambda run: run.zero), floor=30, unit="s"),
             Figure("burst: tasks delivered twice", of(runs, lambda run: run.twice), floor=0),
@@ -143,9 +169,11 @@ def steady(bed: Bed, duration: float) -> Result:
     )
 
 
-def reaction(bed: Bed, tries: int) -> Result:
-    """One task at a time from zero: how soon the Deployment is asked for a worker."""
-    chance, took = random.Random(1), []
+def reaction(bed: Bed, tries: int, start: Figure) -> Result:
+    """One task at a time from zero: how soon the Deployment is asked for a worker, and how soon the task begins."""
+    chance = random.Random(1)
+    took: list[float] = []
+    confirms: dict[str, float] = {}
     selector = f"warren.dev/queue={BURST.dns_name}"
     with recording(bed.release, BURST.name, BURST.dns_name) as recorder:
         changes = recorder.deployments.replicas
@@ -159,14 +187,25 @@ def reaction(bed: Bed, tries: int) -> Result:
             )
             time.sleep(chance.uniform(0.0, PAUSE))
             before = len(changes)
-            bed.release.submit("", BURST.name)
-            confirmed = time.time()
+            task = bed.release.submit("." * TRIED, BURST.name)
+            confirmed = confirms[task] = time.time()
             eventually(lambda: len(changes) > before, "a worker is asked for", limit=REACTION_LIMIT)  # noqa: B023  used at once
             # The patch may be there before the answer has come all the way back to us.
             took.append(max(0.0, round(changes[before][0] - confirmed, 3)))
+            eventually(
+                lambda: task in {item.task for item in set(recorder.tap.deliveries)},  # noqa: B023  used at once
+                "the task has begun",
+                limit=REACTION_LIMIT,
+            )
+        starts = {item.task: item.since for item in recorder.tap.deliveries}
+    firsts = tuple(round(starts[task] - confirmed, 3) for task, confirmed in confirms.items())
+    soon = round(percentile(took, 0.5) + 1.1 * start.median, 2)
     return Result(
         (
             Figure("reaction: confirm → scale patch", tuple(took), floor=0.5, unit="s"),
             Figure("reaction: the same, p95", (percentile(took, 0.95),), floor=1.0, unit="s"),
+            Figure(
+                "reaction: confirm → the task begins (floor: reaction + 1.1 pod starts)", firsts, floor=soon, unit="s"
+            ),
         )
     )
