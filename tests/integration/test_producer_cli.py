@@ -82,7 +82,7 @@ def test_lines_of_a_slow_pipe_are_submitted_as_they_come(producer: Producer, wor
         assert running.wait(30) == 0
 
 
-def test_refusals_are_one_sentence_and_code_1(producer: Producer, work_queue: str) -> None:
+def test_refusals_are_one_sentence_with_a_remedy_and_code_1(producer: Producer, work_queue: str) -> None:
     unknown = warren(producer, "submit", "x", "-q", "there-is-no-such-queue")
     forbidden = warren(producer, "submit", "x", "-q", work_queue, token=READ_TOKEN)
     many = warren(producer, "submit", "x", "--repeat", "50", "-q", "there-is-no-such-queue")
@@ -92,7 +92,8 @@ def test_refusals_are_one_sentence_and_code_1(producer: Producer, work_queue: st
         (many, "there-is-no-such-queue"),
     ):
         assert (done.returncode, done.stdout) == (1, "")
-        [line] = done.stderr.splitlines()
+        line, *remedy = done.stderr.splitlines()
+        assert len(remedy) <= 1
         assert line.startswith("warren: ")
         assert words in line
 

@@ -248,7 +248,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return data
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.one_of(mutated(), st.binary(max_size=200)))
 def test_of_any_bytes_what_is_accepted_is_in_the_queue_and_nothing_else(
     channel: BlockingChannel, producer: Producer, data: bytes
