@@ -16,7 +16,7 @@ from warren_operator.simulation.warren import QUEUE, Warren
 from warren_operator.workloads import Deployment, TargetState
 from warren_operator.workloads import Pod as SeenPod
 
-EXACT = Timing(start=2.0, start_each=0.0, stop=1.0, patch=0.0, controller=0.0, overhead=0.0)
+EXACT = Timing(start=2.0, stop=1.0, start_work=0.0, stop_work=0.0, patch=0.0, controller=0.0, overhead=0.0)
 
 
 class Fixed:
@@ -81,9 +81,12 @@ def test_a_burst_from_zero_waits_for_one_pod_start_and_no_more() -> None:
     assert record.ended[-1] == pytest.approx(12.0, abs=0.2), "5 rounds of 2 s after a start of 2 s"
 
 
-def test_pods_that_start_together_start_one_behind_the_other() -> None:
-    record = run(trace_of([(0.0, 2.0)] * 3), Ordered(0, 30.0, [(1.0, 3), (50.0, 0)]), replace(EXACT, start_each=0.5))
-    assert [began for _, began, _ in record.pods] == [3.0, 3.5, 4.0]
+def test_pods_that_start_together_share_the_processors() -> None:
+    """Two pods, half a second of work each, and a third at 1.25 s: two processors are enough for two."""
+    timing = replace(EXACT, start_work=0.5, processors=2)
+    record = run(trace_of([(0.0, 2.0)] * 3), Ordered(0, 30.0, [(1.0, 2), (1.25, 3), (50.0, 0)]), timing)
+    # From 1.25 s on each gets two thirds: the first two need 0.375 s more; then the third has 0.25 s left for itself.
+    assert [began for _, began, _ in record.pods] == [pytest.approx(at) for at in (3.125, 3.125, 3.375)]
 
 
 def test_a_pod_finishes_its_task_within_its_grace() -> None:

@@ -18,8 +18,8 @@ USUAL = ("backlogPerWorker=5", "keda-tuned")
 
 MODEL = (
     ("start", "from a pod's creation until it takes tasks, if it starts alone"),
-    ("start_each", "what each pod that starts beside it adds"),
-    ("stop", "from a pod's last task until it is gone"),
+    ("start_work", "how much of that is work of the processors"),
+    ("stop", "until a pod that is to end, and does nothing, is gone"),
     ("patch", "from a decision of the operator until the replicas are changed"),
     ("overhead", "of a worker on each task, besides the work"),
 )
@@ -69,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         usual = format_duration(getattr(Timing(), name))
         flag = f"--{name.replace('_', '-')}"
         group.add_argument(flag, type=_duration, metavar="DURATION", help=f"{text} ({usual})")
+    group.add_argument(
+        "--processors", type=_count, help=f"that pods share which start or end at once ({Timing().processors})"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         return _complain(f"simulate needs the operator's packages ({error}): pip install 'warren[operator]'")
     given = {name: getattr(args, name) for name, _ in MODEL if getattr(args, name) is not None}
+    if args.processors is not None:
+        given["processors"] = args.processors
     request = Request(
         trace=args.trace,
         specs=tuple(args.specs or USUAL),
@@ -105,6 +110,12 @@ def _duration(text: str) -> float:
         return parse_duration(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processors: write 2")
+    return int(text)
 
 
 def _moment(text: str) -> float:

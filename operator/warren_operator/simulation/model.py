@@ -31,21 +31,22 @@ class Timing:
 
     Attributes:
         start: seconds from the creation of a pod until it consumes, if it starts alone.
-        start_each: seconds by which each pod that starts at the same time delays the ones behind it.
-        created: share of `start` after which its containers run.
+        stop: seconds until a pod that was told to end, and has nothing in hand, is gone, if it ends alone.
+        start_work, stop_work: how much of that is work of the processors, which all pods share that start or end.
+        processors: that they share; on a cluster of many nodes, of all nodes together.
         probe: seconds between two readiness probes.
-        stop: seconds from the end of its last task until a pod that ends is gone.
         patch: seconds from a decision until the replicas are changed.
         controller: seconds from a change of replicas until pods are made or told to end.
         overhead: seconds that a worker spends on each task besides the work itself.
         redelivery: seconds until a task that a killed worker had is ready again.
     """
 
-    start: float = 2.0
-    start_each: float = 0.07
-    created: float = 0.5
-    probe: float = 1.0
+    start: float = 1.2
     stop: float = 1.0
+    start_work: float = 0.5
+    stop_work: float = 0.25
+    processors: int = 2
+    probe: float = 1.0
     patch: float = 0.03
     controller: float = 0.05
     overhead: float = 0.01
@@ -100,6 +101,49 @@ class Pod:
         self.tasks: dict[int, float] = {}
         self.finished = 0
         self.finished_seconds = 0.0
+
+
+class Processors:
+    """Processors that jobs share evenly, each job on one of them at most."""
+
+    def __init__(self, world: "World", count: int) -> None:
+        self._world = world
+        self._count = count
+        self._jobs: list[tuple[float, int, Callable[[Pod], None], Pod]] = []
+        self._number = 0
+        self._done = 0.0
+        """Seconds of work that a job has got that has been there from the beginning."""
+        self._at = 0.0
+        self._change = 0
+
+    def run(self, seconds: float, action: Callable[[Pod], None], pod: Pod) -> None:
+        """Have an action called once this much work has been done for it."""
+        self._pass_time()
+        self._number += 1
+        heapq.heappush(self._jobs, (self._done + seconds, self._number, action, pod))
+        self._expect()
+
+    def _pass_time(self) -> None:
+        now = self._world.now
+        self._done += (now - self._at) * self._speed()
+        self._at = now
+
+    def _speed(self) -> float:
+        return min(1.0, self._count / len(self._jobs)) if self._jobs else 1.0
+
+    def _expect(self) -> None:
+        self._change += 1
+        if self._jobs:
+            left = max(0.0, self._jobs[0][0] - self._done)
+            self._world.at(self._world.now + left / self._speed(), self._next, self._change)
+
+    def _next(self, change: int) -> None:
+        if change != self._change:
+            return  # a job has come in between
+        self._pass_time()
+        _, _, action, pod = heapq.heappop(self._jobs)
+        self._expect()
+        action(pod)
 
 
 class Scaler(Protocol):
@@ -182,7 +226,7 @@ class World:
         self._count = 0
         self._free: deque[Pod] = deque()
         self._left = len(trace)
-        self._starts_at = float("-inf")
+        self._processors = Processors(self, timing.processors)
         self._ending = 0
         self._asked = self.replicas
         self._made: list[Pod] = []
@@ -287,7 +331,7 @@ class World:
         self._scaler.changed(pod, now)
         if pod.ending:
             if not pod.tasks:
-                self.at(now + self.timing.stop, self._remove, pod)
+                self._wind_up(pod)
         elif self.waiting:
             self._take(pod, self.waiting.popleft())
         elif not pod.queued:
@@ -346,23 +390,22 @@ class World:
         self._made.append(pod)
         self.pods.append(pod)
         if ready:
-            pod.phase = Phase.STARTING
             self._consume(pod)
             self._pass_probe(pod)
             return
-        timing = self.timing
-        self._starts_at = max(self.now + timing.start, self._starts_at + timing.start_each)
-        self.at(self.now + (self._starts_at - self.now) * timing.created, self._run_containers, pod)
-        self.at(self._starts_at, self._consume, pod)
-        self.at(self._starts_at + self.rng.random() * timing.probe, self._pass_probe, pod)
+        # The node's work comes first, then the containers run, and the worker connects.
+        self._processors.run(self.timing.start_work, self._run_containers, pod)
 
     def _run_containers(self, pod: Pod) -> None:
         if not pod.ending:
             pod.phase = Phase.STARTING
+            self.at(self.now + max(0.0, self.timing.start - self.timing.start_work), self._consume, pod)
 
     def _consume(self, pod: Pod) -> None:
         if pod.ending:
             return
+        if pod.phase is Phase.STARTING:
+            self.at(self.now + self.rng.random() * self.timing.probe, self._pass_probe, pod)
         self._began[pod.name] = self.now
         pod.consuming = True
         self.consumers += 1
@@ -388,7 +431,13 @@ class World:
         if pod.tasks:
             self.at(self.now + self._scaler.grace, self._kill, pod)
         else:
-            self.at(self.now + self.timing.stop, self._remove, pod)
+            self._wind_up(pod)
+
+    def _wind_up(self, pod: Pod) -> None:
+        self.at(self.now + max(0.0, self.timing.stop - self.timing.stop_work), self._clear_away, pod)
+
+    def _clear_away(self, pod: Pod) -> None:
+        self._processors.run(self.timing.stop_work, self._remove, pod)
 
     def _kill(self, pod: Pod) -> None:
         """The end of its grace: what it has in hand goes back to the queue."""

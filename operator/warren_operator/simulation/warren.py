@@ -18,8 +18,12 @@ from warren_operator.simulation.model import Pod, World
 QUEUE = "simulated"
 KEY = Key("default", QUEUE)
 
-SHORTEST_GAP = 1.0
-"""Seconds between two reports of a worker at least, and between two hints of the producer."""
+HINT_GAP = 1.0
+"""Seconds between two hints of the producer."""
+
+GAP, BURST, SETTLE = 1.0, 2, 0.05
+"""Seconds between two reports of a worker in the long run, how many it may send at once after it was quiet, and seconds
+that a change must last to be told; see `warren_worker.reporter`."""
 
 SIGN_OF_LIFE = 10.0
 """Seconds between two reports of a worker at most."""
@@ -32,13 +36,13 @@ GRACE_AFTER_LIMIT = 60.0
 
 
 class _Reporter:
-    """When a worker reports; see `warren_worker.reporter`."""
+    """When a worker reports; see `warren_worker.reporter` and its `Pace`."""
 
-    __slots__ = ("due", "pod", "sent_at")
+    __slots__ = ("due", "full_until", "pod", "sent_at")
 
     def __init__(self, pod: Pod) -> None:
         self.pod = pod
-        self.sent_at = float("-inf")
+        self.full_until = self.sent_at = float("-inf")
         self.due = False
 
 
@@ -85,11 +89,11 @@ class Warren:
         """The scaler's: the first task is told at once, then the producer tells once a second."""
         if self._hint_due:
             return
-        if now - self._hinted_at >= SHORTEST_GAP:
+        if now - self._hinted_at >= HINT_GAP:
             self._hint(None)
         else:
             self._hint_due = True
-            self._world.at(self._hinted_at + SHORTEST_GAP, self._hint)
+            self._world.at(self._hinted_at + HINT_GAP, self._hint)
 
     def _hint(self, _: object) -> None:
         self._hint_due = False
@@ -99,7 +103,7 @@ class Warren:
     # -- reports -------------------------------------------------------------------------------------------------------
 
     def changed(self, pod: Pod, now: float) -> None:
-        """The scaler's: the worker reports, at once or as soon as the gap allows."""
+        """The scaler's: the worker reports as soon as it has settled and the pace allows."""
         reporter = self._reporters.get(pod.name)
         if reporter is None:
             if not pod.consuming:
@@ -112,11 +116,8 @@ class Warren:
             return
         if reporter.due:
             return
-        if now - reporter.sent_at >= SHORTEST_GAP:
-            self._report(reporter)
-        else:
-            reporter.due = True
-            self._world.at(reporter.sent_at + SHORTEST_GAP, self._report_late, reporter)
+        reporter.due = True
+        self._world.at(max(now + SETTLE, reporter.full_until - (BURST - 1) * GAP), self._report_change, reporter)
 
     def _live(self, reporter: _Reporter) -> None:
         if reporter.pod.gone is not None:
@@ -126,7 +127,7 @@ class Warren:
             self._report(reporter)
         self._world.at(reporter.sent_at + SIGN_OF_LIFE, self._live, reporter)
 
-    def _report_late(self, reporter: _Reporter) -> None:
+    def _report_change(self, reporter: _Reporter) -> None:
         reporter.due = False
         if reporter.pod.gone is None:
             self._report(reporter)
@@ -134,6 +135,7 @@ class Warren:
     def _report(self, reporter: _Reporter) -> None:
         pod, now = reporter.pod, self._world.now
         reporter.sent_at = now
+        reporter.full_until = max(reporter.full_until, now) + GAP
         before = self.reports.of(QUEUE).get(pod.name)
         state = WorkerState(
             queue=QUEUE,
