@@ -18,12 +18,15 @@ from kube import ROOT, Kube
 from many import bench
 from picture import picture
 from recording import Figure, Recording, Sheet, table
+from simulated import simulated_figures
 from submit import submit_figures
 from works import Result
 
 NAMESPACE = "warren-bench"
 CLUSTER_WORKS = ("burst", "mixed", "steady", "reaction")
-WORKS = (*CLUSTER_WORKS, "many", "submit")
+WORKS = (*CLUSTER_WORKS, "many", "submit", "simulated")
+SIMULATED = 180.0
+"""Seconds of steps and sine that the model is compared on, at most."""
 WARREN = "Warren"
 MANY = 1000
 """WorkQueues."""
@@ -168,6 +171,8 @@ def main(arguments: Sequence[str]) -> int:
         figures += many(folder)
     if "submit" in options.works:
         figures += submit_figures(options.repeats)
+    if "simulated" in options.works:
+        figures += simulated_figures(options.images, folder, min(options.duration, SIMULATED))
     write(folder, name, figures, runs)
     others = [read(path) for path in sorted(options.folder.glob("*/bench.json")) if path.parent != folder]
     shown = table(Sheet(name, tuple(figures)), *others)

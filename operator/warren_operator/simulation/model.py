@@ -49,7 +49,7 @@ class Timing:
     probe: float = 1.0
     patch: float = 0.03
     controller: float = 0.05
-    overhead: float = 0.01
+    overhead: float = 0.005
     redelivery: float = 1.0
 
 
