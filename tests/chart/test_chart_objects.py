@@ -463,6 +463,10 @@ def test_the_broker_s_configuration() -> None:
         "loopback_users.guest": "true",
         "default_queue_type": "quorum",
         "cluster_formation.peer_discovery_backend": "k8s",
+        "cluster_formation.discovery_retry_limit": "unlimited",
+        "queue_leader_locator": "balanced",
+        "quorum_queue.continuous_membership_reconciliation.enabled": "true",
+        "quorum_queue.continuous_membership_reconciliation.target_group_size": "3",
         "raft.wal_max_size_bytes": "67108864",
         "disk_free_limit.absolute": "512MB",
         "vm_memory_high_watermark.relative": "0.6",
@@ -486,6 +490,43 @@ def test_the_broker_keeps_its_volume() -> None:
     (container,) = broker["template"]["spec"]["containers"]
     assert "livenessProbe" not in container
     assert container["readinessProbe"]["tcpSocket"] == {"port": "amqp"}
+
+
+def test_from_one_broker_to_three_restarts_none() -> None:
+    """The first one's pod and files stay as they are; the others go to machines of their own if there are some."""
+    one, three = (render({"broker": {"replicas": replicas}}) for replicas in (1, 3))
+    before, after = (find(manifests, "StatefulSet", "warren-rabbitmq")["spec"] for manifests in (one, three))
+    assert (before.pop("replicas"), after.pop("replicas")) == (1, 3)
+    assert before == after
+    assert [item for item in one if item["kind"] != "StatefulSet"] == [
+        item for item in three if item["kind"] != "StatefulSet"
+    ]
+    spread = after["template"]["spec"]["affinity"]["podAntiAffinity"]
+    (by_machine, _by_zone) = spread["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert by_machine["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    selected = by_machine["podAffinityTerm"]["labelSelector"]["matchLabels"]
+    assert selected.items() <= after["template"]["metadata"]["labels"].items()
+    budget = find(three, "PodDisruptionBudget", "warren-rabbitmq")["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert budget["selector"]["matchLabels"] == selected
+
+
+def test_a_broker_s_own_placement_wins() -> None:
+    """Where the values say how brokers are placed, the chart adds nothing."""
+    affinity: dict[str, Any] = {"nodeAffinity": {}}
+    broker = pods(render({"broker": {"affinity": affinity}}))["StatefulSet/warren-rabbitmq"]
+    assert broker["affinity"] == affinity
+
+
+@pytest.mark.parametrize(("grace", "limit"), [(120, 60), (600, 540), (60, 10)])
+def test_a_broker_waits_for_the_others_within_its_grace(grace: int, limit: int) -> None:
+    """What it waits for, its hand-over (at most 30 s) and its own end fit into the grace period."""
+    manifests = render({"broker": {"terminationGracePeriodSeconds": grace}})
+    (container,) = pods(manifests)["StatefulSet/warren-rabbitmq"]["containers"]
+    script = container["lifecycle"]["preStop"]["exec"]["command"][-1]
+    waits, hands_over = re.findall(r"timeout (\d+) rabbitmq-upgrade --quiet (\w+)", script)
+    assert waits == (str(limit), "await_online_quorum_plus_one")
+    assert hands_over == ("30", "drain")
 
 
 def test_names_follow_the_release() -> None:

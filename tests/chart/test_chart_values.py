@@ -111,7 +111,8 @@ def test_a_wrong_value_is_refused_by_its_path(path: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"broker": {"replicas": 3}}, "this release of Warren runs one RabbitMQ node; set it to 1"),
+        ({"broker": {"replicas": 2}}, "broker.replicas is 2: set it to 1, or to 3 to outlive the loss of any one node"),
+        ({"broker": {"replicas": 5}}, "other sizes are for a cluster of your own, see broker.external"),
         ({"broker": {"external": {"enabled": True}}}, "set broker.external.existingSecret"),
         (
             {"broker": {"external": {"enabled": True, "existingSecret": "x"}, "tutorialUser": {"enabled": True}}},

@@ -118,6 +118,7 @@ class BrokerFiles:
         erlang_cookie: content of `/etc/warren/rabbitmq/erlang-cookie`.
         passwords: of the users in the parts' Secrets, by part: producer, worker, operator.
         command: of the container, with its arguments.
+        stop_command: what runs in the container before it is told to stop.
     """
 
     rabbitmq_conf: str
@@ -126,6 +127,7 @@ class BrokerFiles:
     erlang_cookie: str
     passwords: Mapping[str, str]
     command: tuple[str, ...]
+    stop_command: tuple[str, ...]
 
     def write(self, folder: Path, *, further_user: tuple[str, str] | None = None) -> tuple[Path, Path]:
         """Write the files as a container mounts them.
@@ -175,4 +177,5 @@ def broker_files(values: Values | None = None) -> BrokerFiles:
             for part in ("producer", "worker", "operator")
         },
         command=(*container["command"], *container["args"]),
+        stop_command=tuple(container["lifecycle"]["preStop"]["exec"]["command"]),
     )

@@ -50,10 +50,22 @@ loopback_users.guest = true
 # Queues declared without a type, such as the tutorial's, are replicated and keep their messages on disk.
 default_queue_type = quorum
 
-# From 4.1 on this asks Kubernetes nothing: members are known by their numbers in the StatefulSet.
+# From 4.1 on this asks Kubernetes nothing: members are known by their numbers in the StatefulSet, and all join the first.
+# One that cannot reach it waits, for ever if need be: alone it would begin a second cluster.
 cluster_formation.peer_discovery_backend = k8s
-cluster_formation.target_cluster_size_hint = {{ .Values.broker.replicas }}
+cluster_formation.discovery_retry_limit = unlimited
 queue_leader_locator = balanced
+# Seconds until a node that says nothing counts as lost; the tasks of its clients wait so long. RabbitMQ's own 60 are for
+# networks with longer pauses than those within one Kubernetes cluster.
+net_ticktime = 20
+# Each queue lives on three nodes as soon as there are three, whenever it was declared. The same for one node, so that
+# going from one to three restarts nothing.
+quorum_queue.continuous_membership_reconciliation.enabled = true
+quorum_queue.continuous_membership_reconciliation.auto_remove = true
+quorum_queue.continuous_membership_reconciliation.target_group_size = 3
+# Milliseconds: after a node has come or gone, and besides.
+quorum_queue.continuous_membership_reconciliation.trigger_interval = 3000
+quorum_queue.continuous_membership_reconciliation.interval = 30000
 
 {{- with dig "limits" "memory" "" (default dict .Values.broker.resources) }}
 
@@ -71,6 +83,63 @@ prometheus.tcp.port = 15692
 
 {{ trimSuffix "\n" . }}
 {{- end }}
+{{- end }}
+
+{{/*
+Before the server starts. Erlang takes a cookie only from a file that its user alone can read, which a mounted Secret is
+not; copied at each start, it is always the Secret's, whatever an older release left behind.
+Only a node without data looks for a cluster, and it looks at node 0. When that is node 0 itself, whose volume was lost, it
+has to ask the others, or it would begin a second cluster beside theirs.
+*/}}
+{{- define "warren.rabbitmqStart" -}}
+umask 077
+cat /etc/warren/rabbitmq/erlang-cookie > /var/lib/rabbitmq/.erlang.cookie
+umask 022
+self=$(hostname -f)
+if [ "${self%%.*}" = {{ include "warren.brokerHost" . }}-0 ]; then
+  for number in 2 1; do
+    peer={{ include "warren.brokerHost" . }}-$number.${self#*.}
+    if getent hosts "$peer" >/dev/null && timeout 20 rabbitmq-diagnostics --quiet --node "rabbit@$peer" check_running >/dev/null 2>&1; then
+      mkdir -p /tmp/conf.d
+      echo "cluster_formation.k8s.seed_node = rabbit@$peer" > /tmp/conf.d/seed.conf
+      export RABBITMQ_CONFIG_FILES=/tmp/conf.d
+    fi
+  done
+fi
+exec docker-entrypoint.sh rabbitmq-server
+{{- end }}
+
+{{/*
+Before the server is told to stop: waits until every queue can do without this node, then hands its leaders and clients to the
+others. A node that is alone has nothing to wait for; it is where the next one has no name.
+All of it within the grace period, of which the server itself needs the last half minute.
+*/}}
+{{- define "warren.rabbitmqStop" -}}
+self=$(hostname -f)
+if [ "${self%%.*}" = {{ include "warren.brokerHost" . }}-0 ] && ! getent hosts "{{ include "warren.brokerHost" . }}-1.${self#*.}" >/dev/null; then
+  exit 0
+fi
+{{- $limit := max 10 (sub (int .Values.broker.terminationGracePeriodSeconds) 60) }}
+timeout {{ $limit }} rabbitmq-upgrade --quiet await_online_quorum_plus_one -t {{ $limit }} || true
+timeout 30 rabbitmq-upgrade --quiet drain || true
+{{- end }}
+
+{{/* Nodes of the cluster on machines of their own, as far as there are some, unless the values say otherwise. */}}
+{{- define "warren.brokerAffinity" -}}
+podAntiAffinity:
+  preferredDuringSchedulingIgnoredDuringExecution:
+    - weight: 100
+      podAffinityTerm:
+        topologyKey: kubernetes.io/hostname
+        labelSelector:
+          matchLabels:
+            {{- include "warren.selectorLabels" (dict "root" . "component" "rabbitmq") | nindent 12 }}
+    - weight: 50
+      podAffinityTerm:
+        topologyKey: topology.kubernetes.io/zone
+        labelSelector:
+          matchLabels:
+            {{- include "warren.selectorLabels" (dict "root" . "component" "rabbitmq") | nindent 12 }}
 {{- end }}
 
 {{- define "warren.enabledPlugins" -}}

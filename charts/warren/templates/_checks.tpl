@@ -1,7 +1,18 @@
 {{/* What the schema cannot say. Each mistake ends the rendering with a sentence that names the value and the remedy. */}}
 {{- define "warren.checks" -}}
-{{- if ne (int .Values.broker.replicas) 1 }}
-{{- fail (printf "broker.replicas is %d: this release of Warren runs one RabbitMQ node; set it to 1, or use broker.external with a cluster of your own" (int .Values.broker.replicas)) }}
+{{- $brokers := int .Values.broker.replicas }}
+{{- if not (has $brokers (list 1 3)) }}
+{{- fail (printf "broker.replicas is %d: set it to 1, or to 3 to outlive the loss of any one node; other sizes are for a cluster of your own, see broker.external" $brokers) }}
+{{- end }}
+{{- if not .Values.broker.external.enabled }}
+{{- $running := dig "spec" "replicas" 0 (lookup "apps/v1" "StatefulSet" .Release.Namespace (include "warren.brokerHost" .) | default dict) | int }}
+{{- if gt $running $brokers }}
+{{- fail (printf "broker.replicas is %d, but RabbitMQ runs on %d nodes here: without the majority of its nodes every queue would stand still and its tasks with it. Set broker.replicas to %d; to become smaller, install a release of its own in another namespace and let the workers here finish first" $brokers $running $running) }}
+{{- end }}
+{{- $second := printf "data-%s-1" (include "warren.brokerHost" .) }}
+{{- if and (eq $brokers 1) (lookup "v1" "PersistentVolumeClaim" .Release.Namespace $second) }}
+{{- fail (printf "broker.replicas is 1, but there is the volume %s of a second RabbitMQ node: an earlier release ran on three, and one of them alone does not start. Set broker.replicas to 3; if nobody needs the tasks any more, delete the volumes data-%s-0, -1 and -2 first" $second (include "warren.brokerHost" .)) }}
+{{- end }}
 {{- end }}
 {{- if .Values.broker.external.enabled }}
 {{- range $part := list "producer" "worker" "operator" }}
