@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from warren_operator.background import Background
 from warren_operator.broker import EventPublisher
 from warren_operator.conditions import transitions
-from warren_operator.entry import Entry
+from warren_operator.entry import NEVER, Entry
 from warren_operator.explanation import Explained
 from warren_operator.kube import MERGE_PATCH, Api, KubeError
 from warren_operator.mirror import Kind
@@ -32,6 +32,9 @@ TELL_EVERY = 1.0
 
 TELL_QUIET_EVERY = 10.0
 """Seconds between two event messages about a queue that does not change."""
+
+COMPLAIN_EVERY = 60.0
+"""Seconds between two log lines about statuses that were refused."""
 
 RETRY_EVERY = 1.0
 """Seconds until the next try of a status write that the API server refused or did not answer."""
@@ -57,6 +60,7 @@ class Teller:
         self._publisher = publisher
         self._background = background
         self._writes = asyncio.Semaphore(WRITES)
+        self._complained_at = NEVER
 
     def explain(self, entry: Entry, told: Explained) -> None:
         """Keep the explanation, tell it, and write the status if there is reason to."""
@@ -113,12 +117,21 @@ class Teller:
             entry.written, entry.judged = None, ()
             entry.write_after = asyncio.get_running_loop().time() + RETRY_EVERY
             if error.code and not error.gone:  # that the API server is not reached, the mirrors have told
-                log.warning("%s: status not written: %s", item.key, error)
+                self._complain(item, error)
         else:
             entry.written, entry.raw = new, patch["status"]
             await self._post(item, notes)
         finally:
             entry.writing = False
+
+    def _complain(self, item: WorkQueue, error: KubeError) -> None:
+        """Log that a status was refused; what refuses one mostly refuses all, again and again."""
+        now = asyncio.get_running_loop().time()
+        if now - self._complained_at < COMPLAIN_EVERY:
+            return
+        self._complained_at = now
+        advice = "; allow the operator's service account workqueues/status patch" if error.forbidden else ""
+        log.warning("%s: status not written: %s%s", item.key, error, advice)
 
     async def _post(self, item: WorkQueue, notes: Iterable[Note]) -> None:
         path = EVENTS.path(item.key.namespace)

@@ -65,8 +65,8 @@ def test_a_permission_is_missing(evidence: Evidence, beside: LocalOperator) -> N
     kube = evidence.kube
     rules = kube.get(ROLE)["rules"]
 
-    def without(resource: str) -> dict[str, Any]:
-        kept = [{**rule, "resources": [name for name in rule["resources"] if name != resource]} for rule in rules]
+    def without(*resources: str) -> dict[str, Any]:
+        kept = [{**rule, "resources": [name for name in rule["resources"] if name not in resources]} for rule in rules]
         return {"rules": [rule for rule in kept if rule["resources"]]}
 
     try:
@@ -74,7 +74,7 @@ def test_a_permission_is_missing(evidence: Evidence, beside: LocalOperator) -> N
             kube.patch(ROLE, without("deployments/scale"))
             task = evidence.submit(NONE, "0")
             told(evidence, NONE, "ScalingRefused", "permission missing: allow", "deployments/scale")
-            kube.patch(ROLE, without("pods"))
+            kube.patch(ROLE, without("deployments/scale", "pods"))
             told(evidence, BUSY, "ClusterUnreadable", "permission missing: allow", "pods")
         kube.patch(ROLE, {"rules": rules})
         eventually(lambda: any(run.ended for run in evidence.runs({task})), "the task that came meanwhile is done")

@@ -42,11 +42,21 @@ def seen(evidence: Evidence, queues: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def still(evidence: Evidence, queues: Sequence[str]) -> dict[str, Any] | None:
+    """What is seen; None while pods come or go."""
+    found = seen(evidence, queues)
+    agree = all(
+        replicas == len(pods) and not any(uid.endswith("ending") for uid in pods.values())
+        for replicas, pods in found.values()
+    )
+    return found if agree else None
+
+
 @contextmanager
 def untouched(evidence: Evidence, *queues: str) -> Iterator[None]:
     """In this block no replicas change, and no pod comes, ends or is asked to."""
     chosen = queues or QUEUES
-    before = seen(evidence, chosen)
+    before = eventually(lambda: still(evidence, chosen), "pods and replicas agree, and no pod is ending")
     yield
     assert seen(evidence, chosen) == before
 
