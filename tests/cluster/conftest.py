@@ -19,7 +19,7 @@ NAMESPACE = os.environ.get("WARREN_TEST_NAMESPACE", "warren-test")
 """Two checkouts can test on one cluster side by side, each in a namespace of its own."""
 RECORDED = f"{NAMESPACE}-recorded"
 
-QUEUES = ("amber", "birch", "cedar", "delta")
+QUEUES = ("amber", "birch", "cedar", "delta", "ebony", "fern")
 """Queues of the release whose workers write down what they do."""
 
 

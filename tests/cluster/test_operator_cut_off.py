@@ -103,7 +103,6 @@ def test_watches_stall(evidence: Evidence, beside: LocalOperator) -> None:
         beside.api.silent = True
         try:
             told(evidence, BUSY, "ClusterUnreadable", "cannot watch", "no worker is taken away")
-            assert beside.metric("synced") == 0
             lasting(evidence, 3)
         finally:
             beside.api.silent = False

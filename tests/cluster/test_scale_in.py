@@ -19,13 +19,10 @@ from recorder import recording
 from verdicts import Removal, beside_work, harm, within, wronged
 from waiting import eventually
 
-QUEUES = ("amber", "birch", "cedar", "delta")
+QUEUES = ("amber", "birch", "cedar", "delta", "ebony", "fern")
 
 SCALE_INS = 20
 """That must have happened while a worker of the same queue was at work."""
-
-LOAD_SECONDS = 40.0
-"""For which tasks keep coming."""
 
 ECHO = 2.0
 """Seconds after somebody's edit of replicas, or around a rollout, in which pods go because of it."""
@@ -46,17 +43,16 @@ class Load:
     tasks: list[str] = field(default_factory=list)
 
     @classmethod
-    def drawn(cls, queue: str, seed: int, span: float = LOAD_SECONDS) -> "Load":
-        """Bursts of one to four tasks a few seconds apart, most of them short, some long."""
+    def drawn(cls, queue: str, seed: int) -> "Load":
+        """Two bursts of four to six tasks, some long, most of them short: apart, so that they are no steady traffic."""
         draw = random.Random(f"{seed} {queue}")
         plan = []
-        at = draw.uniform(0, 2)
-        while at < span:
-            plan += [
-                (at, draw.uniform(5, 12) if draw.random() < 0.4 else draw.uniform(0.2, 1.5))
-                for _ in range(draw.randint(1, 4))
-            ]
-            at += draw.uniform(3, 8)
+        for begin in (draw.uniform(0, 12), draw.uniform(30, 40)):
+            long_ones = [draw.uniform(9, 14) for _ in range(draw.randint(1, 2))]
+            short_ones = [draw.uniform(0.2, 6) for _ in range(draw.randint(3, 4))]
+            tasks = [*long_ones, *short_ones]
+            draw.shuffle(tasks)
+            plan += [(begin, seconds) for seconds in tasks]
         return cls(queue, plan)
 
     def run(self, evidence: Evidence) -> None:
@@ -104,7 +100,7 @@ def under_load(evidence: Evidence, loads: list[Load]) -> Iterator[None]:
 
 
 def test_scale_ins_take_none_that_is_at_work(evidence: Evidence, seed: int) -> None:
-    """Short and long tasks mixed, in four queues at once: only what has nothing to do goes."""
+    """Short and long tasks mixed, in six queues at once: only what has nothing to do goes."""
     loads = [Load.drawn(queue, seed) for queue in QUEUES]
     with recording(evidence.kube) as recorder, under_load(evidence, loads):
         pass
@@ -120,7 +116,7 @@ def test_scale_ins_take_none_that_is_at_work(evidence: Evidence, seed: int) -> N
 def test_whatever_happens_meanwhile_no_task_is_interrupted(evidence: Evidence, seed: int) -> None:
     """The operator is killed, a worker's pod dies, another Deployment is rolled out, the node is drained of a third
     queue's pods, and somebody edits the replicas of the fourth: all during one load."""
-    amber, birch, cedar, delta = loads = [Load.drawn(queue, seed + 1) for queue in QUEUES]
+    amber, birch, cedar, delta, *_ = loads = [Load.drawn(queue, seed + 1) for queue in QUEUES]
     kube = evidence.kube
     edited: list[tuple[float, float]] = []
     with recording(kube) as recorder, under_load(evidence, loads):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,20 +81,40 @@ class Kube:
 
     @contextmanager
     def forward(self, target: str, port: int) -> Iterator[int]:
-        """A local port that leads to a port of a pod or service, through `kubectl port-forward`."""
-        process = subprocess.Popen(
-            ["kubectl", "--namespace", self.namespace, "port-forward", target, f":{port}"],
+        """A local port that leads to a port of a pod or service, through `kubectl port-forward`.
+
+        kubectl ends where a connection fails under load; it is started again on the same port.
+        """
+        first = self._forward(target, f":{port}")
+        assert first.stdout is not None
+        line = first.stdout.readline()
+        found = re.search(r"127\.0\.0\.1:(\d+)", line)
+        assert found, f"kubectl port-forward {target} {port}: {line}"
+        local = int(found[1])
+        running = [first]
+        ended = threading.Event()
+
+        def keep() -> None:
+            while not ended.wait(0.2):
+                if running[-1].poll() is not None:
+                    running[-1].communicate()
+                    running.append(self._forward(target, f"{local}:{port}"))
+
+        keeper = threading.Thread(target=keep, daemon=True)
+        keeper.start()
+        try:
+            yield local
+        finally:
+            ended.set()
+            keeper.join(10)
+            running[-1].terminate()
+            running[-1].communicate(timeout=10)
+
+    def _forward(self, target: str, ports: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            ["kubectl", "--namespace", self.namespace, "port-forward", target, ports],
             env=self.environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            found = re.search(r"127\.0\.0\.1:(\d+)", line)
-            assert found, f"kubectl port-forward {target} {port}: {line}"
-            yield int(found[1])
-        finally:
-            process.terminate()
-            process.communicate(timeout=10)

@@ -129,7 +129,10 @@ def connect(kube: Kube) -> Iterator[Release]:
     with (
         kube.forward("service/warren-producer", 8080) as port,
         httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {token(kube)}"}, timeout=30
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"Authorization": f"Bearer {token(kube)}"},
+            timeout=30,
+            transport=httpx.HTTPTransport(retries=6),  # of connecting alone: a port-forward may have to start again
         ) as http,
     ):
         yield Release(kube, http)
