@@ -41,10 +41,10 @@ class Timing:
         redelivery: seconds until a task that a killed worker had is ready again.
     """
 
-    start: float = 1.2
-    stop: float = 1.0
+    start: float = 0.7
+    stop: float = 2.0
     start_work: float = 0.5
-    stop_work: float = 0.25
+    stop_work: float = 0.45
     processors: int = 2
     probe: float = 1.0
     patch: float = 0.03
