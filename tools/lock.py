@@ -7,7 +7,7 @@ supports. With package names, only these are upgraded.
 import subprocess
 import sys
 
-PARTS = ("producer", "worker", "operator", "dev")
+PARTS = ("producer", "worker", "operator", "dev", "bench")
 
 
 def main(upgrade: list[str]) -> None:
