@@ -20,11 +20,12 @@ from picture import picture
 from recording import Figure, Recording, Sheet, table
 from simulated import simulated_figures
 from submit import submit_figures
+from working import working_figures
 from works import Result
 
 NAMESPACE = "warren-bench"
 CLUSTER_WORKS = ("burst", "mixed", "steady", "reaction")
-WORKS = (*CLUSTER_WORKS, "many", "submit", "simulated")
+WORKS = (*CLUSTER_WORKS, "many", "submit", "working", "simulated")
 SIMULATED = 180.0
 """Seconds of steps and sine that the model is compared on, at most."""
 WARREN = "Warren"
@@ -171,6 +172,8 @@ def main(arguments: Sequence[str]) -> int:
         figures += many(folder)
     if "submit" in options.works:
         figures += submit_figures(options.repeats)
+    if "working" in options.works:
+        figures += working_figures(options.repeats)
     if "simulated" in options.works:
         figures += simulated_figures(options.images, folder, min(options.duration, SIMULATED))
     write(folder, name, figures, runs)

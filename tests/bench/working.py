@@ -75,7 +75,16 @@ def rivals_python() -> Path:
     if not stamp.exists() or stamp.read_text() != REQUIREMENTS.read_text():
         print("installing the rivals ...", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True, timeout=INSTALL_LIMIT)
-        pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "--requirement", REQUIREMENTS]
+        pip: list[str | Path] = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--require-hashes",
+            "--requirement",
+            REQUIREMENTS,
+        ]
         subprocess.run(pip, check=True, timeout=INSTALL_LIMIT)
         stamp.write_text(REQUIREMENTS.read_text())
     return python
