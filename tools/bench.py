@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     path = os.pathsep.join(str(part) for part in (ROOT, folder / "support", folder / "bench"))
     images = FOLDER / "images.values.json"
     program = [sys.executable, str(folder / "bench" / "run.py"), "--images", str(images), "--folder", str(FOLDER)]
-    # Each broker of a benchmark is removed by who started it; testcontainers' own keeper would be one image more to have.
+    # Who starts a broker removes it; testcontainers' own keeper would be one image more to have.
     environ = {**os.environ, "PYTHONPATH": path, "TESTCONTAINERS_RYUK_DISABLED": "true"}
     if "--help" not in arguments:
         try:
