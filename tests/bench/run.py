@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -161,7 +162,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run what is asked for, write it, and print the table, beside those of other scalers that were run before."""
     options = parse(arguments)
     name = title(options.scaler)
-    folder = options.folder / name.lower().replace(" ", "-").replace("_", "-")
+    folder = options.folder / re.sub(r"[^a-z0-9]+", "-", name.lower())
     figures: list[Figure] = []
     runs: dict[str, Recording] = {}
     if set(options.works) & set(CLUSTER_WORKS):
