@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 CONTEXT ?=
 REGISTRY ?=
+NODES ?=
 WORKS ?=
 SCALER ?=
 
@@ -14,7 +15,7 @@ SCALER ?=
 help:
 	@echo 'make demo      from nothing to workers that follow the backlog, on a local cluster'
 	@echo 'make test      everything CI runs'
-	@echo 'make cluster   a local Kubernetes cluster; make down removes it'
+	@echo 'make cluster   a local Kubernetes cluster (NODES=3: of three nodes); make down removes it'
 	@echo 'make deploy    build the images and install Warren (CONTEXT=name: on a cluster of yours)'
 	@echo 'make bench     the benchmarks; results under build/bench/'
 
@@ -28,7 +29,7 @@ test: venv
 	@$(VENV) -m tools.test
 
 cluster:
-	@$(PYTHON) -m tools.cluster up
+	@$(PYTHON) -m tools.cluster up $(if $(NODES),--nodes $(NODES))
 
 down:
 	@$(PYTHON) -m tools.cluster down

@@ -184,12 +184,15 @@ def test_the_loss_of_the_leader_s_node_loses_no_task(
 def test_the_first_node_with_an_empty_volume_joins_the_others(
     three: tuple[BrokerCluster, Broker], folder: Path
 ) -> None:
-    """It is the one that a node without data looks for to join; by itself it would begin a second cluster."""
+    """It is the one that a node without data looks for to join; by itself it would begin a second cluster.
+
+    Or so it does where the others do not find it at once; else their Raft leader takes it for the member that it was.
+    """
     cluster, broker = three
     everywhere(cluster)
     with load(broker, folder) as running:
         cluster.lose(0)
-        cluster.create(0)
+        cluster.create(0, named=False)
         running.goes_on()
         cluster.wait_for(0)
         for queue in (QUEUE, f"{QUEUE}.dead"):

@@ -1,30 +1,12 @@
 """The node that we run ourselves survives every crash, and goes without a trace.
 
-A second one runs beside the cluster in use: in namespaces of its own (network, mounts, processes, control groups),
-which end with the test, whatever happens in it.
+A second one runs beside the cluster in use.
 """
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tools.cluster import kernel
-from tools.cluster.node import needs
-from tools.console import Console
-from tools.engine import ensure
-from tools.host import ensure as ensure_packages
-from tools.images import bases
-
-ROOT = Path(__file__).resolve().parents[2]
-NAMESPACES = ("--net", "--mount", "--pid", "--cgroup", "--fork", "--kill-child", "--mount-proc")
+from second_cluster import run_scenario
 
 AS_BEFORE = ("nothing to do", "half of it killed", "keepers left", "only keepers killed", "hung")
 """After these, the pod's process is the one that ran before."""
@@ -32,53 +14,9 @@ STARTED_ANEW = ("all of it killed", "network namespace deleted", "rebooted")
 """After each of these, the pod's process is a new one, with the volume of the one before."""
 
 
-@contextmanager
-def control_group(name: str) -> Iterator[Path]:
-    """A program that enters a control group of that name in each hierarchy and then becomes what it is told."""
-    kernel.make_group(f"/{name}")
-    script = 'for file in $0; do echo $$ > "$file"; done; exec "$@"'
-    try:
-        with tempfile.TemporaryDirectory(prefix="warren-") as folder:
-            program = Path(folder) / "enter"
-            files = " ".join(kernel.group_files(f"/{name}"))
-            program.write_text(f'#!/bin/sh\nexec /bin/sh -c \'{script}\' "{files}" "$@"\n')
-            program.chmod(0o755)
-            yield program
-    finally:
-        kernel.remove_groups(limit=15, name=name)
-
-
 @pytest.fixture(scope="module")
-def seen() -> Any:
-    if os.geteuid() != 0 or sys.platform != "linux":
-        pytest.skip("only root on Linux runs a node of its own; others use kind")
-    ensure_packages(needs(), Console())
-    engine = ensure(Console())
-    with (
-        # Short, because a socket's path may have 107 bytes; and on a disk, because of overlay mounts.
-        tempfile.TemporaryDirectory(prefix="warren-", dir="/var/tmp") as folder,
-        control_group(f"warren-test-{os.getpid()}") as enter,
-    ):
-        archive = Path(folder) / "image.tar"
-        engine.run("save", "--output", archive, bases(Console(), engine).python, limit=120)
-        result = subprocess.run(
-            [
-                enter,
-                "unshare",
-                *NAMESPACES,
-                sys.executable,
-                ROOT / "tests/support/cluster_scenario.py",
-                folder,
-                archive,
-            ],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=580,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+def seen() -> dict[str, Any]:
+    return run_scenario("cluster_scenario.py")
 
 
 def test_a_cluster_that_works_is_left_alone(seen: dict[str, Any]) -> None:

@@ -120,13 +120,24 @@ class BrokerCluster:
         """Addresses of the nodes that are there."""
         return list(self.addresses.values())
 
-    def create(self, number: int) -> None:
-        """Start a node that has no data; `wait_for` it afterwards."""
+    def create(self, number: int, *, named: bool = True) -> None:
+        """Start a node that has no data; `wait_for` it afterwards.
+
+        Args:
+            number: of the node.
+            named: whether the others find it by its name; in Kubernetes they may not, for half a minute.
+        """
         configuration, secret = self.folders
         host = f"warren-rabbitmq-{number}.{DOMAIN}"
         docker(
             *("run", "--detach", "--name", self.container(number), "--hostname", host),
-            *("--network", self.network, "--network-alias", host, "--env", "RABBITMQ_USE_LONGNAME=true"),
+            *(
+                "--network",
+                self.network,
+                *(("--network-alias", host) if named else ()),
+                "--env",
+                "RABBITMQ_USE_LONGNAME=true",
+            ),
             *("--volume", f"{configuration}:/etc/rabbitmq:ro", "--volume", f"{secret}:/etc/warren/rabbitmq:ro"),
             *("--tmpfs", "/tmp", "--tmpfs", "/var/log/rabbitmq", "--user", "999:999", "--read-only"),  # noqa: S108
             *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--entrypoint", self.files.command[0]),

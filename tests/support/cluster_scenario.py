@@ -280,7 +280,7 @@ def _options(hierarchy: kernel.Hierarchy) -> str:
     return ",".join(hierarchy.controllers) or "none,name=systemd"
 
 
-def main(folder: Path, archive: Path) -> None:
+def main(folder: Path, archive: Path, play: Callable[[Scenario], dict[str, object]] = play) -> None:
     """Play it in a folder of the test's own."""
     enter(WRITTEN_TO)
     console = Console()

@@ -1,4 +1,4 @@
-"""The command: `python -m tools.cluster up|down|status|load|tools|kubeconfig`."""
+"""The command: `python -m tools.cluster up|down|status|cut|mend|load|tools|kubeconfig`."""
 
 import argparse
 import os
@@ -16,8 +16,8 @@ from tools.cluster.choice import VARIABLE, Kind, choose
 from tools.cluster.images import short_name
 from tools.cluster.kernel import hierarchies, version_1
 from tools.cluster.kind import KindCluster
-from tools.cluster.layout import NAME, layout
-from tools.cluster.node import LocalNode, needs
+from tools.cluster.layout import MAX_NODES, NAME, layout
+from tools.cluster.node import LocalNode, needs, nodes_there
 from tools.cluster.places import Places, places
 from tools.cluster.programs import HELM, KIND, KIND_BUILDS, KUBERNETES, NODE_BUILDS, TEST_BUILDS
 from tools.console import Console
@@ -48,9 +48,10 @@ class Commands:
         """The built programs."""
         return Cache(self.places.cache)
 
-    def node(self) -> LocalNode:
-        """Our own node, whether it is there or not."""
-        return LocalNode(self.places, layout(), self.cache, self.console)
+    def node(self, nodes: int | None = None) -> LocalNode:
+        """Our own cluster, whether it is there or not: with so many nodes, or with those that it has."""
+        count = max(1, nodes_there(self.places)) if nodes is None else nodes
+        return LocalNode(self.places, layout(count), self.cache, self.console)
 
     def kind(self, engine: Engine) -> KindCluster:
         """The kind cluster, whether it is there or not; needs its programs."""
@@ -68,27 +69,27 @@ class Commands:
                 return Kind.KIND
         return None
 
-    def up(self) -> None:
-        """See `LocalNode.up` and `KindCluster.up`."""
+    def up(self, nodes: int | None) -> None:
+        """See `LocalNode.up` and `KindCluster.up`; without a number, a cluster that is there keeps its nodes."""
         with alone("cluster", self.console, limit=CHANGE_LIMIT):
             chosen = choose(self.forced, self.there(), self._node_image)
             if chosen is Kind.KIND:
-                self._kind_up()
+                self._kind_up(nodes)
             else:
-                self._node_up()
+                self._node_up(nodes)
 
     def _node_image(self) -> bool:
         return pull(ensure_engine(self.console), kind_cluster.IMAGE, self.console)
 
-    def _kind_up(self) -> None:
+    def _kind_up(self, nodes: int | None) -> None:
         engine = ensure_engine(self.console)
         ensure_built(KIND_BUILDS, self.cache, self.console)
         # On a machine without /proc, Docker runs in a virtual one of recent make.
         cgroup_v1 = sys.platform == "linux" and version_1(hierarchies())
-        self.kind(engine).up(1, cgroup_v1=cgroup_v1)
+        self.kind(engine).up(nodes, cgroup_v1=cgroup_v1)
         self._link()
 
-    def _node_up(self) -> None:
+    def _node_up(self, nodes: int | None) -> None:
         if sys.platform != "linux":
             raise ToolError(
                 "Docker cannot pull kind's node image, and only Linux can run the cluster without it. "
@@ -97,7 +98,7 @@ class Commands:
         _require_root("up")
         ensure(needs(), self.console)
         ensure_built(NODE_BUILDS, self.cache, self.console)
-        self.node().up()
+        self.node(nodes).up()
         self._link()
         _give_back(self.places)
         self.console.say(
@@ -137,6 +138,20 @@ class Commands:
         print(f"kind cluster {NAME}: {'works' if works else 'does not work: make cluster'}")
         return works
 
+    def link(self, name: str, *, whole: bool) -> None:
+        """Cut a node off, or end that.
+
+        Raises:
+            ToolError: there is no such node, or not on a cluster of this kind.
+        """
+        if self.there() is not Kind.NODE:
+            raise ToolError("Only nodes of a cluster that runs on this machine itself can be cut off.")
+        _require_root("mend" if whole else "cut")
+        if whole:
+            self.node().mend(name)
+        else:
+            self.node().cut(name)
+
     def load(self, archives: Sequence[Path], names: Sequence[str]) -> None:
         """Load images from archives, or from Docker by name, into every node that lacks them."""
         there = self.there()
@@ -174,6 +189,12 @@ class Commands:
         _give_back(self.places)
 
 
+def _node_count(text: str) -> int:
+    if not (text.isdigit() and 1 <= int(text) <= MAX_NODES):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_NODES}")
+    return int(text)
+
+
 def _require_root(command: str) -> None:
     if not is_root():
         raise ToolError(
@@ -196,9 +217,20 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m tools.cluster", description="A real Kubernetes on this machine.")
     commands = top.add_subparsers(dest="command", required=True)
-    commands.add_parser("up", help="make the cluster, or put right what is not as it should be")
+    up = commands.add_parser("up", help="make the cluster, or put right what is not as it should be")
+    up.add_argument(
+        "--nodes",
+        type=_node_count,
+        metavar="NUMBER",
+        help="how many nodes it has from now on; without it, those that it has, or one",
+    )
     commands.add_parser("down", help="remove it, with everything that belongs to it; built programs stay in the cache")
     commands.add_parser("status", help="what runs and what does not; exit code 1 unless all is well")
+    for verb, text in (
+        ("cut", "cut a node off from all the others: to them it is lost, while it runs on"),
+        ("mend", "end that"),
+    ):
+        commands.add_parser(verb, help=text).add_argument("node", metavar="NODE", help="such as warren-2")
     load = commands.add_parser("load", help="load images into the cluster, unless they are there")
     load.add_argument("archives", nargs="*", type=Path, metavar="ARCHIVE", help="as `docker save` writes them")
     load.add_argument(
@@ -220,11 +252,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match options.command:
             case "up":
-                commands.up()
+                commands.up(options.nodes)
             case "down":
                 commands.down()
             case "status":
                 return 0 if commands.status() else 1
+            case "cut" | "mend":
+                commands.link(options.node, whole=options.command == "mend")
             case "load":
                 commands.load(options.archives, options.docker)
             case "tools":

@@ -133,6 +133,10 @@ class Store:
         stored = self._stored(name)
         self._run("tag", "--force", stored, written_out(short_name(alias), stored), limit=60)
 
+    def save(self, archive: Path, names: Iterable[str]) -> None:
+        """Write images that are there to an archive."""
+        self._run("export", archive, *(self._stored(name) for name in names), limit=IMPORT_LIMIT)
+
     def load(self, archive: Path, images: Iterable[Image]) -> None:
         """Import an archive, and label its images, so that they need not be imported again."""
         self._run("import", archive, limit=IMPORT_LIMIT)

@@ -131,11 +131,11 @@ def group_files(group: str) -> tuple[str, ...]:
     return tuple(str(folder / "cgroup.procs") for folder in folders if folder.is_dir())
 
 
-def group_pids() -> set[int]:
-    """Every process of a pod or component."""
+def group_pids(name: str = GROUP) -> set[int]:
+    """Every process of a pod or component, or of the pods of one node."""
     pids: set[int] = set()
     for hierarchy in hierarchies():
-        top = hierarchy.root / GROUP
+        top = hierarchy.root / name
         if not top.is_dir():
             continue
         for folder, _, _ in os.walk(top):
@@ -152,14 +152,14 @@ def kill(pids: Iterable[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def empty_groups(limit: float) -> None:
-    """Kill every process of a pod or component, and wait until they are gone.
+def empty_groups(limit: float, name: str = GROUP) -> None:
+    """Kill every process of a pod or component, or of the pods of one node, and wait until they are gone.
 
     Raises:
         ToolError: some are not gone within `limit` seconds: they hang in the kernel.
     """
     deadline = time.monotonic() + limit
-    while pids := group_pids():
+    while pids := group_pids(name):
         # Again and again: one that was just forked is not in the list yet.
         kill(pids, signal.SIGKILL)
         if time.monotonic() > deadline:

@@ -11,7 +11,7 @@ from tools.cluster.layout import NAME
 from tools.cluster.places import Places
 from tools.console import Console
 from tools.engine import Engine
-from tools.shell import Result, run
+from tools.shell import Result, ToolError, run
 
 IMAGE = "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5"
 """The image that this version of kind (go/kind/go.mod) was released with."""
@@ -79,14 +79,25 @@ class KindCluster:
         result = run([self.kubectl, "--kubeconfig", self.places.kubeconfig, *wait], limit=limit + 30, check=False)
         return result.code == 0
 
-    def up(self, nodes: int, *, cgroup_v1: bool) -> None:
+    def up(self, nodes: int | None, *, cgroup_v1: bool) -> None:
         """Create the cluster, or start its stopped containers; one that does not come back is made anew.
+
+        Args:
+            nodes: how many; None for those that it has, or one.
+            cgroup_v1: whether the machine has control groups of version 1.
 
         Raises:
             CommandError: kind failed.
+            ToolError: it has another number of nodes, which kind cannot change.
         """
         self.places.local.mkdir(exist_ok=True)
         if self.exists():
+            there = len(self.nodes())
+            if nodes not in (None, there):
+                raise ToolError(
+                    f"The cluster has {there} node(s), and kind adds and removes none. "
+                    f"Make it anew: make down && make cluster NODES={nodes}"
+                )
             for name in self.nodes():
                 # Docker starts them again after a reboot only if it was stopped in order.
                 self.engine.run("start", name, check=False)
@@ -100,7 +111,7 @@ class KindCluster:
                 *("create", "cluster", "--name", NAME, "--image", IMAGE, "--wait", "180s"),
                 *("--kubeconfig", self.places.kubeconfig, "--config", "-"),
                 limit=CREATE_LIMIT,
-                stdin=config(nodes, cgroup_v1=cgroup_v1),
+                stdin=config(nodes or 1, cgroup_v1=cgroup_v1),
             )
             self.places.kubeconfig.chmod(0o600)
 

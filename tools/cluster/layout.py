@@ -50,6 +50,16 @@ class Node:
         return f"198.18.{self.index}.{1 if self.index == 0 else 2}"
 
     @property
+    def gateway(self) -> str:
+        """The first node's end of the link to this one, which no node but a further one has."""
+        return f"198.18.{self.index}.1"
+
+    @property
+    def link(self) -> str:
+        """The name of that end."""
+        return f"to-{self.name}"
+
+    @property
     def pod_cidr(self) -> str:
         """Addresses of its pods: 1,022 of them, for at most 250 pods and those that are just going."""
         return f"10.244.{4 * self.index}.0/22"
@@ -76,12 +86,16 @@ class Layout:
         return self.nodes[0]
 
 
+MAX_NODES = 9
+"""More would not fit on one machine anyway."""
+
+
 def layout(nodes: int = 1) -> Layout:
     """A cluster of some nodes.
 
     Raises:
-        ValueError: not between 1 and 9; more would not fit on one machine anyway.
+        ValueError: not between 1 and `MAX_NODES`.
     """
-    if not 1 <= nodes <= 9:
-        raise ValueError(f"a cluster has 1 to 9 nodes, not {nodes}")
+    if not 1 <= nodes <= MAX_NODES:
+        raise ValueError(f"a cluster has 1 to {MAX_NODES} nodes, not {nodes}")
     return Layout(tuple(Node(index) for index in range(nodes)))

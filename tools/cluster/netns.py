@@ -5,6 +5,9 @@ The first node's namespace has the control plane too. Two veth pairs make it who
 - one with both ends inside carries the node's address and the default route. It leads nowhere, but without a default
   route the kernel refuses a packet to a service's address before it can be redirected;
 - one leads to the machine's own namespace, for kubectl and port-forward.
+
+A further node has one veth pair, to the first node, which forwards everything between its pods and the others. To cut
+that link is to lose the node: it runs on, but nobody hears of it.
 """
 
 import ctypes
@@ -24,6 +27,7 @@ from tools.cluster.layout import (
     HOST_LINK_PREFIX,
     POD_CIDR,
     Node,
+    layout,
 )
 from tools.shell import CommandError, ToolError, run
 
@@ -33,6 +37,9 @@ LIMIT = 30.0
 """Seconds for one `ip` or `iptables`: they are done in milliseconds, unless another holds iptables' lock."""
 
 CLONE_NEWNET = 0x40000000
+
+UPLINK = "uplink0"
+"""A further node's end of its link to the first one."""
 
 SETTINGS = (
     ("net/ipv4/ip_forward", "1", True),
@@ -105,18 +112,54 @@ def ensure(node: Node) -> None:
             hint="The cluster needs a kernel with network namespaces, and root with CAP_SYS_ADMIN and CAP_NET_ADMIN.",
         )
     _up(node, "lo")
-    links = _links(node.netns)
-    if "node0" not in links:
+    if node.index == 0:
+        _own_link(node)
+        _host_link(node)
+        _rules(node)
+    else:
+        _first_node_link(node)
+    inside(node.netns, _settings)
+
+
+def _own_link(node: Node) -> None:
+    if "node0" not in _links(node.netns):
         _ip(node, "link", "add", "node0", "type", "veth", "peer", "name", "node0-end")
     _up(node, "node0")
     _up(node, "node0-end")
     _address(node.netns, "node0", node.address, 24)
+    _default_route(node, "dev", "node0")
+
+
+def _first_node_link(node: Node) -> None:
+    first = layout().control_plane
+    # One end without the other cannot be; but the other may have been given to a namespace that is gone.
+    if UPLINK not in _links(node.netns):
+        if node.link in _links(first.netns):
+            _ip(first, "link", "delete", node.link)
+        _ip(first, "link", "add", node.link, "type", "veth", "peer", "name", UPLINK, "netns", node.netns)
+    _up(first, node.link)
+    _up(node, UPLINK)
+    _address(first.netns, node.link, node.gateway, 30)
+    _address(node.netns, UPLINK, node.address, 30)
+    _ip(first, "route", "replace", node.pod_cidr, "via", node.address)
+    _default_route(node, "via", node.gateway)
+
+
+def _default_route(node: Node, *way: str) -> None:
     if not any(route.get("dst") == "default" for route in _json("-n", node.netns, "route", "show")):
-        _ip(node, "route", "replace", "default", "dev", "node0")
+        _ip(node, "route", "replace", "default", *way)
+
+
+def cut(node: Node) -> None:
+    """Cut a further node off from all the others; `ensure` mends it.
+
+    Raises:
+        ToolError: it is the first one, which has the control plane.
+        CommandError: it is not there.
+    """
     if node.index == 0:
-        _host_link(node)
-    inside(node.netns, _settings)
-    _rules(node)
+        raise ToolError(f"{node.name} has the control plane and cannot be cut off: take one of the others.")
+    _ip(node, "link", "set", UPLINK, "down")
 
 
 def _host_link(node: Node) -> None:
@@ -162,6 +205,10 @@ def remove(node: Node) -> None:
     """Remove the namespace with all that is in it, and the link to it."""
     if HOST_LINK in _links(None) and node.index == 0:
         run(["ip", "link", "delete", HOST_LINK], limit=LIMIT, check=False)
+    first = layout().control_plane
+    # It goes with its other end, but a moment later; and with it the way to the node's pods.
+    if node.index and exists(first.netns) and node.link in _links(first.netns):
+        _ip(first, "link", "delete", node.link)
     if exists(node.netns):
         run(["ip", "netns", "delete", node.netns], limit=LIMIT)
     path(node.netns).unlink(missing_ok=True)

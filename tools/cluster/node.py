@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,8 +23,8 @@ from tools.cluster.components import (
     node_components,
 )
 from tools.cluster.health import healthy, resolves
-from tools.cluster.images import Store, archive_images, missing, pause_archive
-from tools.cluster.layout import API_ADDRESS, API_PORT, DNS_SERVICE, DOMAIN, Layout, Node
+from tools.cluster.images import Image, Store, archive_images, missing, pause_archive
+from tools.cluster.layout import API_ADDRESS, API_PORT, DNS_SERVICE, DOMAIN, MAX_NODES, Layout, Node, layout
 from tools.cluster.manifests import manifests
 from tools.cluster.places import Places
 from tools.cluster.programs import NODE_BUILDS, PAUSE
@@ -82,6 +83,12 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def nodes_there(places: Places) -> int:
+    """How many nodes the cluster has, whatever their state: those that have a folder."""
+    there = [node.index + 1 for node in layout(MAX_NODES).nodes if node.state(places.state).exists()]
+    return max(there, default=0)
+
+
 @dataclass(frozen=True)
 class LocalNode:
     """The cluster that we run ourselves."""
@@ -99,6 +106,7 @@ class LocalNode:
         Raises:
             ToolError: something does not come up; the text has the end of its log.
         """
+        self._remove_surplus_nodes()
         machine = self._prepare()
         wanted = (*control_plane(self.layout, self.places, machine),)
         for node in self.layout.nodes:
@@ -129,6 +137,7 @@ class LocalNode:
             self._await_healthy(wave, fresh, contents)
             if any(component.name.startswith("containerd-") for component in wave):
                 self._pause_images()
+                self._copy_images()
             if any(component.name == "kube-apiserver" for component in wave):
                 # Rights first: DNS cannot become healthy without its own.
                 self._apply()
@@ -167,8 +176,11 @@ class LocalNode:
         stays, and the kubelet starts the pods anew.
         """
         mark = self.places.run / "identity"
-        if mark.exists() and mark.read_text() == self._identity():
-            return
+        if mark.exists():
+            # A node that has come since, or is gone, changes nothing for the others.
+            pairs = zip(mark.read_text().split(), self._identity().split(), strict=False)
+            if all(then == now for then, now in pairs):
+                return
         if self.places.run.exists() or supervise.processes() or kernel.group_pids():
             self.console.say("The cluster was running before a reboot, or lost its network: starting it anew")
         self._stop_everything()
@@ -285,6 +297,66 @@ class LocalNode:
         self.places.volumes.mkdir(mode=0o700)
         supervise.start(component, component.fingerprint(contents), self.places.logs)
 
+    # --- further nodes
+
+    def cut(self, name: str) -> None:
+        """Cut a node off from all the others: to them it is lost, while it runs on. `up` or `mend` ends that.
+
+        Raises:
+            ToolError: there is no such node, or it is the first one.
+        """
+        netns.cut(self._named(name))
+
+    def mend(self, name: str) -> None:
+        """End a cut.
+
+        Raises:
+            ToolError: there is no such node.
+        """
+        netns.ensure(self._named(name))
+
+    def _named(self, name: str) -> Node:
+        for node in self.layout.nodes:
+            if node.name == name:
+                return node
+        raise ToolError(f"There is no node {name}: there are {', '.join(node.name for node in self.layout.nodes)}.")
+
+    def _remove_surplus_nodes(self) -> None:
+        """Remove nodes that the cluster is to have no more, with their pods. Harmless where there are none."""
+        count = nodes_there(self.places)
+        for node in layout(max(count, 1)).nodes[len(self.layout.nodes) :]:
+            with self.console.step(f"Removing node {node.name}"):
+                supervise.stop([f"kubelet-{node.name}", f"kube-proxy-{node.name}"])
+                # The API server may be down; then the node stays in the list, NotReady, until the next `up`.
+                self._kubectl("delete", "node", node.name, "--ignore-not-found", "--wait=false")
+                supervise.kill_with_survivors([f"containerd-{node.name}"])
+                kernel.empty_groups(limit=15, name=node.cgroup.lstrip("/"))
+                kernel.unmount((node.state(self.places.state), node.state(self.places.run)))
+                netns.remove(node)
+                kernel.remove_groups(limit=15, name=node.cgroup.lstrip("/"))
+                _remove_tree(node.state(self.places.run))
+                # Last: while it is there, it says that there is something to remove.
+                _remove_tree(node.state(self.places.state))
+
+    def _copy_images(self) -> None:
+        """Give every node the images of the first one."""
+        first, *others = (self.store(node) for node in self.layout.nodes)
+        there = first.present()
+        for node, store in zip(self.layout.nodes[1:], others, strict=True):
+            present = store.present()
+            wanted = tuple(
+                Image(identity, (name,)) for name, identity in there.items() if present.get(name) != identity
+            )
+            if not wanted:
+                continue
+            with (
+                self.console.step(f"Copying {len(wanted)} images to node {node.name}"),
+                tempfile.TemporaryDirectory(prefix="warren-images-", dir=self.places.state) as folder,
+            ):
+                archive = Path(folder) / "images.tar"
+                first.save(archive, [name for image in wanted for name in image.names])
+                store.load(archive, wanted)
+
     def store(self, node: Node) -> Store:
         """The images of a node."""
         ctr = find("ctr")
@@ -400,7 +472,8 @@ class LocalNode:
             ToolError: something cannot be removed; the text says what.
         """
         self._stop_everything()
-        for node in self.layout.nodes:
+        # The first one last: it has the other ends of the links.
+        for node in reversed(layout(max(nodes_there(self.places), 1)).nodes):
             netns.remove(node)
         kernel.remove_groups(limit=15)
         kernel.restore_settings(self.places.state / "kernel-settings.json")

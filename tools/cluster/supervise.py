@@ -173,6 +173,21 @@ def left_pids(found: Iterable[Process]) -> set[int]:
     return {process.pid for process in found}
 
 
+def kill_with_survivors(names: Iterable[str]) -> None:
+    """Kill some components with their survivors, at once.
+
+    Raises:
+        ToolError: one does not end.
+    """
+    wanted = set(names)
+
+    def remaining() -> list[Process]:
+        return [process for process in processes() if process.component in wanted]
+
+    kill((process.pid for process in remaining() if process.keeper), signal.SIGKILL)
+    _kill_all(lambda: left_pids(remaining()))
+
+
 def kill_everything() -> None:
     """Kill every component with its survivors, at once.
 
