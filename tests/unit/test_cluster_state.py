@@ -24,7 +24,9 @@ from tools.cluster.images import (
 )
 from tools.cluster.kernel import parse_hierarchies, parse_mounts, version_1
 from tools.cluster.kind import config, node_names, parse_crictl
-from tools.cluster.node import ready_nodes, remove_dead_sockets
+from tools.cluster.layout import layout
+from tools.cluster.node import continues, nodes_there, ready_nodes, remove_dead_sockets
+from tools.cluster.places import Places
 from tools.cluster.supervise import KEEPER, KEEPER_NAME, Action, Process, decide, parse_process
 from tools.shell import ToolError
 
@@ -43,6 +45,31 @@ def test_a_process_of_ours_says_so_in_its_environment() -> None:
     assert parse_process(7, ours, b"/x/etcd\0--data\0") == Process(7, "etcd", "abc", ("/x/etcd", "--data"))
     assert parse_process(7, environ("PATH=/bin", "OTHER=WARREN_CLUSTER_COMPONENT=etcd"), b"etcd\0") is None
     assert parse_process(7, b"", b"") is None
+
+
+@pytest.mark.parametrize(
+    ("noted", "now", "same"),
+    [
+        ("boot 7", "boot 7", True),
+        ("boot 7", "boot 7 none", True),  # a node more
+        ("boot 7 8 9", "boot 7", True),  # two less
+        ("boot 7", "other 7", False),
+        ("boot 7 8", "boot 7 none", False),
+        ("boot 7 8", "boot none 8", False),
+    ],
+)
+def test_only_a_reboot_or_a_lost_network_begins_anew(noted: str, now: str, same: bool) -> None:
+    assert continues(noted, now) is same
+
+
+def test_the_nodes_there_are_those_with_a_folder_also_if_one_between_them_is_gone(tmp_path: Path) -> None:
+    places = Places(state=tmp_path)
+    assert nodes_there(places) == 0
+    nodes = layout(3).nodes
+    nodes[0].state(places.state).mkdir(parents=True)
+    assert nodes_there(places) == 1
+    nodes[2].state(places.state).mkdir(parents=True)
+    assert nodes_there(places) == 3
 
 
 @pytest.mark.parametrize(

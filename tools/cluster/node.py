@@ -89,6 +89,14 @@ def nodes_there(places: Places) -> int:
     return max(there, default=0)
 
 
+def continues(noted: str, now: str) -> bool:
+    """Whether nothing was lost since an identity was noted: the machine runs on, and each node has its network.
+
+    A node that has come since, or is to go, changes nothing for the others.
+    """
+    return all(then == found for then, found in zip(noted.split(), now.split(), strict=False))
+
+
 @dataclass(frozen=True)
 class LocalNode:
     """The cluster that we run ourselves."""
@@ -176,11 +184,8 @@ class LocalNode:
         stays, and the kubelet starts the pods anew.
         """
         mark = self.places.run / "identity"
-        if mark.exists():
-            # A node that has come since, or is gone, changes nothing for the others.
-            pairs = zip(mark.read_text().split(), self._identity().split(), strict=False)
-            if all(then == now for then, now in pairs):
-                return
+        if mark.exists() and continues(mark.read_text(), self._identity()):
+            return
         if self.places.run.exists() or supervise.processes() or kernel.group_pids():
             self.console.say("The cluster was running before a reboot, or lost its network: starting it anew")
         self._stop_everything()
