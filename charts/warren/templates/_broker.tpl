@@ -111,17 +111,25 @@ exec docker-entrypoint.sh rabbitmq-server
 
 {{/*
 Before the server is told to stop: waits until every queue can do without this node, then hands its leaders and clients to the
-others. A node that is alone has nothing to wait for; it is where the next one has no name.
+others. Nobody to wait for are nodes without a name: there is one node only, or the whole release is being removed.
 All of it within the grace period, of which the server itself needs the last half minute.
 */}}
 {{- define "warren.rabbitmqStop" -}}
 self=$(hostname -f)
-if [ "${self%%.*}" = {{ include "warren.brokerHost" . }}-0 ] && ! getent hosts "{{ include "warren.brokerHost" . }}-1.${self#*.}" >/dev/null; then
-  exit 0
+others() {
+  for number in 0 1 2; do
+    peer={{ include "warren.brokerHost" . }}-$number.${self#*.}
+    if [ "$peer" != "$self" ] && getent hosts "$peer" >/dev/null; then return 0; fi
+  done
+  return 1
+}
+end=$(($(date +%s) + {{ max 10 (sub (int .Values.broker.terminationGracePeriodSeconds) 75) }}))
+while others && [ "$(date +%s)" -lt "$end" ]; do
+  timeout 15 rabbitmq-upgrade --quiet await_online_quorum_plus_one -t 10 && break
+done
+if others; then
+  timeout 30 rabbitmq-upgrade --quiet drain || true
 fi
-{{- $limit := max 10 (sub (int .Values.broker.terminationGracePeriodSeconds) 60) }}
-timeout {{ $limit }} rabbitmq-upgrade --quiet await_online_quorum_plus_one -t {{ $limit }} || true
-timeout 30 rabbitmq-upgrade --quiet drain || true
 {{- end }}
 
 {{/* Nodes of the cluster on machines of their own, as far as there are some, unless the values say otherwise. */}}
