@@ -79,6 +79,7 @@ class Given:
     def values(self, **broker: Any) -> Path:
         """A values file with these settings of the broker."""
         given = yaml.safe_load(values((QUEUE,)))
+        given["worker"]["timeLimit"] = "10s"  # no worker may keep the release for longer than that, and a minute
         given["broker"] = {"resources": {"requests": {"cpu": "20m", "memory": "128Mi"}}, **broker}
         path = self.folder / "values.yaml"
         path.write_text(yaml.safe_dump(given), "utf-8")
