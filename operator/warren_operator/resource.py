@@ -5,6 +5,7 @@ before the operator sees it; the operator checks it again with the same models, 
 than the CRD.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -553,7 +554,7 @@ def read_work_queue(body: Mapping[str, Any]) -> WorkQueue:
     spec: Spec | None = None
     problem = ""
     try:
-        spec = parse_spec(body.get("spec"), metadata["name"])
+        spec = parse_spec(_known(body.get("spec")), metadata["name"])
     except ResourceError as error:
         problem = str(error)
     return WorkQueue(
@@ -565,6 +566,25 @@ def read_work_queue(body: Mapping[str, Any]) -> WorkQueue:
         problem=problem,
         status=body.get("status") or {},
     )
+
+
+def _known(spec: Any) -> Any:
+    """A spec without the fields that its models lack: an operator older than the cluster's CRD does what it can.
+
+    The API server has refused or dropped what the CRD lacks, so that a field unknown here is a newer release's.
+    """
+    try:
+        Spec.model_validate(spec)
+    except pydantic.ValidationError as error:
+        unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
+        if unknown:
+            spec = copy.deepcopy(spec)
+        for *path, name in unknown:
+            place = spec
+            for step in path:
+                place = place[step]
+            del place[name]
+    return spec
 
 
 def parse_spec(spec: Any, name: str) -> Spec:

@@ -81,6 +81,7 @@ class Pod:
         over: it has ended for good and its ReplicaSet no longer counts it.
         failing: why it cannot start; empty if it can.
         cost: its pod-deletion-cost, None without one.
+        scheduled: it has a node.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Pod:
     over: bool
     failing: str
     cost: str | None
+    scheduled: bool = False
 
 
 def read_deployment(body: Mapping[str, Any]) -> Deployment:
@@ -139,6 +141,7 @@ def read_pod(body: Mapping[str, Any]) -> Pod | None:
         over=phase in ("Succeeded", "Failed"),
         failing=_failing(status),
         cost=(metadata.get("annotations") or {}).get(DELETION_COST),
+        scheduled=bool((body.get("spec") or {}).get("nodeName")),
     )
 
 

@@ -272,3 +272,14 @@ def test_service_time_follows_a_change() -> None:
     reports.add(state("a", finished=100, finished_seconds=100.0), 0)
     reports.add(state("a", at=WALL + 3000, finished=200, finished_seconds=1100.0), 3000)
     assert reports.service_time("q", 3000) == pytest.approx(10.0, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("scheduled", "age", "phase"),
+    [(False, 3, Phase.PENDING), (True, 3, Phase.STARTING), (True, 60, Phase.PENDING)],
+)
+def test_a_pod_that_has_just_got_its_node_is_starting(scheduled: bool, age: int, phase: Phase) -> None:
+    """Taken away at this moment, the signal to end could meet a container that is not yet the worker."""
+    young = pod("young", running=False, ready=False, ready_since=None, created=WALL - age, scheduled=scheduled)
+    (worker,) = see(pods=(young,)).seen.workers
+    assert worker.phase is phase

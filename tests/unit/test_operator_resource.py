@@ -101,6 +101,17 @@ def test_a_wrong_spec_becomes_a_problem_and_no_exception() -> None:
     assert "scaleTargetRef" in item.problem or "maxReplicas" in item.problem
 
 
+def test_what_only_a_newer_definition_knows_is_no_problem() -> None:
+    """Two releases share a cluster's definition; the older operator goes on with what it knows."""
+    newer = {**MINIMAL, "maxReplicas": 7, "affinity": {"a": 1}, "retry": {"maxAttempts": 2, "jitter": "1s"}}
+    item = read_work_queue(body(newer))
+    assert item.problem == ""
+    assert item.spec is not None
+    assert (item.spec.max_replicas, item.spec.retry.max_attempts) == (7, 2)
+    assert "jitter" in newer["retry"], "what others hold is left as it was"
+    assert "maxReplicas" in read_work_queue(body({**newer, "maxReplicas": -1})).problem
+
+
 def test_the_queue_is_named_after_the_resource_unless_it_says_otherwise() -> None:
     assert read_work_queue(body(MINIMAL)).queue == "thumbnails"
     assert read_work_queue(body({**MINIMAL, "queue": {"name": "task_queue"}})).queue == "task_queue"
