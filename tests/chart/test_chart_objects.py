@@ -333,7 +333,10 @@ def templates(manifests: list[Manifest]) -> dict[str, Any]:
         ({"broker": {"extraConfig": "channel_max = 9"}}, {"StatefulSet/warren-rabbitmq"}),
         ({"producer": {"submitTimeout": "5s"}}, {"Deployment/warren-producer"}),
         ({"producer": {"service": {"port": 80}}}, set()),
-        ({"queues": {"task_queue": {"maxBodyBytes": 5}}}, {"Deployment/warren-producer", "Deployment/warren-worker-task-queue"}),
+        (
+            {"queues": {"task_queue": {"maxBodyBytes": 5}}},
+            {"Deployment/warren-producer", "Deployment/warren-worker-task-queue"},
+        ),
     ],
 )
 def test_an_upgrade_rolls_only_what_it_concerns(change: dict[str, Any], rolled: set[str]) -> None:
