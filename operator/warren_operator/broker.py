@@ -8,6 +8,7 @@ blocked.
 import asyncio
 import logging
 import re
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from pika.spec import Basic, BasicProperties
 from warren_contract.aio import BrokerUnavailable, Channel, Connection, keep_connected
 from warren_contract.connection import connection_parameters
 from warren_contract.events import Event, EventError, QueueState, decode, encode
-from warren_contract.names import EVENTS_EXCHANGE, OPERATOR_EVENTS_QUEUE
+from warren_contract.names import EVENTS_EXCHANGE, OPERATOR_EVENTS_PREFIX
 from warren_contract.settings import BrokerSettings, SettingError
 from warren_operator.observation import Reading
 from warren_operator.reading import Reader
@@ -36,11 +37,10 @@ EVENTS_KEPT = 10_000
 """Events that the broker keeps for the operator; then the oldest are dropped."""
 
 EVENTS_RETRY = 5.0
-"""Seconds until the next try where another operator holds the event queue."""
+"""Seconds until the next try where a channel was lost."""
 
 HEARD_KEYS = ("worker.#", "submitted.#", "resync")
 
-RESOURCE_LOCKED = 405
 REFUSED = 403
 PRECONDITION_FAILED = 406
 
@@ -153,10 +153,6 @@ class Broker:
             while True:
                 try:
                     await self._listen(connection)
-                except ChannelClosed as error:
-                    if error.reply_code != RESOURCE_LOCKED:
-                        raise
-                    log.warning("another operator holds %s: going on without hints", OPERATOR_EVENTS_QUEUE)
                 finally:
                     self.listening_since = None
                 await asyncio.sleep(EVENTS_RETRY)
@@ -171,10 +167,12 @@ class Broker:
         raw = channel.raw
         await channel.call(raw.exchange_declare, EVENTS_EXCHANGE, "topic", durable=True)
         arguments = {"x-queue-type": "classic", "x-max-length": EVENTS_KEPT, "x-overflow": "drop-head"}
-        await channel.call(raw.queue_declare, OPERATOR_EVENTS_QUEUE, exclusive=True, arguments=arguments)
+        # One for each operator: one that stands by hears the workers, too, and knows them when it has to act.
+        queue = f"{OPERATOR_EVENTS_PREFIX}{uuid.uuid4().hex[:8]}"
+        await channel.call(raw.queue_declare, queue, exclusive=True, arguments=arguments)
         for key in HEARD_KEYS:
-            await channel.call(raw.queue_bind, OPERATOR_EVENTS_QUEUE, EVENTS_EXCHANGE, key)
-        await channel.call(raw.basic_consume, OPERATOR_EVENTS_QUEUE, self._on_message, auto_ack=True)
+            await channel.call(raw.queue_bind, queue, EVENTS_EXCHANGE, key)
+        await channel.call(raw.basic_consume, queue, self._on_message, auto_ack=True)
         self.listening_since = asyncio.get_running_loop().time()
         raw.add_on_cancel_callback(lambda _frame: raw.close())  # the queue was deleted: start over
         reason = await asyncio.shield(channel.closed)

@@ -5,7 +5,7 @@ the rest. The client has no rate limit of its own and repeats nothing by itself.
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +100,8 @@ class Api:
 
     Attributes:
         configuration: where the API server is, and how to log in.
+        may_change: whether anything may be changed right now. It is asked for each request that would, so that nothing
+            that began earlier goes on once another operator acts.
     """
 
     def __init__(self, configuration: Configuration, watches: int = 0) -> None:
@@ -108,6 +110,7 @@ class Api:
         watches: streams that may be open at a time, besides the other calls.
         """
         self.configuration = configuration
+        self.may_change: Callable[[], bool] = lambda: True
         configuration.connection_pool_maxsize = CONNECTIONS + watches
         self._client: ApiClient | None = None
 
@@ -130,6 +133,7 @@ class Api:
         body: object = None,
         media: str = JSON,
         params: Mapping[str, str] | None = None,
+        always: bool = False,
     ) -> Any:
         """Send a request and return the answer's JSON.
 
@@ -139,10 +143,13 @@ class Api:
             body: to send as JSON.
             media: type of the body where there is one, else of the answer that is asked for.
             params: of the query.
+            always: also while nothing may be changed.
 
         Raises:
-            KubeError: refused, or no answer within `REQUEST_LIMIT` seconds.
+            KubeError: refused, not allowed right now, or no answer within `REQUEST_LIMIT` seconds.
         """
+        if method != "GET" and not always and not self.may_change():
+            raise KubeError(0, "StandingBy", "this operator does not hold the lease: it changes nothing")
         headers = {"Accept": media} if body is None else {"Accept": JSON, "Content-Type": media}
         call = _Call(method, path, params or {}, headers, body)
         try:

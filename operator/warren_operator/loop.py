@@ -19,6 +19,7 @@ from warren_operator.entry import NEVER, Entry
 from warren_operator.explanation import Explained, Problem
 from warren_operator.history import recalled
 from warren_operator.kube import Api
+from warren_operator.lease import Lease
 from warren_operator.looking import CLUSTER_UNREADABLE, Looker, Sources
 from warren_operator.notes import Note
 from warren_operator.observation import WorkerReports
@@ -47,6 +48,7 @@ class Loop:
         actor: changes replicas.
         looker: looks.
         pace: of the looks.
+        lease: without it, nothing is looked at.
         tick_at: when the loop last turned, by `time.monotonic`.
     """
 
@@ -74,6 +76,7 @@ class Loop:
         self._wants = Wants(settings.budgets, self._agenda.hint)
         sources = Sources(broker, topology, self.workloads, self._reports, self._wants)
         self.looker = Looker(sources, self.actor, self._teller)
+        self.lease = Lease(api, settings.lease, settings.name, self._leadership_changed)
         self._owners: dict[str, Key] = {}
         self._changed = True
         self._unsynced_told_at = NEVER
@@ -108,6 +111,17 @@ class Loop:
         self._changed = True
         self._wake.set()
 
+    def _leadership_changed(self) -> None:
+        """Another operator acts from now on, or this one does: what was known of the WorkQueues is from another time."""
+        for key in list(self.entries):
+            del self.entries[key]
+            self._agenda.drop(key)
+            self._wants.forget(key)
+        self._changed = True
+        if not self.lease.ours:
+            self._topology.retire()
+        self._wake.set()
+
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -116,6 +130,9 @@ class Loop:
         try:
             while True:
                 self.tick_at = time.monotonic()
+                if not self.lease.ours:
+                    await asyncio.sleep(ACTING_EVERY)
+                    continue
                 if not self.workloads.synced:
                     self._wait_for_sync(loop.time())
                     await asyncio.sleep(ACTING_EVERY)

@@ -269,6 +269,7 @@ class _Operator(Collector):
             changes.add_metric([direction, limit or "none"], count)
         yield changes
         for name, text, value in (
+            ("leads", "1 while this operator acts, 0 while it stands by.", loop.lease.ours),
             ("broker_connected", "1 while the broker answers.", not self._broker.problem),
             ("synced", "1 while everything needed of the cluster is watched.", not loop.workloads.problem),
             ("topology_known", "1 while queues and policies can be compared.", not self._topology.problem),

@@ -60,6 +60,7 @@ class Parts:
         self._topology = Topology(self._broker, Management(load), settings.defaults, owned, self._queues_changed)
         self._publisher = EventPublisher(load, f"{settings.name} tell")
         self._loop = Loop(self._api, settings, self._broker, self._topology, self._publisher)
+        self._api.may_change = lambda: self._loop.lease.acts
         self.queues = self._loop.workloads.queues
         self._task: asyncio.Task[None] | None = None
 
@@ -108,7 +109,14 @@ class Parts:
         async with self._api:
             runner = await Health(loop, self._broker, self._topology).start(self.settings.health_port)
             log.info("serving", extra={"namespaces": ",".join(self.settings.namespaces)})
-            parts = (loop.workloads.run(), self._broker.run(), self._publisher.run(), self._topology.run(), loop.run())
+            parts = (
+                loop.lease.run(),
+                loop.workloads.run(),
+                self._broker.run(),
+                self._publisher.run(),
+                self._topology.run(),
+                loop.run(),
+            )
             try:
                 async with asyncio.TaskGroup() as group:
                     for part in parts:

@@ -9,7 +9,7 @@ import pydantic
 import yaml
 
 from warren_contract.settings import SettingError, setting, whole_number
-from warren_operator.resource import Duration, Model, QueueSettings, Retry, first_problem
+from warren_operator.resource import Duration, Key, Model, QueueSettings, Retry, first_problem
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 """Where Kubernetes tells a pod its namespace."""
@@ -41,6 +41,7 @@ class Settings:
         defaults: of the virtual host.
         name: of this operator in Kubernetes Events and in the broker's list of connections.
         budgets: workers that WorkQueues share, by the budget's name.
+        lease: namespace and name of the lease that it acts under; None for none, where it is the only one.
     """
 
     namespaces: tuple[str, ...]
@@ -48,6 +49,7 @@ class Settings:
     defaults: QueueSettings
     name: str
     budgets: Mapping[str, int] = field(default_factory=dict)
+    lease: Key | None = None
 
     @property
     def everywhere(self) -> bool:
@@ -67,6 +69,7 @@ class Settings:
             defaults=_load_defaults(environ),
             name=setting(environ, "HOSTNAME", str, "warren-operator"),
             budgets=setting(environ, "WARREN_BUDGETS", _budgets, {}),
+            lease=setting(environ, "WARREN_LEASE", _lease) if environ.get("WARREN_LEASE") else None,
         )
 
 
@@ -75,6 +78,13 @@ def _namespaces(text: str) -> tuple[str, ...]:
     if not names or (ALL_NAMESPACES in names and len(names) > 1):
         raise ValueError("write namespaces with commas between them, or * alone for all")
     return names
+
+
+def _lease(text: str) -> Key:
+    namespace, _, name = text.partition("/")
+    if not namespace or not name or "/" in name:
+        raise ValueError("write NAMESPACE/NAME of the lease")
+    return Key(namespace, name)
 
 
 def _budgets(text: str) -> dict[str, int]:

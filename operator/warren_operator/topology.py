@@ -422,6 +422,10 @@ class Topology:
         self._want, self._may_drop = desired(queues, self._defaults), may_drop
         self.wake()
 
+    def retire(self) -> None:
+        """Do nothing until `serve` is called again: another operator keeps the broker."""
+        self._want = None
+
     def wake(self) -> None:
         """Compare everything at once: something is missing, or is new."""
         self._full_at = float("-inf")

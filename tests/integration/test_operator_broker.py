@@ -16,7 +16,7 @@ from brokers import ADMIN, PASSWORD, Broker
 from pika.adapters.blocking_connection import BlockingChannel
 
 from warren_contract.events import Event, QueueState, Resync, TasksSubmitted, decode, encode
-from warren_contract.names import EVENTS_EXCHANGE, OPERATOR_EVENTS_QUEUE, TASKS_EXCHANGE
+from warren_contract.names import EVENTS_EXCHANGE, OPERATOR_EVENTS_PREFIX, TASKS_EXCHANGE
 from warren_contract.settings import BrokerSettings
 from warren_operator.broker import Broker as OperatorBroker
 from warren_operator.broker import EventPublisher
@@ -426,14 +426,16 @@ async def test_a_deleted_event_queue_is_made_again(site: Site, monkeypatch: pyte
         await eventually(lambda: site.broker.listening_since not in (None, before), "listening again")
 
 
-async def test_a_second_operator_works_without_hints(site: Site) -> None:
+async def test_a_second_operator_hears_the_same(site: Site) -> None:
+    """One that stands by knows the workers when it has to act."""
     second = Site(site.running, site.settings)
-    async with site.connected():
+    event = TasksSubmitted("one", 1, 1.0)
+    async with site.connected(), second.connected():
         await eventually(lambda: site.broker.listening_since is not None, "the first listens")
-        async with second.connected():
-            await second.compare("one")
-            assert (await second.counts("one")).ready == 0
-            assert second.broker.listening_since is None
+        await eventually(lambda: second.broker.listening_since is not None, "the second listens")
+        with site.channel() as channel:
+            channel.basic_publish(EVENTS_EXCHANGE, event.routing_key, encode(event))
+        await eventually(lambda: site.heard == second.heard == [event], "both hear it")
 
 
 def queue_state(ready: int) -> QueueState:
@@ -464,6 +466,7 @@ async def test_states_are_told_on_the_exchange(site: Site) -> None:
 async def test_the_event_queue_is_bounded(site: Site) -> None:
     async with site.connected():
         await eventually(lambda: site.broker.listening_since is not None, "listening")
-        arguments = (await site.queue(OPERATOR_EVENTS_QUEUE))["arguments"]
+        (queue,) = [q for q in await site.management.queues() if q["name"].startswith(OPERATOR_EVENTS_PREFIX)]
+        arguments = queue["arguments"]
         assert isinstance(arguments, dict)
         assert (arguments["x-max-length"], arguments["x-overflow"]) == (10_000, "drop-head")

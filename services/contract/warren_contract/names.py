@@ -11,7 +11,7 @@ DEAD_EXCHANGE = "warren.dead"
 EVENTS_EXCHANGE = "warren.events"
 """Topic exchange for the small messages of `warren_contract.events`."""
 
-OPERATOR_EVENTS_QUEUE = "warren.operator.events"
+OPERATOR_EVENTS_PREFIX = "warren.operator."
 """The operator's own, exclusive queue on the events exchange."""
 
 PRODUCER_QUEUE_PREFIX = "warren.producer."
