@@ -11,7 +11,7 @@ from warren_operator.background import Background
 from warren_operator.entry import Entry
 from warren_operator.explanation import Explained, Problem
 from warren_operator.history import extended
-from warren_operator.kube import Api, KubeError
+from warren_operator.kube import Changes, KubeError
 from warren_operator.notes import scaled
 from warren_operator.observation import WorkerReports
 from warren_operator.policy import Decision
@@ -40,7 +40,7 @@ class Actor:
     """
 
     def __init__(
-        self, api: Api, workloads: Workloads, reports: WorkerReports, teller: Teller, background: Background
+        self, api: Changes, workloads: Workloads, reports: WorkerReports, teller: Teller, background: Background
     ) -> None:
         """Args:
         api: session with the API server.

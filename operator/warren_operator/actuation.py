@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from warren_operator.kube import JSON_PATCH, MERGE_PATCH, Api, KubeError
+from warren_operator.kube import JSON_PATCH, MERGE_PATCH, Changes, KubeError
 from warren_operator.resource import Key
 from warren_operator.workloads import DELETION_COST, DEPLOYMENTS, PODS, TargetState
 
@@ -49,7 +49,7 @@ class ScaleIn:
 class Actuator:
     """Changes the replicas of Deployments."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Changes) -> None:
         self._api = api
 
     async def scale(self, target: Key, current: int, wanted: int) -> None:

@@ -1,5 +1,6 @@
 """What the operator keeps of one WorkQueue between two looks at it. Nothing of it outlives the process."""
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ class Entry:
         item: as last read.
         refusal: why it is not served: unusable, or somebody else's queue or Deployment.
         serving: its queue is being read right now.
+        early: factor on the times of what is done regularly, so that it is not done for all WorkQueues at once.
 
         memory: of the policy.
         unread_since: since when readings have failed; None while they do not.
@@ -57,6 +59,7 @@ class Entry:
     item: WorkQueue
     refusal: Problem | None = None
     serving: bool = False
+    early: float = field(default_factory=lambda: random.uniform(0.5, 1.0))  # noqa: S311  spreads load, no secret
 
     memory: Memory = field(default_factory=Memory)
     unread_since: float | None = None

@@ -45,7 +45,10 @@ class Health:
         return web.Response(status=200 if good else 503, text=text)
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        """Ready once both sides have been reached, also where another operator acts; a broker that fails later is no reason to restart or to stop."""
+        """Ready once both sides have been reached, also where another operator acts.
+
+        A broker that fails later is no reason to restart or to stop.
+        """
         missing = []
         if not self._loop.workloads.synced:
             missing.append(self._loop.workloads.problem or "the cluster has not been listed yet")
@@ -55,8 +58,8 @@ class Health:
         if not lease.ours and not lease.holder:
             missing.append(lease.problem or "it is not known yet whether another operator acts")
         self._ready = self._ready or not missing
-        well = "ok" if lease.ours else f"standing by: {lease.holder} acts"
-        return web.Response(status=200 if self._ready else 503, text="; ".join(missing or [well]) + "\n")
+        part = [f"standing by: {lease.holder} acts"] if lease.holder and not lease.ours else []
+        return web.Response(status=200 if self._ready else 503, text="; ".join(missing + part or ["ok"]) + "\n")
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=await self._all.text(), headers={"Content-Type": CONTENT_TYPE})

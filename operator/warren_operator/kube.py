@@ -100,8 +100,6 @@ class Api:
 
     Attributes:
         configuration: where the API server is, and how to log in.
-        may_change: whether anything may be changed right now. It is asked for each request that would, so that nothing
-            that began earlier goes on once another operator acts.
     """
 
     def __init__(self, configuration: Configuration, watches: int = 0) -> None:
@@ -110,7 +108,6 @@ class Api:
         watches: streams that may be open at a time, besides the other calls.
         """
         self.configuration = configuration
-        self.may_change: Callable[[], bool] = lambda: True
         configuration.connection_pool_maxsize = CONNECTIONS + watches
         self._client: ApiClient | None = None
 
@@ -133,7 +130,6 @@ class Api:
         body: object = None,
         media: str = JSON,
         params: Mapping[str, str] | None = None,
-        always: bool = False,
     ) -> Any:
         """Send a request and return the answer's JSON.
 
@@ -143,13 +139,10 @@ class Api:
             body: to send as JSON.
             media: type of the body where there is one, else of the answer that is asked for.
             params: of the query.
-            always: also while nothing may be changed.
 
         Raises:
-            KubeError: refused, not allowed right now, or no answer within `REQUEST_LIMIT` seconds.
+            KubeError: refused, or no answer within `REQUEST_LIMIT` seconds.
         """
-        if method != "GET" and not always and not self.may_change():
-            raise KubeError(0, "StandingBy", "this operator does not hold the lease: it changes nothing")
         headers = {"Accept": media} if body is None else {"Accept": JSON, "Content-Type": media}
         call = _Call(method, path, params or {}, headers, body)
         try:
@@ -195,6 +188,29 @@ class Api:
         answer = await self._client.call_api(*request, _request_timeout=limits)
         response: aiohttp.ClientResponse = answer.response
         return response
+
+
+class Changes:
+    """The calls that change something. Each asks for leave right before it is sent, so that nothing that began earlier
+    goes on once another operator acts."""
+
+    def __init__(self, api: Api, allowed: Callable[[], bool]) -> None:
+        """Args:
+        api: session.
+        allowed: whether anything may be changed right now.
+        """
+        self._api = api
+        self._allowed = allowed
+
+    async def request(self, method: str, path: str, *, body: object, media: str = JSON) -> None:
+        """Send a request.
+
+        Raises:
+            KubeError: not allowed, refused, or no answer within `REQUEST_LIMIT` seconds.
+        """
+        if not self._allowed():
+            raise KubeError(0, "StandingBy", "the lease could not be renewed: nothing is changed until it is")
+        await self._api.request(method, path, body=body, media=media)
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,12 +137,12 @@ class Lease:
         record = self._ours or await self._look(key)
         if record is None:
             body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": key.name}}
-            written = await self._api.request("POST", LEASES.path(key.namespace), body=self._claimed(body), always=True)
+            written = await self._api.request("POST", LEASES.path(key.namespace), body=self._claimed(body))
         elif record.holder in ("", self.identity) or clock() - self._seen_at > record.duration:
             if record.holder != self.identity:
                 self._note("")  # it may have been somebody else's while we could not look
             path = LEASES.path(key.namespace, key.name)
-            written = await self._api.request("PUT", path, body=self._claimed(record.body), always=True)
+            written = await self._api.request("PUT", path, body=self._claimed(record.body))
         else:
             self._note(record.holder)
             return
@@ -203,7 +203,7 @@ class Lease:
         body["spec"] |= {"holderIdentity": ""}
         try:
             async with asyncio.timeout(RELEASE_LIMIT):
-                await self._api.request("PUT", LEASES.path(key.namespace, key.name), body=body, always=True)
+                await self._api.request("PUT", LEASES.path(key.namespace, key.name), body=body)
         except (KubeError, TimeoutError) as error:
             log.info("the lease %s could not be given back: %s", key, error)
 

@@ -163,7 +163,8 @@ class Looker:
         entry.pause = self._judge(entry, spec, self._observe(entry, spec, target, reading))
         decision = entry.told.decision if entry.told is not None else None
         holds = decision is not None and not decision.changes and decision.limit in STANDING and spec.budget is None
-        entry.valid_until = now + (DECIDED_EVERY if entry.pause >= IDLE_EVERY else DECIDED_BUSY_EVERY) if holds else now
+        longest = DECIDED_EVERY if entry.pause >= IDLE_EVERY else DECIDED_BUSY_EVERY
+        entry.valid_until = now + longest * entry.early if holds else now
         return entry.pause
 
     def _too_early(self, entry: Entry, target: TargetState, counts: Counts | None) -> float | None:

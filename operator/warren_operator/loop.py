@@ -7,6 +7,7 @@ beside.
 
 import asyncio
 import logging
+import random
 import time
 
 from warren_contract.events import Event, Resync, TasksSubmitted, WorkerState
@@ -18,7 +19,7 @@ from warren_operator.claims import settle, target_of
 from warren_operator.entry import NEVER, Entry
 from warren_operator.explanation import Explained, Problem
 from warren_operator.history import recalled
-from warren_operator.kube import Api
+from warren_operator.kube import Api, Changes
 from warren_operator.lease import Lease
 from warren_operator.looking import CLUSTER_UNREADABLE, Looker, Sources
 from warren_operator.notes import Note
@@ -29,11 +30,14 @@ from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY
 from warren_operator.scaling import Wants
 from warren_operator.settings import Settings
 from warren_operator.status import read_status
-from warren_operator.telling import Teller
+from warren_operator.telling import STATUS_EVERY, Teller
 from warren_operator.topology import Topology
 from warren_operator.workloads import Workloads
 
 log = logging.getLogger(__name__)
+
+TAKE_IN_REST = 10.0
+"""Times as long as it took to take WorkQueues in is rested after it: a thousand that come one by one are few flocks."""
 
 BATCH = 100
 """WorkQueues that are read in one go. A hint waits for that long: four milliseconds."""
@@ -71,14 +75,16 @@ class Loop:
         self._agenda: Agenda[Key] = Agenda()
         self._reports = WorkerReports()
         self._background = Background()
-        self._teller = Teller(api, settings.name, publisher, self._background)
-        self.actor = Actor(api, self.workloads, self._reports, self._teller, self._background)
+        self.lease = Lease(api, settings.lease, settings.name, self._leadership_changed)
+        changes = Changes(api, lambda: self.lease.acts)
+        self._teller = Teller(changes, settings.name, publisher, self._background)
+        self.actor = Actor(changes, self.workloads, self._reports, self._teller, self._background)
         self._wants = Wants(settings.budgets, self._agenda.hint)
         sources = Sources(broker, topology, self.workloads, self._reports, self._wants)
         self.looker = Looker(sources, self.actor, self._teller)
-        self.lease = Lease(api, settings.lease, settings.name, self._leadership_changed)
         self._owners: dict[str, Key] = {}
         self._changed = True
+        self._take_in_after = NEVER
         self._unsynced_told_at = NEVER
         self._wake = asyncio.Event()
 
@@ -112,7 +118,7 @@ class Loop:
         self._wake.set()
 
     def _leadership_changed(self) -> None:
-        """Another operator acts from now on, or this one does: what was known of the WorkQueues is from another time."""
+        """Another operator acts from now on, or this one does: what is known of the WorkQueues is from another time."""
         for key in list(self.entries):
             del self.entries[key]
             self._agenda.drop(key)
@@ -137,8 +143,10 @@ class Loop:
                     self._wait_for_sync(loop.time())
                     await asyncio.sleep(ACTING_EVERY)
                     continue
-                if self._changed:
-                    self._take_in(loop.time())
+                if self._changed and loop.time() >= self._take_in_after:
+                    begun = loop.time()
+                    self._take_in(begun)
+                    self._take_in_after = loop.time() + TAKE_IN_REST * (loop.time() - begun)
                 self._wake.clear()
                 due = self._due(loop.time())
                 if due:
@@ -160,8 +168,8 @@ class Loop:
             self._teller.explain(entry, told)
 
     async def _rest(self, now: float) -> None:
-        at = self._agenda.next_at()
-        pause = IDLE_EVERY if at is None else min(IDLE_EVERY, max(0.0, at - now))
+        ats = (self._agenda.next_at(), self._take_in_after if self._changed else None)
+        pause = max(0.0, min([IDLE_EVERY, *(at - now for at in ats if at is not None)]))
         try:
             async with asyncio.timeout(pause):
                 await self._wake.wait()
@@ -253,6 +261,6 @@ def _new_entry(item: WorkQueue, refusal: Problem | None, now: float) -> Entry:
         refusal,
         raw=item.status,
         written=written,
-        written_at=NEVER if written is None else now,
+        written_at=NEVER if written is None else now + random.uniform(0, STATUS_EVERY),  # noqa: S311  spreads load
         decisions=recalled(item.status),
     )

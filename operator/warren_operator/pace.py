@@ -3,8 +3,8 @@
 SHARE = 0.1
 """Share of one core that looks may take."""
 
-WINDOW = 1.0
-"""Seconds over which that is measured."""
+WINDOW = 10.0
+"""Seconds over which that is measured: a burst of looks, as after the start, says nothing."""
 
 LONGEST = 20.0
 """Times as long as asked for, at most, a pause becomes. A cluster that needs more needs a second operator."""

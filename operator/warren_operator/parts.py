@@ -60,7 +60,6 @@ class Parts:
         self._topology = Topology(self._broker, Management(load), settings.defaults, owned, self._queues_changed)
         self._publisher = EventPublisher(load, f"{settings.name} tell")
         self._loop = Loop(self._api, settings, self._broker, self._topology, self._publisher)
-        self._api.may_change = lambda: self._loop.lease.acts
         self.queues = self._loop.workloads.queues
         self._task: asyncio.Task[None] | None = None
 

@@ -15,7 +15,7 @@ from warren_operator.broker import EventPublisher
 from warren_operator.conditions import transitions
 from warren_operator.entry import NEVER, Entry
 from warren_operator.explanation import Explained
-from warren_operator.kube import MERGE_PATCH, Api, KubeError
+from warren_operator.kube import MERGE_PATCH, Changes, KubeError
 from warren_operator.mirror import Kind
 from warren_operator.notes import Note, event_body
 from warren_operator.resource import Mode, Status, WorkQueue
@@ -48,7 +48,7 @@ EVENTS = Kind("api/v1", "events")
 class Teller:
     """Writes statuses and Events, and publishes event messages."""
 
-    def __init__(self, api: Api, name: str, publisher: EventPublisher, background: Background) -> None:
+    def __init__(self, api: Changes, name: str, publisher: EventPublisher, background: Background) -> None:
         """Args:
         api: session with the API server.
         name: of this operator, in Events.
@@ -92,7 +92,7 @@ class Teller:
         """Publish the state, unless that was done just now."""
         if entry.told is None:
             return
-        every = TELL_EVERY if entry.mark != entry.told_mark else TELL_QUIET_EVERY
+        every = TELL_EVERY if entry.mark != entry.told_mark else TELL_QUIET_EVERY * entry.early
         if now - entry.told_at < every:
             return
         state = queue_state(entry.item, entry.told, time.time())

@@ -115,7 +115,11 @@ def rights(role: Manifest) -> set[tuple[str, str, str]]:
 def test_the_operator_s_rights(namespaces: list[str], kind: str, where: list[str | None]) -> None:
     """Exactly these, exactly there, for exactly its account; nobody else has any."""
     manifests = render({"operator": {"watchNamespaces": namespaces}})
-    roles = [item for item in manifests if item["kind"] in ("Role", "ClusterRole")]
+    roles = [
+        item
+        for item in manifests
+        if item["kind"] in ("Role", "ClusterRole") and not item["metadata"]["name"].endswith("-lease")
+    ]
     assert {item["kind"] for item in roles} == {kind}
     assert [item["metadata"].get("namespace") for item in roles] == where
     for role in roles:
@@ -124,6 +128,7 @@ def test_the_operator_s_rights(namespaces: list[str], kind: str, where: list[str
             item
             for item in manifests
             if item["kind"] == f"{kind}Binding"
+            and item["metadata"]["name"] == role["metadata"]["name"]
             and item["metadata"].get("namespace") == role["metadata"].get("namespace")
         ]
         (binding,) = bindings
@@ -131,6 +136,34 @@ def test_the_operator_s_rights(namespaces: list[str], kind: str, where: list[str
         assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "warren-operator", "namespace": "warren"}]
     operator = pods(manifests)["Deployment/warren-operator"]
     assert env(operator)["WARREN_NAMESPACES"] == (",".join(namespaces) or None)
+
+
+@pytest.mark.parametrize("namespaces", [[], ["shop", "post"], ["*"]])
+def test_one_operator_acts_at_a_time(namespaces: list[str]) -> None:
+    """The lease is in the release's own namespace, whatever is watched; other leases are no business of its."""
+    manifests = render({"operator": {"watchNamespaces": namespaces, "replicas": 2}})
+    role = find(manifests, "Role", "warren-operator-lease")
+    assert role["metadata"]["namespace"] == "warren"
+    assert rights(role) == {("coordination.k8s.io", "leases", verb) for verb in ("create", "get", "update")}
+    for rule in role["rules"]:
+        assert rule["verbs"] == ["create"] or rule["resourceNames"] == ["warren-operator"]
+    binding = find(manifests, "RoleBinding", "warren-operator-lease")
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "warren-operator", "namespace": "warren"}]
+    deployment = find(manifests, "Deployment", "warren-operator")
+    assert deployment["spec"]["replicas"] == 2
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    operator = pods(manifests)["Deployment/warren-operator"]
+    assert env(operator)["WARREN_LEASE"] == "warren/warren-operator"
+    assert operator["topologySpreadConstraints"][0]["whenUnsatisfiable"] == "ScheduleAnyway"
+
+
+def test_the_operator_leaves_a_lost_node_soon() -> None:
+    operator = pods(render())["Deployment/warren-operator"]
+    assert {item["key"]: item["tolerationSeconds"] for item in operator["tolerations"]} == {
+        "node.kubernetes.io/not-ready": 5,
+        "node.kubernetes.io/unreachable": 5,
+    }
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_lint_finds_nothing(variant: dict[str, Any]) -> None:
         "worker/resources/request",
         "producer/ingress/hosts",
         "producer/service/ports",
-        "operator/replicas",
+        "operator/replica",
         "operator/image/repo",
         "broker/replicaCount",
         "broker/persistence/storageClassName",

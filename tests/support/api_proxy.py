@@ -107,6 +107,7 @@ class ApiProxy:
             await self._ended.wait()
             self._cut()
             await runner.cleanup()
+        await asyncio.sleep(0.25)  # the client's TLS connections need some turns of the loop to close
 
     async def _hush(self, watch: bool) -> None:
         while watch and self.silent:  # noqa: ASYNC110  set from the thread of a test

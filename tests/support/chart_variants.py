@@ -65,7 +65,12 @@ EVERYTHING: dict[str, Any] = {
         "ingress": {"enabled": True, "host": "warren.example.com", "className": "nginx", "tlsSecret": "tls"},
         "podDisruptionBudget": {"enabled": True},
     },
-    "operator": {"watchNamespaces": ["warren", "shop"], "priorityClassName": "high"},
+    "operator": {
+        "replicas": 2,
+        "watchNamespaces": ["warren", "shop"],
+        "priorityClassName": "high",
+        "podDisruptionBudget": {"enabled": True},
+    },
     "broker": {
         "tutorialUser": {"enabled": True},
         "persistence": {"storageClass": "fast", "annotations": {"keep": "yes"}},

@@ -50,6 +50,7 @@ def operator(*entries: Entry) -> Any:
             reactions=Histogram("warren_operator_reaction_seconds", "So.", registry=None),
         ),
         looker=SimpleNamespace(failures=4),
+        lease=SimpleNamespace(ours=True),
         workloads=SimpleNamespace(problem=""),
         tick_at=0.0,
     )

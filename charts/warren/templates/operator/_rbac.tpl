@@ -23,6 +23,17 @@
   verbs: [create]
 {{- end }}
 
+{{/* In the operator's own namespace. A name cannot be asked for where an object is made. */}}
+{{- define "warren.operatorLeaseRules" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ include "warren.fullname" . }}-operator]
+  verbs: [get, update]
+{{- end }}
+
 {{- define "warren.operatorSubject" -}}
 subjects:
   - kind: ServiceAccount
