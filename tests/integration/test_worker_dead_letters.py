@@ -14,7 +14,8 @@ from proxies import proxy_to
 from waiting import eventually
 from workers import Workers, retry_policy, workers_on
 
-from warren_contract.names import DEAD_EXCHANGE
+from warren_contract.events import WorkerState, decode
+from warren_contract.names import DEAD_EXCHANGE, EVENTS_EXCHANGE
 
 
 @pytest.fixture
@@ -133,6 +134,16 @@ def test_a_missing_dead_letter_queue_loses_nothing_and_holds_up_nobody(workers: 
     workers.open_gate("poison")
     workers.publish("poison")
     worker.wait_for_line(f"no dead letter: there is no queue {workers.queue}.dead .*tried again task=poison", 2)
+    with broker.channel() as channel:
+        events = channel.queue_declare("", exclusive=True).method.queue
+        channel.queue_bind(events, EVENTS_EXCHANGE, f"worker.{workers.queue}")
+
+        def told() -> bool:
+            body = channel.basic_get(events, auto_ack=True)[2]
+            state = decode(body) if body is not None else None
+            return isinstance(state, WorkerState) and state.letters_refused >= 2
+
+        eventually(told, "an event tells of it")
     workers.publish("light work")
     workers.wait_for_notes("end", 1)
     assert worker.metric("dead_letters_refused_total") >= 2

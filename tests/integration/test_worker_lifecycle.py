@@ -176,6 +176,14 @@ def test_a_mistake_ends_with_one_sentence_and_code_2(workers: Workers, settings:
     assert "Traceback" not in worker.output
 
 
+def test_an_error_of_our_own_at_the_start_is_told(workers: Workers, tmp_path: Path) -> None:
+    (tmp_path / "pika.py").write_text("raise RuntimeError('half an image')\n", "utf-8")
+    worker = workers.start(PYTHONPATH=f"{tmp_path}:{PYTHON_PATH}")
+    assert worker.exit_code() == 1
+    assert "the worker cannot start" in worker.output
+    assert "RuntimeError: half an image" in worker.output
+
+
 def test_a_health_port_that_is_taken_is_named(workers: Workers) -> None:
     with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as taken:
         port = taken.getsockname()[1]

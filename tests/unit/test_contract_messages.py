@@ -247,6 +247,10 @@ def test_a_text_line_has_them_too_and_leaves_the_record_as_it_was() -> None:
     line = record(task="t-1")
     before = set(vars(line))
     assert TextFormatter().format(line).endswith("info    part: did it task=t-1")
+    vars(line)["task"] = "t-1\n12:00:00.000 info    part: forged ä"
+    assert "\n" not in TextFormatter().format(line)
+    vars(line)["task"] = "Köln"
+    assert TextFormatter().format(line).endswith("task=Köln")
     assert set(vars(line)) - before <= {"message", "asctime"}
 
 

@@ -34,9 +34,17 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line, and the traceback below where there is one."""
         clock = f"{self.formatTime(record, '%H:%M:%S')}.{int(record.msecs):03d}"
-        extras = "".join(f" {name}={value}" for name, value in vars(record).items() if name not in _STANDARD)
+        extras = "".join(
+            f" {name}={_on_one_line(value)}" for name, value in vars(record).items() if name not in _STANDARD
+        )
         line = f"{clock} {record.levelname.lower():7} {record.name}: {record.getMessage()}{extras}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _on_one_line(value: object) -> str:
+    """A sender's text, such as a task's id, must not look like further lines of the log."""
+    text = str(value)
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def configure_logging(environ: Mapping[str, str]) -> None:

@@ -42,7 +42,8 @@ def main(environ: Mapping[str, str]) -> int:
             log_task_ids()
         except SettingError as error:
             return _usage(str(error))
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a text stream
+        # Whatever a task's sender wrote, the line about it is printed.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]  # a text stream
         control = None
         if settings.executor == "process":
             # Before pika and its like are imported, and before there is any thread or connection: see fork_server.
@@ -129,6 +130,9 @@ if __name__ == "__main__":
     code = EXIT_FAILED
     try:
         code = main(os.environ)
+    except Exception:
+        # Said here, since what follows ends the process before the interpreter could.
+        log.exception("the worker cannot start")
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -318,8 +318,7 @@ class Worker:
         self._bury(hand, reason)
 
     def _bury(self, hand: InHand, outcome: Failed) -> None:
-        """Publish a dead letter; the delivery is settled when that has worked or failed, and keeps its place till
-        then."""
+        """Publish a dead letter; till that has worked or failed the delivery is not settled, and keeps its place."""
         properties = hand.delivery.properties
         reason = Reason(
             exception=outcome.exception,
