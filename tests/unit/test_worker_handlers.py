@@ -6,7 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from warren_contract.settings import SettingError, memory, setting
@@ -20,7 +20,8 @@ from warren_worker.verdict import Failed
 any_text = st.text(st.characters(exclude_categories=()))
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | any_text | st.binary() | st.datetimes() | st.decimals(),
-    lambda inner: st.lists(inner) | st.dictionaries(any_text, inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3),
+    max_leaves=4,
 )
 tasks = st.builds(
     Task,
@@ -32,7 +33,7 @@ tasks = st.builds(
     content_type=st.none() | any_text,
     correlation_id=st.none() | any_text,
     submitted_at=st.integers(),
-    headers=st.dictionaries(any_text, values),
+    headers=st.dictionaries(any_text, values, max_size=4),
 )
 
 
@@ -55,6 +56,7 @@ def test_what_is_no_command_is_refused(text: str) -> None:
 
 
 @given(tasks)
+@example(Task(b"", "nul\0 \ud800", 1, 0.0, type="\0", headers={"\0": "\0"}))
 def test_whatever_a_task_carries_a_program_can_be_told(task: Task) -> None:
     told = exec_handler.variables(task, "q")
     for name, value in told.items():
