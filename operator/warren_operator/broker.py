@@ -105,8 +105,11 @@ class Broker:
         """
         return await (self._aside if aside else self._reader).read(queues)
 
-    async def declare(self, method: str, **arguments: Any) -> None:
+    async def declare(self, method: str, **arguments: Any) -> Any:
         """Declare something with a method of pika's channel such as `queue_declare`; several can be under way.
+
+        Returns:
+            The broker's answer.
 
         Raises:
             QueueMismatch: it exists with other properties.
@@ -115,7 +118,7 @@ class Broker:
         async with self._declares:
             channel = await self._declaring_channel()
             try:
-                await channel.call(getattr(channel.raw, method), **arguments)
+                frame = await channel.call(getattr(channel.raw, method), **arguments)
             except ChannelClosed as error:
                 if error.reply_code == PRECONDITION_FAILED:
                     raise QueueMismatch(error.reply_text) from error
@@ -123,6 +126,7 @@ class Broker:
                 advice = rights if error.reply_code == REFUSED else ""
                 raise BrokerUnavailable(f"the broker refused {method}: {error.reply_text}{advice}") from error
             self._declaring.append(channel)  # after an answer that did not come it is of no use any more
+            return frame.method
 
     async def _declaring_channel(self) -> Channel:
         while self._declaring:

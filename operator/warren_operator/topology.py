@@ -46,7 +46,8 @@ LONGEST_REST = 15.0
 """Seconds of that at most: statistics must not be older than what `observe` believes."""
 
 FLOCK = 0.05
-"""Seconds to wait for more when something is new."""
+LONGEST_FLOCK = 1.0
+"""Seconds to wait for more when something is new: at least, and at most where a comparison takes long."""
 
 FULL_EVERY = 30.0
 """Seconds between two comparisons of everything else: exchanges, bindings, policies."""
@@ -419,8 +420,10 @@ class Topology:
             queues: name and settings, by WorkQueue.
             may_drop: whether policies that are no longer wanted may be deleted; not while a WorkQueue is unreadable.
         """
-        self._want, self._may_drop = desired(queues, self._defaults), may_drop
-        self.wake()
+        want = desired(queues, self._defaults)
+        if want != self._want or may_drop != self._may_drop:
+            self._want, self._may_drop = want, may_drop
+            self.wake()
 
     def retire(self) -> None:
         """Do nothing until `serve` is called again: another operator keeps the broker."""
@@ -455,7 +458,7 @@ class Topology:
             try:
                 async with asyncio.timeout(min(max(STATISTICS_EVERY, took * REST), LONGEST_REST)):
                     await self._wake.wait()
-                await asyncio.sleep(min(max(FLOCK, took), LONGEST_REST))  # what comes in a flock is done in one go
+                await asyncio.sleep(min(max(FLOCK, took), LONGEST_FLOCK))  # what comes in a flock is done in one go
             except TimeoutError:
                 pass
 
@@ -496,11 +499,9 @@ class Topology:
             raise
         todo = plan(want, self._actual, self._owned if self._may_drop else lambda _name: False)
         await self._apply(todo, want)
-        if todo.empty:
-            self._note({queue: findings(want, self._actual, queue) for queue in want.queues})
-        else:
+        if not todo.empty and not self._wake.is_set():  # else it is listed again in a moment
             await self._list(loop.time(), full=True)
-            self._note({queue: findings(want, self._actual, queue) for queue in want.queues})
+        self._note({queue: findings(want, self._actual, queue) for queue in want.queues})
 
     async def _list(self, now: float, *, full: bool) -> None:
         listing = await self._management.queues()
@@ -575,12 +576,16 @@ class Topology:
     async def _declare_queue(self, name: str) -> bool:
         """Declare a queue; returns whether it is there now, and as it is to be."""
         try:
-            await self._broker.declare("queue_declare", queue=name, durable=True)
+            answer = await self._broker.declare("queue_declare", queue=name, durable=True)
         except QueueMismatch as error:  # made by somebody else since the listing; the next one says how it differs
             log.warning("queue %s is not as it is to be: %s", name, error)
             return False
         if self._present is not None:
             self._present.add(name)
+        if not answer.message_count and not answer.consumer_count and not name.endswith(DEAD_SUFFIX):
+            # It is new, and so is its dead-letter queue: the next listing will say the same.
+            now = asyncio.get_running_loop().time()
+            self.statistics[name] = Statistics(ready=0, unacked=0, total=0, available=True, dead=0, at=now)
         log.info("queue %s declared", name)
         return True
 

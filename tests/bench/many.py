@@ -91,7 +91,8 @@ class Point:
         queues: of real queues in the broker, dead-letter queues among them.
         policies: in the broker.
         added: WorkQueues that were made for this point.
-        taken_in: seconds from the first one's creation until the last of them was ready, its queue declared.
+        making: seconds that it took to make their WorkQueues in the cluster.
+        taken_in: seconds from the beginning of that until the last of them was ready, its queue declared.
         idle_cores: processor time of the operator while nothing happens, in cores.
         memory: resident bytes of the operator.
         foreign: reaction to tasks that nobody tells the operator of.
@@ -103,6 +104,7 @@ class Point:
     queues: int
     policies: int
     added: int
+    making: float
     taken_in: float
     idle_cores: float
     memory: float
@@ -254,16 +256,16 @@ async def connected(kube: Kube) -> AsyncIterator[Site]:
                 connection.close()
 
 
-async def add(site: Site, count: int) -> float:
-    """Have so many WorkQueues; returns the seconds that the operator took for the new ones."""
+async def add(site: Site, count: int) -> tuple[float, float]:
+    """Have so many WorkQueues; returns the seconds until the last new one was made, and until it was ready."""
     space = site.kube.namespace
     new = [name_of(number) for number in range(site.made, count)]
     await each(site.api.request("POST", DEPLOYMENTS.path(space), body=deployment(name)) for name in new)
     begun = time.monotonic()
     await each(site.api.request("POST", WORK_QUEUES.path(space), body=work_queue(name)) for name in new)
-    site.made = count
+    site.made, made = count, time.monotonic()
     await until(lambda: sum(site.ready) == count, f"{count} WorkQueues are ready")
-    return time.monotonic() - begun
+    return made - begun, time.monotonic() - begun
 
 
 async def react(site: Site, names: Sequence[str], *, told: bool) -> Reaction:
@@ -311,7 +313,7 @@ async def empty(site: Site, names: Sequence[str]) -> None:
 async def measure(site: Site, count: int) -> Point:
     """All figures with so many WorkQueues."""
     added = count - site.made
-    taken_in = await add(site, count)
+    making, taken_in = await add(site, count)
     await asyncio.sleep(SETTLING)
     idle_cores, memory = await site.cores(STEADY)
     chosen = random.Random(count).sample(range(count), min(SAMPLES, count))
@@ -327,7 +329,7 @@ async def measure(site: Site, count: int) -> Point:
     active = await work(site) if count >= RESTARTED_AT else None
     queues = (await site.management.get("queues?disable_stats=true&enable_queue_totals=true")).json()
     policies = (await site.management.get("policies")).json()
-    return Point(count, len(queues), len(policies), added, taken_in, idle_cores, memory, foreign, told, active)
+    return Point(count, len(queues), len(policies), added, making, taken_in, idle_cores, memory, foreign, told, active)
 
 
 async def work(site: Site) -> float:
@@ -390,10 +392,13 @@ async def many(kube: Kube, counts: Sequence[int] = COUNTS) -> tuple[list[Point],
 def summary(point: Point) -> str:
     """One line."""
     active = "" if point.active_cores is None else f", {point.active_cores:.2f} cores with {ACTIVE} active"
+    reaction = (
+        f"reaction {point.foreign.median:.2f} s median, {point.foreign.p95:.2f} s p95, with the producer's word "
+        f"{point.told.median:.3f} s, {point.told.p95:.3f} s"
+    )
     return (
-        f"{point.added} taken in within {point.taken_in:.1f} s; idle {point.idle_cores:.3f} cores, "
-        f"{point.memory / 2**20:.0f} MiB{active}; reaction {point.foreign.median:.2f} s median, "
-        f"{point.foreign.p95:.2f} s p95, with the producer's word {point.told.median:.3f} s, {point.told.p95:.3f} s; "
+        f"{point.added} made in {point.making:.1f} s and taken in within {point.taken_in:.1f} s; "
+        f"idle {point.idle_cores:.3f} cores, {point.memory / 2**20:.0f} MiB{active}; {reaction}; "
         f"{point.queues} queues, {point.policies} policies"
     )
 
