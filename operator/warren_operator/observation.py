@@ -25,7 +25,8 @@ REPORT_AGE = 35.0
 """Seconds after which a report counts for nothing. A worker gives a sign of life each 10 s; three may get lost."""
 
 SILENCE = 15.0
-"""Seconds that a pod may be ready without a report before it counts as silent: one and a half signs of life."""
+"""Seconds that a pod may be ready without a report before it counts as silent, and after which a worker's word that it is
+idle no longer counts: one and a half signs of life."""
 
 SLOW_READING = 0.2
 """Seconds. RabbitMQ answers zero for a quorum queue whose leader does not answer within 250 ms; 1 ms is normal."""
@@ -336,6 +337,7 @@ def observe(inputs: Inputs) -> View:
             rollout=inputs.target.rollout,
             settled=inputs.target.settled,
             counted=statistics is not None,
+            statistics_age=0.0 if statistics is None else max(0.0, inputs.now - statistics.at),
             service_time=inputs.service_time,
             arrival_rate=_arrival_rate(inputs),
             ending=len(inputs.target.ending),
@@ -382,17 +384,38 @@ def _unacked(inputs: Inputs, counts: Counts, statistics: Statistics | None) -> i
     waiting_for = counts.consumers * inputs.concurrency if counts.ready else 0
     late = 0
     if statistics is not None:
-        reporting = sum(not report.state.draining for report in inputs.reports.values())
-        settled = statistics.at - inputs.active_at > STATISTICS_LAG
-        if counts.consumers > reporting or settled:
+        moved_at = inputs.active_at if inputs.listening_since is None else max(inputs.active_at, inputs.listening_since)
+        settled = statistics.at - moved_at > STATISTICS_LAG
+        if counts.consumers > _accounted_for(inputs) or settled:
             late = statistics.unacked
     return max(reported, waiting_for, late)
+
+
+def _accounted_for(inputs: Inputs) -> int:
+    """Consumers that need no explanation: workers that report, and pods too young to have done so.
+
+    One that is ending counts as well: it may have said so before the broker took its consumer off the list.
+    """
+    reports = inputs.reports
+    pods = (*inputs.target.pods, *inputs.target.ending)
+    return len(reports) + sum(pod.name not in reports and _is_new(pod, inputs.wall) for pod in pods)
+
+
+def _is_new(pod: "Pod", wall: float) -> bool:
+    """Whether a worker may not have come to report yet."""
+    return wall - (pod.created if pod.ready_since is None else pod.ready_since) <= SILENCE
 
 
 def _heard(inputs: Inputs) -> int:
     """Pods that have said that they take tasks."""
     reports = inputs.reports
     return sum(pod.name in reports and not reports[pod.name].state.draining for pod in inputs.target.pods)
+
+
+def _holds(report: Report, inputs: Inputs) -> bool:
+    """Whether it would have been heard if the worker had taken a task since it said that it is idle."""
+    heard = inputs.listening_since is not None and report.received >= inputs.listening_since
+    return heard and inputs.now - report.received <= SILENCE
 
 
 def _worker(pod: "Pod", inputs: Inputs, statistics: Statistics | None, *, unheard: bool) -> Worker:
@@ -403,6 +426,8 @@ def _worker(pod: "Pod", inputs: Inputs, statistics: Statistics | None, *, unhear
         busy = report.state.busy
         if report.idle_since is not None:
             idle_for = inputs.now - report.idle_since
+            if not _holds(report, inputs):
+                busy = None  # it may have taken a task since, and have told nobody who would tell us
         elif (
             statistics is not None
             and statistics.unacked == 0

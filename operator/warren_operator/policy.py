@@ -26,9 +26,9 @@ IDLE_FOR = 0.3
 """Seconds that a worker must have been idle. It tells within a tenth of a second that it has taken a task, after many
 short ones within a second; a victim that has taken one by then finishes it."""
 
-SILENT_QUIET = 15.0
-"""Seconds that a queue must have nothing ready and nothing unacknowledged before workers that report nothing may go.
-Their tasks are known from statistics alone, which are up to 6 s old when read, and read each 5 s."""
+SILENT_QUIET = 10.0
+"""Seconds that a queue must have had nothing ready and nothing unacknowledged when its statistics were read, before
+workers that report nothing may go. Their tasks are known from statistics alone, which are up to 6 s old by then."""
 
 PENDING_LIMIT = 300.0
 """Seconds that a pod may be pending before more pods are held back. A cluster autoscaler needs them, and minutes."""
@@ -159,6 +159,7 @@ class Observation:
         arrival_rate: tasks a second that come in steadily, redeliveries included; None where unknown.
         ending: pods that are being deleted and still run.
         counted: the broker's statistics are at hand. They alone know of tasks that no worker reports.
+        statistics_age: seconds since they were read.
     """
 
     backlog: Backlog | None
@@ -170,6 +171,7 @@ class Observation:
     arrival_rate: float | None = None
     ending: int = 0
     counted: bool = True
+    statistics_age: float = 0.0
 
 
 class Rule(StrEnum):
@@ -425,7 +427,7 @@ def _down(seen: Observation, memory: Memory, wanted: int, bound: int, now: float
         return _Down(forced, Limit.NONE, tuple(worker.name for worker in chosen))
     if doubt := _in_doubt(seen, memory, now):
         return _Down(0, doubt)
-    idle = [worker for worker in _removable(seen, memory, now) if not _kept(worker, memory, now)]
+    idle = [worker for worker in _removable(seen, memory, now) if not _kept(worker, seen, memory, now)]
     chosen = idle[: max(0, surplus - unborn)]
     limit = Limit.NONE
     if any(worker.phase is Phase.STARTING for worker in seen.workers):
@@ -456,7 +458,7 @@ def _removable(seen: Observation, memory: Memory, now: float) -> list[Worker]:
         seen.workers,
         key=lambda worker: (
             _DELETION_ORDER.index(worker.phase),
-            _kept(worker, memory, now),
+            _kept(worker, seen, memory, now),
             worker.busy is not False,
             worker.busy is True,
             worker.age,
@@ -465,13 +467,13 @@ def _removable(seen: Observation, memory: Memory, now: float) -> list[Worker]:
     )
 
 
-def _kept(worker: Worker, memory: Memory, now: float) -> bool:
+def _kept(worker: Worker, seen: Observation, memory: Memory, now: float) -> bool:
     """Whether a worker has, or may have, something to do."""
     if worker.phase in (Phase.PENDING, Phase.FAILING):
         return False
     if worker.phase is Phase.STARTING or worker.busy:
         return True
     if worker.busy is None:
-        quiet = memory.quiet_since is not None and now - memory.quiet_since >= SILENT_QUIET
+        quiet = memory.quiet_since is not None and now - seen.statistics_age - memory.quiet_since >= SILENT_QUIET
         return not (worker.silent and quiet)
     return worker.idle_for < IDLE_FOR

@@ -11,6 +11,11 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 
+CLOCK_CHANGE = 3 * 3600.0
+"""Seconds that no clock is set back by. cronsim counts by the clock on the wall and takes the first of two times that
+read the same: in the hour that comes twice it would begin from the wrong one."""
+
+
 class ScheduleError(ValueError):
     """A window cannot be used; the message says what to write instead."""
 
@@ -96,17 +101,19 @@ def bounds_at(windows: Iterable[Window], min_replicas: int, max_replicas: int, w
 def _is_open(window: Window, wall: float) -> bool:
     """Whether the last thing that happened was a start; one that falls on an end is a new start."""
     opened, closed = _last(window.start, window, wall), _last(window.end, window, wall)
-    return opened is not None and (closed is None or opened >= closed)
+    # As Unix times: in the hour that comes twice, clocks tell the wrong one of two moments to be the later.
+    return opened is not None and (closed is None or opened.timestamp() >= closed.timestamp())
 
 
 def _next(expression: str, window: Window, wall: float) -> datetime | None:
-    return next(CronSim(expression, _local(window, wall)), None)
+    return next((at for at in CronSim(expression, _local(window, wall)) if at.timestamp() > wall), None)
 
 
 def _last(expression: str, window: Window, wall: float) -> datetime | None:
     """The latest moment up to `wall`, that minute included."""
     after = wall // 60 * 60 + 60
-    return next(CronSim(expression, _local(window, after), reverse=True), None)
+    backwards = CronSim(expression, _local(window, after + CLOCK_CHANGE), reverse=True)
+    return next((at for at in backwards if at.timestamp() < after), None)
 
 
 def _local(window: Window, wall: float) -> datetime:

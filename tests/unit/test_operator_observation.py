@@ -100,6 +100,31 @@ def test_statistics_count_where_a_consumer_does_not_report() -> None:
     assert unacked(view) == 1
 
 
+def test_a_worker_that_is_ending_is_no_stranger() -> None:
+    """It says so before the broker takes its consumer off the list: what statistics remember is long done."""
+    ended = tuple(report(name, draining=True) for name in "abcd")
+    pods = tuple(pod(name, ending=True) for name in "abcd")
+    target = TargetState(Deployment("d", 0, True), (), pods, False, True)
+    view = see(Counts(0, 2, NOW), (), ended, statistics=stats(unacked=8), active_at=NOW - 1, target=target)
+    assert unacked(view) == 0
+
+
+def test_a_worker_that_has_just_started_is_no_stranger() -> None:
+    """It consumes a moment before it reports: statistics still tell of the burst before."""
+    new = pod("new", ready=False, ready_since=None, created=WALL - 2)
+    view = see(Counts(1, 1, NOW), (new,), statistics=stats(unacked=12), active_at=NOW - 3)
+    assert unacked(view) == 1
+    old = see(Counts(1, 1, NOW), (pod("old"),), statistics=stats(unacked=12), active_at=NOW - 3)
+    assert unacked(old) == 12, "one that never reports is known from statistics alone"
+
+
+def test_statistics_from_before_the_operator_listened_do_not_count_as_settled() -> None:
+    """Right after a restart nobody knows when the tasks last moved."""
+    assert unacked(see(EMPTY, statistics=stats(unacked=8), listening_since=NOW - 2)) == 0
+    assert unacked(see(EMPTY, statistics=stats(unacked=8), listening_since=NOW - 20)) == 8
+    assert unacked(see(EMPTY, statistics=stats(unacked=8), listening_since=None)) == 8
+
+
 def test_statistics_that_lag_behind_the_reports_do_not_count() -> None:
     view = see(Counts(0, 1, NOW), (pod("a"),), (report("a"),), statistics=stats(unacked=9), active_at=NOW - 3)
     assert unacked(view) == 0
@@ -196,6 +221,19 @@ def test_a_pod_without_reports_is_silent_after_a_while_of_listening() -> None:
     assert not silent(listening_since=None)
     assert not silent(reports=(report("a"),))
     assert not see(pods=(pod("a", ready_since=WALL - 3),)).seen.workers[0].silent
+
+
+def test_a_worker_s_word_that_it_is_idle_counts_while_it_would_be_heard_if_it_were_not() -> None:
+    """It may have taken a task while the operator's connection was lost, or its own was blocked."""
+
+    def busy(*reports: Report, **changes: Any) -> bool | None:
+        return see(Counts(0, 1, NOW), (pod("a"),), reports, **changes).seen.workers[0].busy
+
+    assert busy(report("a")) is False
+    assert busy(report("a"), listening_since=NOW - 3) is None, "said before the operator listened again"
+    assert busy(report("a"), listening_since=None) is None
+    assert busy(report("a", received=NOW - 16)) is None, "signs of life stay away"
+    assert busy(report("a", 1), listening_since=NOW - 3) is True, "what was at work counts as at work"
 
 
 def test_a_busy_report_that_the_broker_denies_is_not_believed() -> None:

@@ -58,11 +58,12 @@ class Story:
         service: float | None = None,
         rate: float | None = None,
         counted: bool = True,
+        age: float = 0.0,
     ) -> Decision:
         """One reading (ready, unacked), decided on and carried out."""
         self.now += after
         known = None if backlog is None else Backlog(*backlog)
-        seen = Observation(known, self.replicas, workers, rollout, settled, service, rate, counted=counted)
+        seen = Observation(known, self.replicas, workers, rollout, settled, service, rate, 0, counted, age)
         decision = decide(self.spec, seen, self.memory, self.now)
         self.replicas, self.memory = decision.replicas, decision.memory
         return decision
@@ -217,6 +218,17 @@ def test_silent_workers_go_once_the_queue_has_been_quiet_for_long() -> None:
         assert waited < 60
     assert waited > SILENT_QUIET
     assert (decision.replicas, len(decision.victims)) == (0, 2)
+
+
+def test_silent_workers_wait_for_statistics_that_are_as_old_as_the_quiet() -> None:
+    """With thousands of queues statistics are read each 15 s: what is old cannot tell of a task that came since."""
+    story = Story(BURST, replicas=1)
+    workers = (ready("a", busy=None, silent=True),)
+    story.read((0, 0), workers)
+    for waited in range(1, 40):
+        replicas = story.read((0, 0), workers, age=waited % 15).replicas
+        assert replicas or waited - waited % 15 >= SILENT_QUIET
+    assert not story.replicas
 
 
 def test_silent_workers_stay_while_anything_is_unacknowledged() -> None:

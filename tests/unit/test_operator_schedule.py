@@ -1,6 +1,6 @@
 """Bounds by the time of day."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -65,6 +65,35 @@ def test_a_maximum_below_the_usual_minimum_takes_that_along() -> None:
 def test_the_hour_that_summer_time_leaves_out_still_opens_the_window() -> None:
     early = Window("30 2 * * *", "0 9 * * *", "Europe/Berlin", min_replicas=1)
     assert bounds_at([early], 0, 10, at("2026-03-29 04:00:00")).min_replicas == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "opens"),
+    [
+        (
+            "50 * * * *",
+            "10 * * * *",
+            ("00:50+02", "01:50+02", "02:50+02", "02:50+01", "03:50+01"),
+        ),  # twenty minutes each
+        ("30 2 * * *", "50 2 * * *", ("02:30+02",)),  # what has a time of day happens once, the first time
+        ("15 2 * * *", "35 4 * * *", ("02:15+02",)),
+        ("30 1 * * *", "30 2 * * *", ("01:30+02",)),
+    ],
+)
+def test_the_hour_that_comes_twice_is_two_hours(start: str, end: str, opens: tuple[str, ...]) -> None:
+    """Each minute of the night in which summer time ends, as an operator would see it that starts just then."""
+    window = Window(start, end, "Europe/Berlin", min_replicas=1)
+    begin, last = (datetime.fromisoformat(f"2026-10-25T{text}").timestamp() for text in ("00:30+02:00", "04:30+01:00"))
+    length = {"50 * * * *": 20, "30 2 * * *": 20, "15 2 * * *": 200, "30 1 * * *": 60}[start]
+    starts = [datetime.fromisoformat(f"2026-10-25T{text}:00").timestamp() for text in opens]
+    moment = begin
+    while moment < last:
+        bounds = bounds_at([window], 0, 10, moment)
+        expected = any(opened <= moment < opened + length * 60 for opened in starts)
+        assert bool(bounds.min_replicas) is expected, datetime.fromtimestamp(moment, UTC)
+        assert bounds.until is not None
+        assert bounds.until > moment
+        moment += 60
 
 
 @given(st.integers(0, 60 * 24 * 400))
