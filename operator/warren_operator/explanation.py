@@ -95,11 +95,12 @@ def _demand(decision: Decision, view: View, scaling: Scaling) -> str:
     count = f"{tasks} task{'s' * (tasks != 1)}"
     if decision.rule is Rule.MAX_WAIT:
         arriving = f", {rate(view.seen.arrival_rate)} arriving" if view.seen.arrival_rate else ""
-        each = span(view.seen.service_time or 0.0)
+        known = view.seen.service_time
+        each = f"{span(view.seen.time_so_far or 0.0)} each so far" if known is None else f"{span(known)} each"
         if not backlog.ready and not arriving:
             return f"{count} in work, none waits"
         wait = f"keep{'s' * (asked == 1)} the wait under {format_duration(scaling.max_wait or 0.0)}"
-        return f"{count}, {each} each{arriving}: {asked} worker{'s' * (asked != 1)} {wait}"
+        return f"{count}, {each}{arriving}: {asked} worker{'s' * (asked != 1)} {wait}"
     per_worker = scaling.backlog_per_worker or USUAL_BACKLOG_PER_WORKER
     unknown = ", service time not known yet" if decision.rule is Rule.LEARNING else ""
     return f"{count} at {per_worker} a worker ask{'s' * (tasks == 1)} for {asked}{unknown}"

@@ -222,6 +222,7 @@ class Looker:
                 reports=self._reports.of(queue),
                 active_at=self._reports.active_at(queue),
                 service_time=self._reports.service_time(queue, now),
+                time_so_far=self._reports.time_so_far(queue, now),
                 arrival_rate=self._reports.arrival_rate(queue, None if counts is None else counts.ready, now),
                 concurrency=spec.concurrency,
                 target=replace(target, settled=False) if self._workloads.problem else target,

@@ -4,6 +4,7 @@
 follows from them) and `Counts`/`Statistics` (values that `broker.py` and `management.py` read).
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,8 +26,8 @@ REPORT_AGE = 35.0
 """Seconds after which a report counts for nothing. A worker gives a sign of life each 10 s; three may get lost."""
 
 SILENCE = 15.0
-"""Seconds that a pod may be ready without a report before it counts as silent, and after which a worker's word that it is
-idle no longer counts: one and a half signs of life."""
+"""Seconds that a pod may be ready without a report before it counts as silent, and after which a worker's word that it
+is idle no longer counts: one and a half signs of life."""
 
 SLOW_READING = 0.2
 """Seconds. RabbitMQ answers zero for a quorum queue whose leader does not answer within 250 ms; 1 ms is normal."""
@@ -36,6 +37,9 @@ HALF_LIFE = 300.0
 
 LEAST_FINISHED = 5
 """Tasks that must have ended before a mean service time is told."""
+
+STEP = 1.25
+"""Factor between two times that are told while tasks are still running."""
 
 SEE_STATUS = "see `rabbitmq-queues quorum_status`"
 
@@ -202,6 +206,27 @@ class WorkerReports:
         )
         return (known.seconds + running) / known.finished
 
+    def time_so_far(self, queue: str, now: float) -> float | None:
+        """Mean seconds that tasks take at least, as far as the running ones tell; None where none has run, and once the
+        service time is known.
+
+        Of all tasks, as many as have outlived the finished ones take no less than the one that has run for longest.
+        Rounded up in steps, so that what follows from it while a task runs on comes in flocks.
+        """
+        known = self._queues.get(queue)
+        if known is None or known.finished >= LEAST_FINISHED:
+            return None
+        running = [
+            report.state.at - task.since + now - report.received
+            for report in known.reports.values()
+            for task in report.state.running
+        ]
+        mean = known.seconds / known.finished if known.finished else 0.0
+        longer = [seconds for seconds in running if seconds > mean]
+        if longer:
+            mean += (max(longer) - mean) * len(longer) / (len(longer) + known.finished)
+        return STEP ** math.ceil(math.log(mean, STEP)) if mean > 0 else None
+
     def arrival_rate(self, queue: str, ready: int | None, now: float) -> float | None:
         """Tasks a second that come in steadily; None until known.
 
@@ -285,6 +310,7 @@ class Inputs:
         reports: of its workers, by name.
         active_at: when the queue's tasks last moved, in seconds of the loop's clock.
         service_time: mean seconds of a task; None until known.
+        time_so_far: mean seconds that a task takes at least; None where none has run.
         arrival_rate: tasks a second that come in steadily; None until known.
         concurrency: tasks at once in one worker.
         target: its Deployment.
@@ -308,6 +334,7 @@ class Inputs:
     now: float
     wall: float
     listening_since: float | None
+    time_so_far: float | None = None
     bare_since: float | None = None
 
 
@@ -339,6 +366,7 @@ def observe(inputs: Inputs) -> View:
             counted=statistics is not None,
             statistics_age=0.0 if statistics is None else max(0.0, inputs.now - statistics.at),
             service_time=inputs.service_time,
+            time_so_far=inputs.time_so_far,
             arrival_rate=_arrival_rate(inputs),
             ending=len(inputs.target.ending),
         ),

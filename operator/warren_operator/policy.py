@@ -156,6 +156,7 @@ class Observation:
         rollout: more than one ReplicaSet of it has pods.
         settled: its controllers have caught up with what was asked for.
         service_time: mean seconds of one task; None until known.
+        time_so_far: mean seconds that a task takes at least, as long as no more is known; None where none has run.
         arrival_rate: tasks a second that come in steadily, redeliveries included; None where unknown.
         ending: pods that are being deleted and still run.
         counted: the broker's statistics are at hand. They alone know of tasks that no worker reports.
@@ -172,6 +173,7 @@ class Observation:
     ending: int = 0
     counted: bool = True
     statistics_age: float = 0.0
+    time_so_far: float | None = None
 
 
 class Rule(StrEnum):
@@ -317,16 +319,22 @@ def _answer(spec: Scaling, seen: Observation, backlog: Backlog) -> tuple[int, Ru
     backlogPerWorker: as many as give each at most so many tasks.
 
     maxWait: by Little's law, λ·S tasks are in work at once when as many are done as come in (λ tasks a second, of S
-    seconds each); ready·S seconds of waiting work spread over maxWait come on top. Never more than there are tasks.
+    seconds each); ready·S seconds of waiting work spread over maxWait come on top. Never more than there are tasks, and
+    no fewer where S is longer than maxWait: who has a task in work then is no help to those that wait.
+
+    Until S is known, backlogPerWorker rules, unless the time that tasks have taken so far asks for more already: long
+    ones are known to be long well before they end.
     """
     tasks = backlog.ready + backlog.unacked
     per_worker = _ceil(tasks / (spec.backlog_per_worker or USUAL_BACKLOG_PER_WORKER))
     if spec.max_wait is None:
         return per_worker, Rule.BACKLOG_PER_WORKER
-    if seen.service_time is None:
+    learning = seen.service_time is None
+    service_time = (seen.time_so_far if learning else seen.service_time) or 0.0
+    at_once = ((seen.arrival_rate or 0.0) + backlog.ready / spec.max_wait) * service_time
+    in_time = _ceil((tasks if service_time > spec.max_wait else min(at_once, tasks)) / spec.concurrency)
+    if learning and per_worker >= in_time:
         return per_worker, Rule.LEARNING
-    at_once = ((seen.arrival_rate or 0.0) + backlog.ready / spec.max_wait) * seen.service_time
-    in_time = _ceil(min(at_once, tasks) / spec.concurrency)
     if spec.backlog_per_worker is not None and per_worker > in_time:
         return per_worker, Rule.BACKLOG_PER_WORKER
     return in_time, Rule.MAX_WAIT

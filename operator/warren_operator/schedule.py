@@ -10,7 +10,6 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-
 CLOCK_CHANGE = 3 * 3600.0
 """Seconds that no clock is set back by. cronsim counts by the clock on the wall and takes the first of two times that
 read the same: in the hour that comes twice it would begin from the wrong one."""

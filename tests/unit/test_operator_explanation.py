@@ -84,6 +84,13 @@ def test_a_longest_wait_is_explained_by_what_it_is_reckoned_from(
     assert sentence(decision, view, Scaling(20, backlog_per_worker=None, max_wait=30.0)) == words
 
 
+def test_a_service_time_that_is_not_known_yet_is_told_as_such() -> None:
+    view = View(Observation(Backlog(40, 2), 0, time_so_far=20.0))
+    decision = Decision(0, 27, 27, Limit.NONE, Memory(), Rule.MAX_WAIT)
+    words = "42 tasks, 20s each so far: 27 workers keep the wait under 30s"
+    assert sentence(decision, view, Scaling(30, backlog_per_worker=None, max_wait=30.0)) == words
+
+
 def test_a_rule_that_stands_in_says_why() -> None:
     view = View(Observation(Backlog(12, 0), 0))
     decision = Decision(0, 3, 3, Limit.NONE, Memory(), Rule.LEARNING)

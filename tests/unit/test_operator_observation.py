@@ -305,6 +305,20 @@ def test_service_time_needs_five_tasks_and_counts_those_that_run() -> None:
     assert reports.service_time("q", 12) == pytest.approx(14.0, rel=0.01)
 
 
+def test_running_tasks_tell_how_long_tasks_take_at_least() -> None:
+    reports = WorkerReports()
+    assert reports.time_so_far("q", 0) is None
+    reports.add(state("a"), 0)
+    assert reports.time_so_far("q", 0) is None
+    reports.add(state("b", 1, at=WALL + 1), 1)
+    assert reports.time_so_far("q", 31) == pytest.approx(31 * 1.1, rel=0.15)  # in steps, upwards
+    reports.add(replace(state("c", at=WALL + 30), running=(RunningTask("new", WALL + 30),)), 30)
+    assert reports.time_so_far("q", 31) == pytest.approx(31 * 1.1, rel=0.15), "one that has just begun tells nothing"
+    reports.add(state("a", at=WALL + 31, finished=3, finished_seconds=6.0), 31)
+    quarter = 2 + (31 - 2) / 4  # one of four has outlived the others
+    assert reports.time_so_far("q", 31) == pytest.approx(quarter * 1.1, rel=0.15)
+
+
 def test_service_time_follows_a_change() -> None:
     reports = WorkerReports()
     reports.add(state("a", finished=100, finished_seconds=100.0), 0)

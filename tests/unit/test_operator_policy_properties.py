@@ -68,6 +68,8 @@ def observations(draw: st.DrawFn, *, known: bool | None = None) -> Observation:
         service_time=draw(st.none() | st.floats(0.001, 600)),
         arrival_rate=draw(st.none() | st.floats(0, 50)),
         ending=draw(st.integers(0, 3)),
+        time_so_far=draw(st.none() | st.floats(0.001, 600)),
+        statistics_age=draw(st.floats(0, 30)),
     )
 
 

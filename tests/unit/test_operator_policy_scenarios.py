@@ -59,11 +59,12 @@ class Story:
         rate: float | None = None,
         counted: bool = True,
         age: float = 0.0,
+        so_far: float | None = None,
     ) -> Decision:
         """One reading (ready, unacked), decided on and carried out."""
         self.now += after
         known = None if backlog is None else Backlog(*backlog)
-        seen = Observation(known, self.replicas, workers, rollout, settled, service, rate, 0, counted, age)
+        seen = Observation(known, self.replicas, workers, rollout, settled, service, rate, 0, counted, age, so_far)
         decision = decide(self.spec, seen, self.memory, self.now)
         self.replicas, self.memory = decision.replicas, decision.memory
         return decision
@@ -373,6 +374,24 @@ def test_a_burst_from_zero_with_nothing_known() -> None:
     assert (first.replicas, first.rule) == (12, Rule.LEARNING)
     known = story.read((40, 12), fleet(0, 12), service=30.0, rate=0.0)
     assert (known.replicas, known.rule) == (40, Rule.MAX_WAIT), "they turn out to be long: more come"
+
+
+def test_long_tasks_bring_workers_before_the_first_one_ends() -> None:
+    """Ten tasks of two hours: once some have run for the longest wait, each of those that wait gets a worker."""
+    story = Story(WAIT)
+    assert story.read((10, 0)).replicas == 2
+    for so_far, replicas, rule in ((1.0, 2, Rule.LEARNING), (5.0, 2, Rule.LEARNING), (15.0, 4, Rule.MAX_WAIT)):
+        decision = story.read((8, 2), fleet(0, 2), so_far=so_far)
+        assert (decision.replicas, decision.rule) == (replicas, rule)
+    last = story.read((6, 4), fleet(0, 4), so_far=30.5)
+    assert (last.replicas, last.rule) == (10, Rule.MAX_WAIT)
+
+
+def test_who_is_at_work_for_longer_than_the_wait_is_no_help() -> None:
+    """Twelve tasks of a minute that began at once, and one that comes after them and is to wait for half of that."""
+    decision = Story(WAIT, replicas=12).read((1, 12), fleet(0, 12), service=60.0, rate=0.0)
+    assert (decision.replicas, decision.rule) == (13, Rule.MAX_WAIT)
+    assert Story(WAIT, replicas=12).read((1, 12), fleet(0, 12), service=29.0, rate=0.0).replicas == 12
 
 
 def test_of_two_rules_the_larger_answer_counts() -> None:

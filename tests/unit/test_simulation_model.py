@@ -174,6 +174,7 @@ class Checked(Warren):
                 reports=self.reports.of(QUEUE),
                 active_at=self.reports.active_at(QUEUE),
                 service_time=self.reports.service_time(QUEUE, now),
+                time_so_far=self.reports.time_so_far(QUEUE, now),
                 arrival_rate=self.reports.arrival_rate(QUEUE, len(world.waiting), now),
                 concurrency=self.concurrency,
                 target=TargetState(

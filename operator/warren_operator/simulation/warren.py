@@ -202,6 +202,7 @@ class Warren:
             workers=_Workers(world.pods, reports, now),
             settled=world.settled,
             service_time=self.reports.service_time(QUEUE, now),
+            time_so_far=self.reports.time_so_far(QUEUE, now),
             arrival_rate=rate if reporting else None,
         )
 
