@@ -189,8 +189,10 @@ def test_uninstall_and_install_again(kube: Kube, options: Sequence[str], tmp_pat
         eventually(lambda: release.drained() and release.queue()["exists"], "the kept tasks are done", limit=120)
         state = release.queue()
     assert not state["dead"]
-    work_queue = kube.get("workqueue", "task-queue")
-    assert work_queue["status"]["conditions"], "the operator has taken it in"
+    # A new Deployment has one replica before anybody scales it: the tasks may be done before the operator has begun.
+    eventually(
+        lambda: kube.get("workqueue", "task-queue").get("status", {}).get("conditions"), "the operator has taken it in"
+    )
 
 
 def test_a_credential_is_made_anew_when_its_secret_is_deleted(

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pika
 import pytest
+from evidence_release import evidence_of
 from kube import Kube
 from release import Release, foreign
+from verdicts import Run
 from waiting import eventually
 
 
@@ -101,19 +103,31 @@ def test_the_broker_s_death_loses_nothing(release: Release, three_workers: list[
     assert not release.queue()["dead"]
 
 
-def test_light_tasks_are_not_stuck_behind_heavy_ones(release: Release) -> None:
-    """Odd tasks heavy, even ones light, two workers: prefetch 1 gives the light ones to whoever is free."""
-    release.kube.patch("workqueue/task-queue", {"spec": {"minReplicas": 2, "maxReplicas": 2}})
-    release.wait_for_workers(2)
-    heavy = release.submit("heavy" + "." * 15)
-    eventually(lambda: holder(release, heavy), "a worker has the heavy task in hand")
-    light = {release.submit(f"light {number}.") for number in range(5)}
+def test_light_tasks_are_not_stuck_behind_heavy_ones(recorded: Kube) -> None:
+    """A heavy task, light ones after it, two workers: prefetch 1 gives the light ones to the worker that is free.
 
-    def light_done() -> bool:
-        return light <= {task_id for pod in release.workers() for task_id in done_in(release.log(pod))}
+    The heavy one lasts until the light ones are done: were one of them behind it, it would never be.
+    """
+    queue, gate = "cedar", f"heavy-{time.time_ns()}"
+    with evidence_of(recorded) as evidence:
+        evidence.release.wait_until_drained(queue)
+        recorded.patch(f"workqueue/{queue}", {"spec": {"minReplicas": 2, "maxReplicas": 2}})
+        evidence.release.wait_for_workers(2, queue)
+        heavy = evidence.submit(queue, f"gate {gate}")
+        try:
+            (holder,) = (run.pod for run in eventually(lambda: evidence.runs([heavy]), "a worker has the heavy task"))
+            light = {evidence.submit(queue, "0.1") for _ in range(5)}
 
-    eventually(light_done, "all light tasks are done")
-    assert holder(release, heavy), "the light tasks waited for the heavy one"
+            def light_runs() -> list[Run] | None:
+                runs = evidence.runs(light)
+                return runs if {run.task for run in runs if run.ended} == light else None
+
+            runs = eventually(light_runs, "all light tasks are done")
+            assert holder not in {run.pod for run in runs}
+        finally:
+            evidence.open_gate(gate)
+            recorded.patch(f"workqueue/{queue}", {"spec": {"minReplicas": 0, "maxReplicas": 6}})
+        evidence.release.wait_until_drained(queue)
 
 
 def test_a_forgotten_ack_is_visible(release: Release, installed: Kube) -> None:
