@@ -26,8 +26,8 @@ class Entry:
 
         memory: of the policy.
         unread_since: since when readings have failed; None while they do not.
-        bare_since: since when readings have had neither tasks nor consumers although workers are ready; None while they
-            have.
+        waiting: tasks were waiting at the latest reading.
+        bare_since: see `observation.bare_since`.
         aside: the queue is missing or slow, and read on a channel of its own.
         pods: names seen last.
         glance: all that the latest decision was made of, to see whether anything is new.
@@ -63,6 +63,7 @@ class Entry:
 
     memory: Memory = field(default_factory=Memory)
     unread_since: float | None = None
+    waiting: bool = False
     bare_since: float | None = None
     aside: bool = False
     pods: frozenset[str] = frozenset()

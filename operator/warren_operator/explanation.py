@@ -9,6 +9,7 @@ from functools import cached_property
 from warren_contract.durations import format_duration
 from warren_operator.observation import View
 from warren_operator.policy import (
+    FLOOR_SPAN,
     IDLE_FOR,
     PENDING_LIMIT,
     USUAL_BACKLOG_PER_WORKER,
@@ -121,7 +122,7 @@ def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
         Limit.BUDGET: f", the shared budget has {scaling.budget} for it",
         Limit.MAX_STEP: f", at most {scaling.max_step} start at once",
         Limit.STABILIZATION: f", {count} {stay} for {format_duration(scaling.stabilization)}",
-        Limit.FLOOR: f", {count} {stay}: as many are busy with {rate(view.seen.arrival_rate)} arriving",
+        Limit.FLOOR: f", {count} {stay}: steady traffic has needed as many within {format_duration(FLOOR_SPAN)}",
         Limit.PAUSED: f", {count} {stay}: paused",
         Limit.SUSPENDED: ", none: suspended",
         Limit.UNKNOWN: f", {count} {stay}",

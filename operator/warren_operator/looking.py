@@ -10,7 +10,16 @@ from warren_operator.broker import Broker
 from warren_operator.claims import target_of
 from warren_operator.entry import Entry
 from warren_operator.explanation import Explained, Problem
-from warren_operator.observation import SLOW_READING, Counts, Inputs, Reading, View, WorkerReports, observe
+from warren_operator.observation import (
+    SLOW_READING,
+    Counts,
+    Inputs,
+    Reading,
+    View,
+    WorkerReports,
+    bare_since,
+    observe,
+)
 from warren_operator.policy import Limit, decide
 from warren_operator.resource import Key, Mode, Spec
 from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY, next_look
@@ -134,7 +143,9 @@ class Looker:
         pause = self._too_early(entry, target, reading.counts)
         if pause is not None:
             return pause
-        entry.bare_since = _bare_since(entry, target, reading.counts)
+        if reading.counts is not None:
+            entry.bare_since = bare_since(entry.bare_since, reading.counts, target, waiting=entry.waiting)
+            entry.waiting = reading.counts.ready > 0
         return self._glance(entry, spec, target, reading)
 
     def _glance(self, entry: Entry, spec: Spec, target: TargetState, reading: Reading) -> float:
@@ -257,14 +268,6 @@ class Looker:
 
     def _findings(self, entry: Entry) -> tuple[Finding, ...]:
         return self._topology.findings(entry.item.queue)
-
-
-def _bare_since(entry: Entry, target: TargetState, counts: Counts | None) -> float | None:
-    if counts is None:
-        return entry.bare_since
-    if counts.ready or counts.consumers or not any(pod.ready for pod in target.pods):
-        return None
-    return counts.at if entry.bare_since is None else entry.bare_since
 
 
 def _another_scales(autoscaler: str, target: Key) -> str:

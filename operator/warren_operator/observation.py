@@ -316,8 +316,7 @@ class Inputs:
         target: its Deployment.
         now: seconds of the loop's clock.
         wall: Unix time in seconds, for the ages of pods.
-        bare_since: since when readings have had neither tasks nor consumers although workers are ready; None while they
-            have.
+        bare_since: see there.
         listening_since: since when workers' reports have been received, in seconds of the loop's clock; None while they
             are not.
     """
@@ -380,19 +379,36 @@ def observe(inputs: Inputs) -> View:
     )
 
 
+def bare_since(before: float | None, counts: Counts, target: "TargetState", *, waiting: bool) -> float | None:
+    """Since when there have been neither tasks nor consumers although there should be, None while that is not so:
+    workers are ready, which consume; or tasks were waiting, and nobody can have taken them.
+
+    Args:
+        before: what this was at the reading before.
+        counts: the reading.
+        target: whose workers these are.
+        waiting: tasks were waiting at the reading before.
+    """
+    if counts.ready or counts.consumers:
+        return None
+    vanished = (waiting or before is not None) and target.deployment.replicas > 0
+    if not vanished and not any(pod.ready for pod in target.pods):
+        return None
+    return counts.at if before is None else before
+
+
 def _doubt(inputs: Inputs, counts: Counts, statistics: Statistics | None) -> str:
     """Why a reading of zero is not to be believed; empty if it is.
 
     A queue that has lost its leader reads as empty within a millisecond and without any consumer, and statistics know
-    of it some seconds later. Workers that are ready consume: where no consumer is seen, statistics from after that
-    moment have to say that the queue is up.
+    of it some seconds later: they have to say that the queue is up, from after that moment.
     """
     if counts.suspect:
         return f"the queue's leader did not answer in time: if that stays, {SEE_STATUS}"
     if statistics is not None and not statistics.available:
         return f"the queue has no leader: start the broker's nodes that are down, or {SEE_STATUS}"
     if inputs.bare_since is not None and (statistics is None or statistics.at <= inputs.bare_since):
-        return f"no consumer is seen though workers are ready, as if the leader had gone: if that stays, {SEE_STATUS}"
+        return f"tasks or consumers have vanished as if the queue's leader had gone: if that stays, {SEE_STATUS}"
     return ""
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from warren_contract.events import RunningTask, WorkerState
-from warren_operator.observation import Counts, Inputs, Report, Statistics, View, WorkerReports, observe
+from warren_operator.observation import Counts, Inputs, Report, Statistics, View, WorkerReports, bare_since, observe
 from warren_operator.policy import Phase
 from warren_operator.workloads import Deployment, Pod, TargetState
 
@@ -58,7 +58,7 @@ def see(
         service_time=None,
         arrival_rate=None,
         concurrency=1,
-        target=TargetState(Deployment("d", len(pods), True), pods, (), False, True),
+        target=target(len(pods), *pods),
         now=NOW,
         wall=WALL,
         listening_since=NOW - 100,
@@ -104,8 +104,8 @@ def test_a_worker_that_is_ending_is_no_stranger() -> None:
     """It says so before the broker takes its consumer off the list: what statistics remember is long done."""
     ended = tuple(report(name, draining=True) for name in "abcd")
     pods = tuple(pod(name, ending=True) for name in "abcd")
-    target = TargetState(Deployment("d", 0, True), (), pods, False, True)
-    view = see(Counts(0, 2, NOW), (), ended, statistics=stats(unacked=8), active_at=NOW - 1, target=target)
+    ending = TargetState(Deployment("d", 0, True), (), pods, False, True)
+    view = see(Counts(0, 2, NOW), (), ended, statistics=stats(unacked=8), active_at=NOW - 1, target=ending)
     assert unacked(view) == 0
 
 
@@ -173,6 +173,31 @@ def test_a_zero_without_consumers_is_believed_once_statistics_say_so(
     view = see(Counts(0, 0, NOW), (pod("a"),), (report("a"),), statistics=statistics, bare_since=NOW - 2)
     assert (view.seen.backlog is not None) is known
     assert bool(view.unknown) is not known
+
+
+def target(replicas: int, *pods: Pod) -> TargetState:
+    """A Deployment with so many replicas, of which these pods are there."""
+    return TargetState(Deployment("d", replicas, True), pods, (), False, True)
+
+
+@pytest.mark.parametrize(
+    ("before", "counts", "workers", "waiting", "since"),
+    [
+        (None, Counts(0, 0, NOW), target(1, pod("a")), False, NOW),  # it is ready, and so it consumes
+        (NOW - 2, Counts(0, 0, NOW), target(1, pod("a")), False, NOW - 2),
+        (NOW - 2, Counts(0, 1, NOW), target(1, pod("a")), False, None),
+        (NOW - 2, Counts(3, 0, NOW), target(1, pod("a")), False, None),
+        (None, Counts(0, 0, NOW), target(3), False, None),
+        (None, Counts(0, 0, NOW), target(3), True, NOW),  # tasks waited for workers that are about to start
+        (NOW - 2, Counts(0, 0, NOW), target(3), False, NOW - 2),
+        (None, Counts(0, 1, NOW), target(3), True, None),  # one of them has taken the last one
+        (NOW - 2, Counts(0, 0, NOW), target(0), False, None),  # nobody is there that could be taken away
+    ],
+)
+def test_what_vanishes_and_cannot_have_been_taken(
+    before: float | None, counts: Counts, workers: TargetState, waiting: bool, since: float | None
+) -> None:
+    assert bare_since(before, counts, workers, waiting=waiting) == since
 
 
 def test_without_statistics_nobody_knows_what_silent_workers_do() -> None:
