@@ -28,7 +28,8 @@ short ones within a second; a victim that has taken one by then finishes it."""
 
 SILENT_QUIET = 10.0
 """Seconds that a queue must have had nothing ready and nothing unacknowledged when its statistics were read, before
-workers that report nothing may go. Their tasks are known from statistics alone, which are up to 6 s old by then."""
+workers may go that report nothing or have not come up. Their tasks are known from statistics alone, which are up to 6 s
+old by then."""
 
 PENDING_LIMIT = 300.0
 """Seconds that a pod may be pending before more pods are held back. A cluster autoscaler needs them, and minutes."""
@@ -438,7 +439,7 @@ def _down(seen: Observation, memory: Memory, wanted: int, bound: int, now: float
     idle = [worker for worker in _removable(seen, memory, now) if not _kept(worker, seen, memory, now)]
     chosen = idle[: max(0, surplus - unborn)]
     limit = Limit.NONE
-    if any(worker.phase is Phase.STARTING for worker in seen.workers):
+    if any(worker.phase is Phase.STARTING and worker not in chosen for worker in seen.workers):
         # The ReplicaSet deletes what is not ready first, whatever we say: wait until the starting ones are ready.
         chosen = [worker for worker in chosen if worker.phase is not Phase.READY]
         limit = Limit.STARTING
@@ -479,9 +480,11 @@ def _kept(worker: Worker, seen: Observation, memory: Memory, now: float) -> bool
     """Whether a worker has, or may have, something to do."""
     if worker.phase in (Phase.PENDING, Phase.FAILING):
         return False
-    if worker.phase is Phase.STARTING or worker.busy:
+    if worker.busy:
         return True
+    quiet = memory.quiet_since is not None and now - seen.statistics_age - memory.quiet_since >= SILENT_QUIET
+    if worker.phase is Phase.STARTING:
+        return not quiet
     if worker.busy is None:
-        quiet = memory.quiet_since is not None and now - seen.statistics_age - memory.quiet_since >= SILENT_QUIET
         return not (worker.silent and quiet)
     return worker.idle_for < IDLE_FOR

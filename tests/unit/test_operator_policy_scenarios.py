@@ -195,6 +195,20 @@ def test_a_starting_worker_holds_a_scale_in_up() -> None:
     assert (decision.replicas, decision.limit) == (3, Limit.STARTING)
 
 
+def test_workers_that_never_come_up_go_once_the_queue_has_been_quiet_for_long() -> None:
+    """Their password is wrong, say: they run, and are not ready for as long as they run."""
+    story = Story(BURST, replicas=4)
+    stuck = tuple(Worker(f"stuck-{number}", Phase.STARTING) for number in range(2))
+    decision, waited = story.read((0, 0), (*fleet(2), *stuck)), 1
+    while story.replicas:
+        decision = story.read((0, 0), (*fleet(2), *stuck))
+        waited += 1
+        assert waited < 60
+    assert waited > SILENT_QUIET
+    assert len(decision.victims) == 4
+    assert Story(BURST, replicas=4).settle((0, 1), (*fleet(2), *stuck)).replicas == 4
+
+
 def test_a_worker_that_was_busy_a_moment_ago_stays() -> None:
     story = Story(BURST, replicas=2)
     workers = (ready("old"), ready("fresh", idle_for=0.2))
