@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -9,8 +10,10 @@ from typing import Any, Self
 import httpx
 import pika
 import pytest
+from evidence_release import evidence_of
 from kube import Kube
 from release import Release
+from verdicts import harm
 from waiting import eventually
 
 NAME = "task-queue"
@@ -88,11 +91,10 @@ def nothing_delivered_twice(kube: Kube, tasks: int) -> Iterator[None]:
 
 
 class Watch:
-    """What the Deployment's replicas have been, and which pods were asked to end, by name and time."""
+    """What the Deployment's replicas have been."""
 
     def __init__(self, release: Release) -> None:
         self.replicas: list[int] = []
-        self.harmed: list[str] = []
         self._release = release
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -131,38 +133,27 @@ def test_a_burst_starts_all_workers_and_they_go_when_it_is_done(release: Release
     assert {"ScaledUp", "ScaledDown"} <= {event["reason"] for event in events}
 
 
-def busy(release: Release, ids: set[str]) -> set[str]:
-    """Workers with one of these tasks in hand."""
-    return {
-        worker["worker"]
-        for worker in release.queue()["worker_states"]
-        if any(task["id"] in ids for task in worker["running"])
-    }
-
-
-def ending(release: Release) -> set[str]:
-    """Worker pods that have been asked to end."""
-    pods = release.kube.get("pods", "--selector", f"warren.dev/queue={NAME}")
-    return {pod["metadata"]["name"] for pod in pods if "deletionTimestamp" in pod["metadata"]}
-
-
-def test_a_scale_in_takes_the_idle_and_leaves_the_busy(release: Release, installed: Kube) -> None:
-    """Four long tasks among short ones: while they run, the other workers go, and not one of theirs."""
-    spec(release, minReplicas=10)
-    release.wait_for_workers(10)
-    with nothing_delivered_twice(installed, tasks=10):
-        long_ones = {release.submit(f"long {number}" + "." * 25) for number in range(4)}
-        holders = eventually(
-            lambda: found if len(found := busy(release, long_ones)) == 4 else None, "four workers have a long task"
-        )
-        for number in range(6):
-            release.submit(f"short {number}.")
-        spec(release, minReplicas=0)
-        eventually(lambda: release.replicas() == 4, "the six idle ones are taken away", limit=20)
-        assert busy(release, long_ones) == holders, "the long tasks still run"
-        assert not ending(release) & holders
-        assert set(release.workers()) == holders
-        eventually(release.drained, "the long tasks are done")
+def test_a_scale_in_takes_the_idle_and_leaves_the_busy(recorded: Kube) -> None:
+    """Two long tasks among short ones: while they run, the other workers go, and not one of theirs."""
+    queue, gate = "ebony", f"long-{time.time_ns()}"
+    with evidence_of(recorded) as evidence:
+        recorded.patch(f"workqueue/{queue}", {"spec": {"minReplicas": 6}})
+        evidence.release.wait_for_workers(6, queue)
+        try:
+            long_ones = {evidence.submit(queue, f"gate {gate}") for _ in range(2)}
+            eventually(lambda: len(evidence.runs(long_ones)) == 2, "two workers have a long task")
+            short_ones = {evidence.submit(queue, "0.5") for _ in range(4)}
+            recorded.patch(f"workqueue/{queue}", {"spec": {"minReplicas": 0}})
+            eventually(lambda: evidence.release.replicas(queue) == 2, "the four idle ones are taken away")
+            holders = {run.pod for run in evidence.runs(long_ones) if run.ended is None}
+            assert {pod for pod, uid in evidence.worker_pods(queue).items() if not uid.endswith("ending")} == holders
+            assert len(holders) == 2, "the long tasks still run"
+        finally:
+            evidence.open_gate(gate)
+            recorded.patch(f"workqueue/{queue}", {"spec": {"minReplicas": 0}})
+        evidence.release.wait_until_drained(queue)
+        tasks = long_ones | short_ones
+        assert harm(tasks, evidence.runs(tasks)) == []
 
 
 def test_the_operator_s_death_changes_nothing(release: Release) -> None:
