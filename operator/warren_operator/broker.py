@@ -176,8 +176,8 @@ class Broker:
         await channel.call(raw.queue_declare, queue, exclusive=True, arguments=arguments)
         for key in HEARD_KEYS:
             await channel.call(raw.queue_bind, queue, EVENTS_EXCHANGE, key)
+        self.listening_since = asyncio.get_running_loop().time()  # what is told from here on is kept for us
         await channel.call(raw.basic_consume, queue, self._on_message, auto_ack=True)
-        self.listening_since = asyncio.get_running_loop().time()
         raw.add_on_cancel_callback(lambda _frame: raw.close())  # the queue was deleted: start over
         reason = await asyncio.shield(channel.closed)
         log.warning("the event queue is lost: %s", reason)
