@@ -134,7 +134,7 @@ class Wants:
 
     def _grant(self, key: Key, name: str, demand: Demand) -> int:
         shared = self._shared[name]
-        if shared.demands.get(key) != demand:
+        if shared.demands.get(key) != demand or key not in shared.grants:  # it may be just as was expected of it
             shared.demands[key] = demand
             self._divide(name, key)
         grant = shared.grants[key]

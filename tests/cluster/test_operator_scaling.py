@@ -160,7 +160,7 @@ def test_the_operator_s_death_changes_nothing(release: Release) -> None:
     """Killed in the middle of a burst: the tasks go on, and the next operator goes on where it was."""
     with Watch(release) as watch:
         ids = {release.submit(f"orphan {number}....") for number in range(40)}
-        release.wait_for_workers(8)
+        eventually(lambda: release.replicas() == 8, "a worker for each five tasks")
         (pod,) = release.kube.pods("operator")
         release.kube.kubectl("delete", "pod", pod, "--force", "--grace-period=0")
         eventually(release.drained, "all tasks are done", limit=120)

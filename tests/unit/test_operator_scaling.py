@@ -78,6 +78,14 @@ def test_what_runs_since_before_the_operator_is_not_given_away() -> None:
     assert ask(wants, B, item, 100).budget == 2
 
 
+def test_what_is_just_as_was_expected_is_granted() -> None:
+    """As at the first look after a start, while the broker cannot be read."""
+    wants = Wants({"gpu": 10}, lambda _: None)
+    item = spec(budget={"name": "gpu"})
+    wants.expect(A, item, 1, 0)
+    assert wants.now(A, item, Observation(None, 1), Memory(), NOON).budget == 1
+
+
 def test_who_leaves_a_budget_frees_its_share() -> None:
     wants = Wants({"gpu": 10}, lambda _: None)
     shared = spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1})
