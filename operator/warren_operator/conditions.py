@@ -78,7 +78,6 @@ def _active(view: View) -> Verdict:
 
 _MESSAGES = MappingProxyType(
     {
-        "Working": "The queue is in place and its workers follow the backlog.",
         "InForce": "Warren's policy applies to the queue.",
         "Backlog": "There are tasks to do.",
         "Workers": "There is nothing to do; workers are still there.",
@@ -90,8 +89,8 @@ _MESSAGES = MappingProxyType(
 
 def _message(verdict: Verdict, told: Explained) -> str:
     match verdict.type:
-        case "Ready" if told.problem is not None:
-            return told.problem.message
+        case "Ready":
+            return _working(told) if told.problem is None else told.problem.message
         case "PolicyOverridden" if told.override is not None:
             return told.override
         case "Active" if verdict.status is ConditionStatus.UNKNOWN and told.view is not None:
@@ -100,6 +99,16 @@ def _message(verdict: Verdict, told: Explained) -> str:
             return f"{camel(told.reason)}. {' '.join(told.remedies) or 'This passes by itself.'}"
         case _:
             return _MESSAGES[verdict.reason]
+
+
+def _working(told: Explained) -> str:
+    if told.scaling is not None and told.scaling.paused:
+        return "The queue is in place; its workers stand still: paused."
+    if told.scaling is not None and told.scaling.suspended:
+        return "The queue is in place and keeps its tasks; it has no workers: suspended."
+    if told.recommended:
+        return "The queue is in place; how many workers it should have is only recommended."
+    return "The queue is in place and its workers follow the backlog."
 
 
 def transitions(before: Iterable[Mapping[str, Any]], after: Iterable[Condition]) -> list[Note]:

@@ -97,7 +97,7 @@ def _demand(decision: Decision, view: View, scaling: Scaling) -> str:
     if decision.rule is Rule.MAX_WAIT:
         arriving = f", {rate(view.seen.arrival_rate)} arriving" if view.seen.arrival_rate else ""
         known = view.seen.service_time
-        each = f"{span(view.seen.time_so_far or 0.0)} each so far" if known is None else f"{span(known)} each"
+        each = f"about {span(view.seen.time_so_far or 0.0)} each so far" if known is None else f"{span(known)} each"
         if not backlog.ready and not arriving:
             return f"{count} in work, none waits"
         wait = f"keep{'s' * (asked == 1)} the wait under {format_duration(scaling.max_wait or 0.0)}"

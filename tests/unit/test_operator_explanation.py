@@ -87,7 +87,7 @@ def test_a_longest_wait_is_explained_by_what_it_is_reckoned_from(
 def test_a_service_time_that_is_not_known_yet_is_told_as_such() -> None:
     view = View(Observation(Backlog(40, 2), 0, time_so_far=20.0))
     decision = Decision(0, 27, 27, Limit.NONE, Memory(), Rule.MAX_WAIT)
-    words = "42 tasks, 20s each so far: 27 workers keep the wait under 30s"
+    words = "42 tasks, about 20s each so far: 27 workers keep the wait under 30s"
     assert sentence(decision, view, Scaling(30, backlog_per_worker=None, max_wait=30.0)) == words
 
 
@@ -126,6 +126,16 @@ def test_the_documentation_knows_every_limit(limit: Limit) -> None:
 
 def test_an_unknown_backlog_says_why() -> None:
     assert text(told(None, limit=Limit.UNKNOWN, replicas=4)) == "backlog unknown: gone fishing, 4 stay"
+
+
+def test_a_queue_whose_workers_do_not_follow_is_not_said_to_have_them_follow() -> None:
+    def message(what: Explained) -> str:
+        return next(row.message for row in status(ITEM, what, THEN).conditions if row.type == "Ready")
+
+    assert "follow the backlog" in message(told())
+    assert "paused" in message(replace(told(), scaling=replace(SCALING, paused=True)))
+    assert "suspended" in message(replace(told(), scaling=replace(SCALING, suspended=True)))
+    assert "recommended" in message(replace(told(), recommended=True))
 
 
 def test_a_recommendation_says_that_it_is_one() -> None:
