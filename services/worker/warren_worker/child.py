@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 from warren_worker import attempt, wire
@@ -30,8 +31,7 @@ def serve(sock: socket.socket, handler: Handler, recycling: Recycling) -> NoRetu
     except BaseException:
         log.exception("the handler's process ends by an error of its own")
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         # Not sys.exit: what the fork server and the handler's module registered for exit is the fork server's.
         os._exit(status)
 
@@ -46,6 +46,13 @@ def prepare_signals() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
+def _flush() -> None:
+    """Write out what was printed; a handler may have closed either of them."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+
+
 def _nothing(_number: int, _frame: object) -> None:
     """See `prepare_signals`."""
 
@@ -54,19 +61,24 @@ def _work(sock: socket.socket, handler: Handler, recycling: Recycling) -> None:
     def report(done: float, note: str) -> None:
         sock.sendall(wire.encode_progress(done, note))
 
+    process = os.getpid()
     tasks = 0
     while True:
         frame = _read(sock)
         if frame is None:
             return
         outcome = attempt.run(handler, wire.decode_job(frame, report))
+        if os.getpid() != process:
+            # A copy that the handler forked, and that returned as well. The answer is the first one's to give: a second
+            # one would be taken for the answer to the next task.
+            return
         if isinstance(outcome, Failed):
             # What the handler printed comes before the worker's line about its failure.
-            sys.stdout.flush()
+            _flush()
         tasks += 1
         if why := recycling.due(tasks):
             log.info("a handler process ends after %s; a fresh one takes its place", why)
-            sys.stdout.flush()
+            _flush()
             sock.sendall(wire.LEAVING_FRAME + wire.encode_answer(outcome))
             return
         sock.sendall(wire.encode_answer(outcome))

@@ -151,7 +151,7 @@ class _Server:
     def _reap(self) -> None:
         with suppress(BlockingIOError):
             os.read(self._wake_read, CONTROL_READ)
-        for _ in range(len(self._children)):
+        while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
@@ -159,6 +159,9 @@ class _Server:
             if found is None:
                 return
             pid = found.si_pid
+            if pid not in self._children:  # started by the handler's module when it was imported
+                os.waitpid(pid, 0)
+                continue
             # Before it is reaped its number cannot belong to anybody else: end what it left running.
             kill_group(pid)
             kill_session(pid)

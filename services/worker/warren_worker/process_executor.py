@@ -20,6 +20,8 @@ READ_SIZE = 65_536
 SOCKET_BUFFER = 262_144
 """Bytes asked of the kernel for each direction, so that all but the largest tasks go in one write."""
 
+_NOTHING = memoryview(b"")
+
 
 class _Place:
     """One child and what it is doing. The task is written at once, before the child was even forked: a socket waits."""
@@ -30,7 +32,8 @@ class _Place:
         self.sock = sock
         self.pid: int | None = None
         self.ticket: int | None = None
-        self.outbox = b""
+        self.outbox = _NOTHING
+        """What is left of a task to write; a view, since a copy for each piece of a large one would take long."""
         self.answer = bytearray()
         self.verdict_by_force: Outcome | None = None
         self.closed = False
@@ -66,7 +69,7 @@ class ProcessExecutor:
     def submit(self, job: Job) -> None:
         """Send a job to an idle child."""
         data = wire.encode_job(job)
-        while True:
+        while not self._closed:  # it may turn out here that the fork server is gone; then the worker has its jobs back
             place = self._idle.pop() if self._idle else self._new_place()
             try:
                 sent = place.sock.send(data)
@@ -75,12 +78,12 @@ class ProcessExecutor:
             except OSError:  # it died while it was idle: no fault of this task
                 self._lost(place)
                 continue
-            break
-        place.ticket = job.ticket
-        self._busy[job.ticket] = place
-        if sent < len(data):
-            place.outbox = data[sent:]
-            self._loop.update_handler(place.sock.fileno(), READ | WRITE)
+            place.ticket = job.ticket
+            self._busy[job.ticket] = place
+            if sent < len(data):
+                place.outbox = memoryview(data)[sent:]
+                self._loop.update_handler(place.sock.fileno(), READ | WRITE)
+            return
 
     def kill(self, ticket: int, outcome: Outcome) -> bool:
         """Kill the child, and whatever it started; the report follows when it is dead."""
@@ -166,20 +169,23 @@ class ProcessExecutor:
         place = self._places[fd]
         if events & WRITE and place.outbox:
             self._flush(place)
-        if not events & READ:
-            return
+        if events & READ:
+            self._receive(place)
+
+    def _receive(self, place: _Place) -> bool:
+        """Read a piece of what the child says; False where there is nothing, or nothing more to come."""
         try:
             data = place.sock.recv(READ_SIZE)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
             self._lost(place)
-            return
+            return False
         if data == wire.DONE_FRAME and not place.answer:
             self._ended(place, DONE)
-            return
+            return True
         place.answer += data
         try:
             while (answer := wire.decode_answer(place.answer)) is not None:
@@ -192,6 +198,8 @@ class ProcessExecutor:
         except wire.WireError as error:
             place.verdict_by_force = Failed("Crash", f"the handler's process wrote to the worker's socket: {error}")
             self._lost(place)
+            return False
+        return True
 
     def _flush(self, place: _Place) -> None:
         try:
@@ -199,7 +207,7 @@ class ProcessExecutor:
         except BlockingIOError:
             return
         except OSError:
-            place.outbox = b""
+            place.outbox = _NOTHING
         else:
             place.outbox = place.outbox[sent:]
         if not place.outbox:
@@ -246,12 +254,11 @@ class ProcessExecutor:
             self._reports.on_end(ticket, place.verdict_by_force or Failed("Crash", describe_exit(status)))
 
     def _drain(self, place: _Place) -> None:
-        """Read what the child answered before it died: a task that was done is done."""
-        if not place.closed and place.verdict_by_force is None:
-            with suppress(KeyError):
-                self._on_child(place.sock.fileno(), READ)
-            with suppress(ValueError):
-                self._idle.remove(place)
+        """Read all that the child answered before it died: a task that was done is done."""
+        while not place.closed and place.verdict_by_force is None and self._receive(place):
+            pass
+        with suppress(ValueError):
+            self._idle.remove(place)
 
     def _broken(self, sentence: str) -> None:
         if not self._closed:

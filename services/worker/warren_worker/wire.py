@@ -19,8 +19,9 @@ _ANSWER_HEAD = struct.Struct("!BI")
 
 KIND_DONE, KIND_FAILED, KIND_PROGRESS, KIND_LEAVING = 0, 1, 2, 3
 
-MAX_ANSWER = 131_072
-"""Bytes in an answer: message and traceback are cut far below that; what claims to be longer is not ours."""
+MAX_ANSWER = 262_144
+"""Bytes in an answer: exception, message and traceback have 14,200 characters at most (see `attempt`), each up to 12
+bytes as JSON writes it in ASCII; what claims to be longer is not ours."""
 
 DONE_FRAME = _ANSWER_HEAD.pack(KIND_DONE, 0)
 

@@ -125,19 +125,19 @@ class Worker:
 
     def state(self) -> WorkerState:
         """The worker's state, as it is sent to `warren.events`."""
-        now = time.time()
+        monotonic = time.monotonic()  # the operator reckons with the sums, which no setting of the clock shall bend
         running = tuple(RunningTask(hand.id, hand.since) for hand in self._in_hand.values())
         return WorkerState(
             queue=self._settings.queue,
             worker=self._settings.name,
-            at=now,
+            at=time.time(),
             started_at=self._started_at,
             concurrency=self._settings.concurrency,
             running=running,
             finished=self._counters.finished,
             failed=self._counters.failed,
             finished_seconds=self._counters.seconds,
-            running_seconds=sum(max(0.0, now - task.since) for task in running),
+            running_seconds=sum(monotonic - hand.started for hand in self._in_hand.values()),
             draining=self._phase is not Phase.WORKING,
             dead=self._counters.tasks["dead"],
             letters_refused=self._counters.letters_refused,

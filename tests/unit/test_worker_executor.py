@@ -1,0 +1,139 @@
+"""The process executor against a fork server that the test plays: what no real one can be made to do at will."""
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from warren_worker import attempt, child, wire
+from warren_worker.executor import Job
+from warren_worker.loop import Loop
+from warren_worker.process_executor import ProcessExecutor
+from warren_worker.recycling import Recycling
+from warren_worker.task import Task
+from warren_worker.verdict import DONE, Done, Failed, Outcome
+
+PID = 4_194_305
+"""Above Linux' largest process id (proc(5), pid_max): nobody's."""
+
+
+class Heard:
+    """What the executor told the worker."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[int, Outcome]] = []
+        self.broken: list[str] = []
+        self.progress = 0
+
+    def on_ready(self) -> None:
+        """Nothing to note."""
+
+    def on_end(self, ticket: int, outcome: Outcome) -> None:
+        self.ends.append((ticket, outcome))
+
+    def on_progress(self, _ticket: int, _done: float, _note: str) -> None:
+        self.progress += 1
+
+    def on_broken(self, sentence: str, *, at_start: bool) -> None:
+        assert not at_start
+        self.broken.append(sentence)
+
+
+class Stage:
+    """An executor for one task at once, and the far end of its control socket."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        near, self.far = socket.socketpair()
+        self.heard = Heard()
+        self.executor = ProcessExecutor(self.loop, near, 1)
+        self.executor.start(self.heard)
+
+    def turn(self) -> None:
+        """Let the loop take in what lies ready."""
+        self.loop.call_later(0, self.loop.stop)
+        self.loop.start()
+
+    def fork(self) -> socket.socket:
+        """Be a fork server that is ready and has forked; the child's end of its socket."""
+        self.far.sendall(b'["ready"]\n')
+        self.turn()
+        _data, fds, _flags, _address = socket.recv_fds(self.far, 65_536, 1)
+        self.far.sendall(b'["forked", %d]\n' % PID)
+        self.turn()
+        return socket.socket(fileno=fds[0])
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    made = Stage()
+    with made.far:
+        yield made
+    made.executor.close()
+    made.loop.close()
+
+
+JOB = Job(ticket=7, body=b"x", id="seven", attempt=1, deadline=0.0)
+
+
+def test_a_task_that_comes_before_the_news_of_the_fork_servers_death_is_no_endless_loop(stage: Stage) -> None:
+    stage.fork().close()  # a dead fork server's children die, too
+    stage.far.close()
+    stage.executor.submit(JOB)
+    assert len(stage.heard.broken) == 1
+
+
+def test_a_process_that_says_much_and_dies_has_all_of_it_heard(stage: Stage) -> None:
+    with stage.fork() as end:
+        stage.executor.submit(JOB)
+        end.sendall(wire.encode_progress(0.5, "x" * 200) * 500 + wire.DONE_FRAME)
+        # The news of its death first, as when both lie ready in one turn of the loop.
+        stage.far.sendall(b'["exited", %d, -9]\n' % PID)
+        while not stage.heard.ends:
+            stage.turn()
+    assert stage.heard.ends == [(7, DONE)]
+    assert stage.heard.progress == 500
+
+
+def test_the_longest_failure_gets_across() -> None:
+    failed = attempt.failure(type("E" * 1000, (Exception,), {})("\N{GRINNING FACE}" * 20_000))
+    assert wire.decode_answer(bytearray(wire.encode_answer(failed))) == failed
+
+
+def _forks_and_returns_twice(_task: Task) -> None:
+    os.fork()
+
+
+def _closes_its_output(_task: Task) -> None:
+    import sys  # noqa: PLC0415  the child's
+
+    sys.stdout.close()
+    raise ValueError("with its mouth shut")
+
+
+@pytest.mark.parametrize(
+    ("handler", "outcome"),
+    [
+        pytest.param(_forks_and_returns_twice, DONE, id="a forked copy returns as well"),
+        pytest.param(_closes_its_output, Failed("ValueError", "with its mouth shut"), id="stdout is closed"),
+    ],
+)
+def test_a_process_gives_one_answer_to_each_task(handler: attempt.Handler, outcome: Done | Failed) -> None:
+    near, far = socket.socketpair()
+    pid = os.fork()
+    if not pid:
+        near.close()
+        child.serve(far, handler, Recycling())
+    far.close()
+    with near:
+        for _ in range(3):
+            near.sendall(wire.encode_job(JOB))
+            answers = bytearray()
+            while (answer := wire.decode_answer(answers)) is None:
+                answers += near.recv(65_536)
+            assert isinstance(answer, Done | Failed)
+            assert (type(answer), getattr(answer, "message", "")) == (type(outcome), getattr(outcome, "message", ""))
+        near.shutdown(socket.SHUT_WR)
+        assert near.recv(65_536) == b"", "nobody says anything that was not asked"
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
