@@ -107,6 +107,9 @@ def test_a_setting_is_parsed_or_has_its_default() -> None:
         ({"N": "0"}, whole_number(1, 9), "N='0' is wrong: write a whole number from 1 to 9"),
         ({"N": "²"}, whole_number(1, 9), "whole number"),
         ({"N": "0s"}, duration, "longer than zero"),
+        ({"N": "8785h"}, duration, "at most 8784h, a year"),
+        ({"N": "9" * 400 + "h"}, duration, "N='9{100}…' is wrong: write a duration of at most"),
+        ({"N": "caf\udce9"}, str, r"N='caf\\udce9' is wrong: it is not UTF-8"),
         ({"N": "x"}, one_of("a", "b"), "write one of a, b"),
     ],
 )
@@ -157,6 +160,33 @@ def test_what_is_missing_is_named_with_both_ways_to_give_it(tmp_path: Path) -> N
         BrokerSettings.load({"WARREN_BROKER_DIR": str(tmp_path)})
     with pytest.raises(SettingError, match="WARREN_BROKER_HOST or WARREN_BROKER_DIR"):
         BrokerSettings.load({})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("host", "amqp://mq", "host name or an address alone"),
+        ("host", "a..b", "host name or an address alone"),
+        ("host", "x" * 64, "host name or an address alone"),
+        ("host", "mq\x01", "host name or an address alone"),
+        ("vhost", "é" * 128, "at most 255 bytes"),
+    ],
+)
+def test_what_no_broker_can_have_is_refused_at_once(tmp_path: Path, name: str, value: str, words: str) -> None:
+    with pytest.raises(SettingError, match=f"{name} is wrong: .*{words}"):
+        BrokerSettings.load(write(tmp_path, **{"host": "mq", "username": "me", "password": "x", name: value}))
+
+
+@pytest.mark.parametrize("host", ["mq", "mq.warren.svc.cluster.local.", "10.0.0.1", "::1", "bücher.example", "my_host"])
+def test_hosts_of_all_kinds_are_taken(tmp_path: Path, host: str) -> None:
+    assert BrokerSettings.load(write(tmp_path, host=host, username="me", password="x")).host == host
+
+
+def test_a_password_that_cannot_be_sent_is_named_and_not_shown(tmp_path: Path) -> None:
+    environ = write(tmp_path, host="mq", username="me")
+    with pytest.raises(SettingError, match="WARREN_BROKER_PASSWORD is wrong: it is not UTF-8") as raised:
+        BrokerSettings.load({**environ, "WARREN_BROKER_PASSWORD": "hunter\udcff"})
+    assert "hunter" not in str(raised.value)
 
 
 def test_a_wrong_port_is_named(tmp_path: Path) -> None:

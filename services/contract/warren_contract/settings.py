@@ -11,12 +11,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from warren_contract.durations import DurationError, parse_duration
+from warren_contract.durations import DurationError, format_duration, parse_duration
 
 T = TypeVar("T")
 
 BROKER_DIR = "WARREN_BROKER_DIR"
 
+LONGEST_DURATION = 366 * 24 * 3600.0
+"""Seconds that a setting may ask for."""
+
+MAX_SHOWN = 100
+"""Characters of a wrong value that are repeated."""
+
+MAX_VHOST = 255
+"""Bytes in a virtual host's name (AMQP 0-9-1, section 4.2.5.3)."""
 
 _MEMORY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?)([kMGT]|[KMGT]i)?")
 _MEMORY_UNITS: Mapping[str, float] = MappingProxyType(
@@ -39,21 +47,39 @@ def setting(environ: Mapping[str, str], name: str, parse: Callable[[str], T], de
         if default is None:
             raise SettingError(f"{name} is not set: set it to say what to use")
         return default
+    if not _is_text(text):
+        raise SettingError(f"{name}={text!r} is wrong: it is not UTF-8: write it as text")
     try:
         return parse(text)
     except ValueError as error:
-        raise SettingError(f"{name}={text!r} is wrong: {error}") from error
+        raise SettingError(f"{name}={shown(text)!r} is wrong: {error}") from error
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be sent anywhere: bytes that are not UTF-8 arrive in an environment as half surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(text: str) -> str:
+    """As much of a wrong value as a sentence has room for."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def duration(text: str) -> float:
-    """Seconds, more than zero.
+    """Seconds, more than zero, and no more than any clock or broker can count.
 
     Raises:
-        DurationError: the text is not a duration, or is zero.
+        DurationError: the text is not a duration, or out of range.
     """
     seconds = parse_duration(text)
     if seconds <= 0:
         raise DurationError("write a duration longer than zero, such as 30s")
+    if seconds > LONGEST_DURATION:
+        raise DurationError(f"write a duration of at most {format_duration(LONGEST_DURATION)}, a year")
     return seconds
 
 
@@ -139,7 +165,7 @@ class BrokerSettings:
         return cls(
             host=read.text("HOST", None, _host),
             port=int(read.text("PORT", "5671" if tls else "5672", lambda text: str(whole_number(1, 65535)(text)))),
-            vhost=read.text("VHOST", "/", str),
+            vhost=read.text("VHOST", "/", _vhost),
             username=read.text("USERNAME", None, str),
             password=read.text("PASSWORD", None, str),
             tls=tls,
@@ -149,8 +175,20 @@ class BrokerSettings:
 
 
 def _host(text: str) -> str:
-    if "/" in text or any(character.isspace() for character in text):
+    try:
+        text.encode("idna")  # as every lookup does: no label is empty, or longer than 63 characters
+    except UnicodeError:
+        known = False
+    else:
+        known = text.isprintable()
+    if not known or "/" in text or " " in text:
         raise ValueError("write a host name or an address alone, without scheme, port or path")
+    return text
+
+
+def _vhost(text: str) -> str:
+    if len(text.encode()) > MAX_VHOST:
+        raise ValueError(f"write a virtual host of at most {MAX_VHOST} bytes")
     return text
 
 
@@ -177,8 +215,10 @@ class _Reader:
                 where = f"set {variable}" + (f" or write it to {origin}" if self.folder else f" or {BROKER_DIR}")
                 raise SettingError(f"the broker's {key.lower()} is missing: {where}")
             return default
+        if not _is_text(value):
+            raise SettingError(f"{origin} is wrong: it is not UTF-8: write it as text")
         try:
             return parse(value)
         except ValueError as error:
             # A secret never gets here: user names and passwords are taken as they are.
-            raise SettingError(f"{origin} is wrong: {value!r}: {error}") from error
+            raise SettingError(f"{origin} is wrong: {shown(value)!r}: {error}") from error

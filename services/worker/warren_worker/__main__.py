@@ -76,6 +76,10 @@ def _run(
             found.heartbeat = settings.heartbeat
         return found
 
+    try:
+        parameters("tasks")  # the certificates, too, are looked at once before all else
+    except SettingError as error:
+        return _usage(str(error))
     worker = Worker(
         loop,
         settings,

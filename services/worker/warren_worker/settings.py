@@ -24,7 +24,11 @@ DEFAULT_MAX_BODY = 16_777_216
 
 MAX_MESSAGE = 536_870_912
 """Bytes; RabbitMQ takes no longer message, whatever it is told."""
+
 LONGEST_HEARTBEAT = 3600.0
+
+MAX_NAME = 253
+"""Characters; a pod's name has no more. The broker takes no connection whose name is thousands of them long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class WorkerSettings:
             time_limit=time_limit,
             max_attempts=setting(environ, "WARREN_MAX_ATTEMPTS", whole_number(1, MAX_ATTEMPTS), 5),
             max_body=setting(environ, "WARREN_MAX_BODY", whole_number(1, MAX_MESSAGE), DEFAULT_MAX_BODY),
-            name=setting(environ, "WARREN_WORKER_NAME", str, platform.node() or "worker"),
+            name=setting(environ, "WARREN_WORKER_NAME", _name, platform.node() or "worker"),
             health_port=setting(environ, "WARREN_HEALTH_PORT", whole_number(0, 65535), 8081),
             recycling=Recycling(
                 max_tasks=setting(environ, "WARREN_MAX_TASKS_PER_CHILD", whole_number(0, 2**31), 0),
@@ -94,6 +98,12 @@ class WorkerSettings:
             ),
             heartbeat=heartbeat or None,
         )
+
+
+def _name(text: str) -> str:
+    if len(text) > MAX_NAME or not text.isprintable():
+        raise ValueError(f"write 1 to {MAX_NAME} printable characters, such as the pod's name")
+    return text
 
 
 def _heartbeat(text: str) -> int:
