@@ -47,6 +47,16 @@ def test_a_crash_costs_one_attempt_and_no_worker(workers: Workers, way: str, sen
     assert worker.metric("reconnects_total") == 0
 
 
+def test_a_program_that_the_handlers_module_started_may_end(workers: Workers) -> None:
+    worker = workers.start("worker_company:light").ready()
+    program = int((workers.folder / "gates" / "company.pid").read_text("ascii"))
+    workers.open_gate("company")
+    eventually(lambda: not Path(f"/proc/{program}").exists(), "it has ended, and somebody has noticed")
+    workers.publish("one")
+    workers.wait_for_notes("end", 1)
+    assert worker.process.poll() is None
+
+
 def test_the_time_limit_kills_a_handler_that_hangs(workers: Workers) -> None:
     worker = workers.start("die", WARREN_TIME_LIMIT="1s").ready()
     workers.publish("hang")
