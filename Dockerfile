@@ -72,7 +72,8 @@ FROM runtime AS producer
 COPY --from=producer-packages /opt/warren /opt/warren
 COPY --from=producer-code /opt/warren /opt/warren
 EXPOSE 8080
-ENTRYPOINT ["python3", "-m", "warren_producer"]
+# As the worker's: a SIGTERM waits until there is somebody to take it.
+ENTRYPOINT ["env", "--block-signal=TERM", "python3", "-m", "warren_producer"]
 ARG VERSION=0
 LABEL org.opencontainers.image.title="Warren producer" \
       org.opencontainers.image.description="Accepts tasks over HTTP and puts them into RabbitMQ queues" \

@@ -128,19 +128,21 @@ def test_a_users_module_in_the_working_folder_can_be_imported(
     assert printed.strip() == "made 1"
 
 
-def test_a_worker_that_is_asked_to_stop_while_it_starts_does_stop(
-    engine: Engine, images: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize("part", ["worker", "producer"])
+def test_what_is_asked_to_stop_while_it_starts_does_stop(
+    engine: Engine, images: dict[str, str], tmp_path: Path, part: str
 ) -> None:
     """SIGTERM comes before any line of ours has run; the first process of a container must not miss it."""
     tmp_path.chmod(0o755)
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal\nif os.getpid() == 1: os.kill(1, signal.SIGTERM)\n", "utf-8"
     )
+    (tmp_path / "admin").write_text("a-token-for-one-test-run\n", "ascii")
     broker = ("HOST=127.0.0.1", "PORT=1", "VHOST=/", "USERNAME=u", "PASSWORD=p")
-    settings = ("WARREN_QUEUE=work", *(f"WARREN_BROKER_{setting}" for setting in broker))
+    settings = ("WARREN_QUEUE=work", "WARREN_TOKEN_DIR=/app", *(f"WARREN_BROKER_{setting}" for setting in broker))
     options = [word for setting in settings for word in ("--env", setting)]
-    name = f"warren-test-worker-{uuid.uuid4().hex[:8]}"
-    engine.run("run", "--detach", "--name", name, *LOCKED, *options, "-v", f"{tmp_path}:/app:ro", images["worker"])
+    name = f"warren-test-{part}-{uuid.uuid4().hex[:8]}"
+    engine.run("run", "--detach", "--name", name, *LOCKED, *options, "-v", f"{tmp_path}:/app:ro", images[part])
     try:
         assert engine.run("wait", name, limit=60).stdout.strip() == "0", engine.run("logs", name).stdout
     finally:
