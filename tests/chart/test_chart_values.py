@@ -109,8 +109,40 @@ def test_a_wrong_value_is_refused_by_its_path(path: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "path",
+    [
+        "queues",
+        "worker",
+        "producer",
+        "operator",
+        "broker",
+        "log",
+        "image",
+        "credentials",
+        "networkPolicy",
+        "worker/replicas",
+        "worker/retry",
+        "worker/retry/minDelay",
+        "worker/timeLimit",
+        "producer/service",
+        "producer/submitTimeout",
+        "operator/serviceAccount/create",
+        "broker/persistence",
+        "broker/external",
+    ],
+)
+def test_a_key_with_nothing_below_it_is_named(path: str) -> None:
+    """As when all that stood below it was commented out: Helm takes the chart's own values away then."""
+    parent, _, key = path.rpartition("/")
+    assert f"at '{f'/{parent}' if parent else ''}': missing propert" in (said := refusal(nested(path, None)))
+    assert f"'{key}'" in said
+
+
+@pytest.mark.parametrize(
     ("values", "sentence"),
     [
+        ({"producer": {"submitTimeout": "0s"}}, "producer.submitTimeout is 0s: write how long a submit may wait"),
+        ({"producer": {"submitTimeout": "2h"}}, "from 1ms to 1h, such as 10s"),
         ({"broker": {"replicas": 2}}, "broker.replicas is 2: set it to 1, or to 3 to outlive the loss of any one node"),
         ({"broker": {"replicas": 5}}, "other sizes are for a cluster of your own, see broker.external"),
         ({"broker": {"external": {"enabled": True}}}, "set broker.external.existingSecret"),

@@ -32,6 +32,10 @@
 {{- if and .Values.producer.ingress.enabled (not .Values.producer.ingress.host) }}
 {{- fail "producer.ingress.enabled needs producer.ingress.host: set it to the name under which the producer is to be reached" }}
 {{- end }}
+{{- $timeout := include "warren.milliseconds" .Values.producer.submitTimeout | int64 }}
+{{- if or (lt $timeout 1) (gt $timeout 3600000) }}
+{{- fail (printf "producer.submitTimeout is %s: write how long a submit may wait for the broker, from 1ms to 1h, such as 10s" .Values.producer.submitTimeout) }}
+{{- end }}
 {{- $seen := dict }}
 {{- range $key, $entry := .Values.queues }}
 {{- $entry = default dict $entry }}
