@@ -36,6 +36,10 @@
 {{- if or (lt $timeout 1) (gt $timeout 3600000) }}
 {{- fail (printf "producer.submitTimeout is %s: write how long a submit may wait for the broker, from 1ms to 1h, such as 10s" .Values.producer.submitTimeout) }}
 {{- end }}
+{{- $own := list }}
+{{- range $name := list "BROKER_DIR" "LOG_FORMAT" "LOG_LEVEL" "QUEUE" "HANDLER" "EXEC_COMMAND" "HTTP_URL" "CONCURRENCY" "EXECUTOR" "TIME_LIMIT" "MAX_ATTEMPTS" "MAX_BODY" "MAX_TASKS_PER_CHILD" "MAX_MEMORY_PER_CHILD" "WORKER_NAME" "HEALTH_PORT" }}
+{{- $own = append $own (print "WARREN_" $name) }}
+{{- end }}
 {{- $seen := dict }}
 {{- range $key, $entry := .Values.queues }}
 {{- $entry = default dict $entry }}
@@ -59,6 +63,15 @@
 {{- end }}
 {{- if and (eq $settings.handler "http") (not $settings.http.url) }}
 {{- fail (printf "queues.%s: handler http needs queues.%s.http.url: write where tasks are to be POSTed" $key $key) }}
+{{- end }}
+{{- $given := keys (default dict $settings.env) }}
+{{- range $settings.extraEnv }}
+{{- $given = append $given (default "" .name) }}
+{{- end }}
+{{- range $name := sortAlpha $given }}
+{{- if has $name $own }}
+{{- fail (printf "queues.%s: its env or extraEnv has %s, which the chart sets by itself: leave it out, and set the value of the queue, the worker or the log that it stands for" $key $name) }}
+{{- end }}
 {{- end }}
 {{- if gt (int $settings.replicas.min) (int $settings.replicas.max) }}
 {{- fail (printf "queues.%s: replicas.min is %d and replicas.max is %d; min must not be above max" $key (int $settings.replicas.min) (int $settings.replicas.max)) }}

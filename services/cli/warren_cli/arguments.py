@@ -1,10 +1,12 @@
 """The command line: what can be said, and how it is checked."""
 
 import argparse
+import re
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from warren_cli import commands as further
 from warren_cli.client import DEFAULT_QUEUE
@@ -15,6 +17,9 @@ from warren_contract.settings import duration, whole_number
 from warren_contract.task import MAX_PRIORITY
 
 DEFAULT_URL = "http://localhost:8080"
+
+_ID = re.compile(r"[\x21-\x7e]{1,255}")
+"""What the producer takes for one."""
 
 
 def parser(environ: Mapping[str, str], found: Iterable[EntryPoint] = ()) -> argparse.ArgumentParser:
@@ -45,7 +50,7 @@ def _common(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     group = common.add_argument_group("where Warren is")
     url = environ.get("WARREN_URL") or DEFAULT_URL
-    group.add_argument("--url", default=url, help=f"the producer (WARREN_URL; {DEFAULT_URL})")
+    group.add_argument("--url", type=_checked(_address), default=url, help=f"the producer (WARREN_URL; {DEFAULT_URL})")
     group.add_argument("--token-file", type=Path, help="has the token (else WARREN_TOKEN, else read by kubectl)")
     group.add_argument("-n", "--namespace", default=NAMESPACE, help=f"of the installation, for kubectl ({NAMESPACE})")
     group.add_argument("--context", help="of the kubeconfig, for kubectl (the current one)")
@@ -74,7 +79,7 @@ def _add_submit(commands: Any, common: argparse.ArgumentParser) -> None:
     submit.add_argument(
         "--repeat", type=_checked(whole_number(1, 1_000_000)), default=1, metavar="N", help="submit it N times"
     )
-    submit.add_argument("--type", help="name of the handler, where one queue serves several")
+    submit.add_argument("--type", type=_checked(_text), help="name of the handler, where one queue serves several")
     submit.add_argument(
         "--priority",
         type=_checked(whole_number(0, MAX_PRIORITY)),
@@ -83,14 +88,19 @@ def _add_submit(commands: Any, common: argparse.ArgumentParser) -> None:
     submit.add_argument(
         "--expiration", type=_duration_text, metavar="DURATION", help="dead-letter it unworked after this time"
     )
-    submit.add_argument("--correlation-id", metavar="ID", help="your own")
+    submit.add_argument("--correlation-id", type=_checked(_text), metavar="ID", help="your own")
     submit.add_argument(
-        "--content-type", metavar="TYPE", help="of the task (text/plain, or application/octet-stream of a file)"
+        "--content-type",
+        type=_checked(_text),
+        metavar="TYPE",
+        help="of the task (text/plain, or application/octet-stream of a file)",
     )
     submit.add_argument(
         "-H", "--header", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="of the task's own"
     )
-    submit.add_argument("--id", help="of the task, for a caller that may have to submit it again (a new UUIDv7)")
+    submit.add_argument(
+        "--id", type=_checked(_id), help="of the task, for a caller that may have to submit it again (a new UUIDv7)"
+    )
     submit.add_argument(
         "--retry-for",
         type=_checked(_patience),
@@ -136,6 +146,29 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return check
 
 
+def _address(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        good = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:  # a port that is none, or half of an IPv6 address
+        good = False
+    if not good or " " in text or not text.isprintable():
+        raise ValueError(f"{text!r} is no address of a producer: write one such as {DEFAULT_URL} (WARREN_URL)")
+    return text
+
+
+def _id(text: str) -> str:
+    if not _ID.fullmatch(text):
+        raise ValueError("write 1 to 255 visible ASCII characters, without spaces")
+    return text
+
+
+def _text(text: str) -> str:
+    if not all(character.isprintable() for character in text):  # halves of surrogate pairs, too, which bytes become
+        raise ValueError(f"{text!r} has characters that no header can carry: leave them out")
+    return text
+
+
 def _duration_text(text: str) -> str:
     _checked(duration)(text)
     return text
@@ -149,4 +182,4 @@ def _pair(text: str) -> tuple[str, str]:
     name, found, value = text.partition("=")
     if not found or not name:
         raise argparse.ArgumentTypeError(f"{text!r} is no header: write NAME=VALUE")
-    return name, value
+    return name, str(_checked(_text)(value))
