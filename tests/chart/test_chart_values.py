@@ -167,7 +167,7 @@ def test_a_key_with_nothing_below_it_is_named(path: str) -> None:
         ({"queues": {"mail": {"env": {"WARREN_QUEUE": "post"}}}}, "queues.mail: its env or extraEnv has WARREN_QUEUE"),
         (
             {"worker": {"extraEnv": [{"name": "WARREN_TIME_LIMIT", "value": "1h"}]}},
-            "queues.task_queue: its env or extraEnv has WARREN_TIME_LIMIT, which the chart sets by itself: leave it out",
+            "queues.task_queue: its env or extraEnv has WARREN_TIME_LIMIT, which the chart sets by itself: leave",
         ),
         ({"queues": {"mail": {"replicas": {"min": 11}}}}, "replicas.min is 11 and replicas.max is 10"),
         ({"queues": {"mail": {"retry": {"minDelay": "10m"}}}}, "retry.minDelay is 10m and retry.maxDelay is 5m"),

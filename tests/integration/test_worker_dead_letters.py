@@ -204,8 +204,8 @@ def test_a_broker_that_does_not_answer_loses_nothing_and_sigterm_finds_its_way(
     workers.publish("poison", "light work")
     workers.wait_for_notes("start", 1)
     with memory_alarm(broker):
-        # The broker tells of the alarm once it reads something: an event, of which a quiet worker sends one in 10 s. Before
-        # that a letter would be sent, lie in the broker's socket, and be taken when the alarm is over: a copy more.
+        # The broker tells of the alarm once it reads something: an event, of which a quiet worker sends one in 10 s.
+        # Before that a letter would be sent, lie in the broker's socket, and be taken when the alarm is over: a copy.
         worker.wait_for_line("the broker takes no events: it is short of memory")
         workers.open_gate("poison")
         worker.wait_for_line("no further attempt")

@@ -139,8 +139,8 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    # The image's entry point blocks it while the interpreter starts: the first process of a container never gets a SIGTERM
-    # that it has no handler for, and its pod would stay for the whole grace period.
+    # The image's entry point blocks it while the interpreter starts: the first process of a container never gets a
+    # SIGTERM that it has no handler for, and its pod would stay for the whole grace period.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     web = asyncio.create_task(server.serve(sockets=[listener]), name="http")
     helpers = [

@@ -19,6 +19,11 @@ STEADY = 10.0
 """Seconds after which a connection counts as good: the next loss starts again with a short delay."""
 
 
+DROP_LIMIT = 5.0
+"""Seconds for the closing handshake of a connection that is given up. What makes the broker too slow to answer, such as
+a queue whose leader hangs, makes it too slow for this as well."""
+
+
 class LinkUser(Protocol):
     """What happens on the connection is its user's business."""
 
@@ -40,7 +45,7 @@ class BrokerLink:
         self._parameters = parameters
         self._backoff = backoff or Backoff()
         self._delays: Iterator[float] = self._backoff.delays()
-        self._connection: SelectConnection | None = None
+        self._connection: Connection | None = None
         self._address = ""
         self._is_open = False
         self._steady: Timer | None = None
@@ -62,8 +67,10 @@ class BrokerLink:
 
     def drop(self) -> None:
         """Give this connection up; another one follows."""
-        if self.is_open and self._connection is not None:
-            self._connection.close(320, "starting again")
+        connection = self._connection
+        if self.is_open and connection is not None:
+            connection.close(320, "starting again")
+            self._loop.call_later(DROP_LIMIT, lambda: self._abort(connection))
 
     def close(self, on_closed: Callable[[bool], object]) -> None:
         """Close for good and call `on_closed(whether the broker has confirmed it)`, perhaps at once.
@@ -79,6 +86,10 @@ class BrokerLink:
             return
         self._on_closed = on_closed
         self._connection.close()
+
+    def _abort(self, connection: Connection) -> None:
+        if connection is self._connection:
+            connection.abort("the broker did not answer to its end")
 
     def _connect(self) -> None:
         self._retry = None

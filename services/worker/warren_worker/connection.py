@@ -1,11 +1,11 @@
-"""pika's connection, but for what it does with properties that it cannot read."""
+"""pika's connection, but for what it does with properties that it cannot read, and an end that waits for nobody."""
 
 import struct
 from typing import Any
 
 from pika import frame, spec
 from pika.adapters.select_connection import SelectConnection
-from pika.exceptions import InvalidFrameError
+from pika.exceptions import AMQPConnectionError, InvalidFrameError
 
 from warren_worker.envelope import Envelope
 
@@ -21,6 +21,13 @@ class Connection(SelectConnection):
     and so would the next one that gets the message. Here such properties arrive as an `Envelope` that says what is
     wrong.
     """
+
+    def abort(self, why: str) -> None:
+        """End it at once, whatever the broker still has to say; the callback on its closing follows, with the reason.
+
+        pika has no public way: its `close` waits for the broker's answer on each channel, then on the connection.
+        """
+        self._terminate_stream(AMQPConnectionError(why))  # type: ignore[attr-defined]  # not in the stubs
 
     def _read_frame(self) -> tuple[int, Any]:
         buffer: bytes = self._frame_buffer  # type: ignore[attr-defined]  # pika's own name for it
