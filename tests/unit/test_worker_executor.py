@@ -11,7 +11,7 @@ from warren_worker.executor import Job
 from warren_worker.loop import Loop
 from warren_worker.process_executor import ProcessExecutor
 from warren_worker.recycling import Recycling
-from warren_worker.task import Task
+from warren_worker.task import Handler, Task
 from warren_worker.verdict import DONE, Done, Failed, Outcome
 
 PID = 4_194_305
@@ -119,7 +119,7 @@ def _closes_its_output(_task: Task) -> None:
         pytest.param(_closes_its_output, Failed("ValueError", "with its mouth shut"), id="stdout is closed"),
     ],
 )
-def test_a_process_gives_one_answer_to_each_task(handler: attempt.Handler, outcome: Done | Failed) -> None:
+def test_a_process_gives_one_answer_to_each_task(handler: Handler, outcome: Done | Failed) -> None:
     near, far = socket.socketpair()
     pid = os.fork()
     if not pid:
