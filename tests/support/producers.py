@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,12 +70,15 @@ def write_tokens(folder: Path) -> Path:
 
 
 @contextmanager
-def running_producer(broker: Mapping[str, str], folder: Path, **settings: str) -> Iterator[Producer]:
+def running_producer(
+    broker: Mapping[str, str], folder: Path, *, program: Sequence[str] = ("-m", "warren_producer"), **settings: str
+) -> Iterator[Producer]:
     """A producer that answers HTTP; whether it has found its broker is another matter.
 
     Args:
         broker: environment that names the broker.
         folder: for its tokens and its log.
+        program: what Python runs.
         settings: further environment.
     """
     port = free_port()
@@ -90,7 +93,7 @@ def running_producer(broker: Mapping[str, str], folder: Path, **settings: str) -
     }
     log = folder / "producer.log"
     with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-m", "warren_producer"], env=environ, stdout=output, stderr=output)
+        process = subprocess.Popen([sys.executable, *program], env=environ, stdout=output, stderr=output)
     producer = Producer(f"http://127.0.0.1:{port}", tokens, process, log)
     try:
         with producer.client(None) as client:

@@ -9,7 +9,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +52,10 @@ class DeadLetter:
 class Worker:
     """A worker process; its output is read as it comes."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], program: Sequence[str]) -> None:
         self.name = environment["WARREN_WORKER_NAME"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "warren_worker"],
+            [sys.executable, *program],
             env=dict(environment),
             cwd=HERE,
             stdout=subprocess.PIPE,
@@ -148,9 +148,16 @@ class Workers:
     folder: Path
     started: list[Worker]
 
-    def start(self, handler: str = "gate", name: str = "", **settings: str) -> Worker:
+    def start(
+        self,
+        handler: str = "gate",
+        name: str = "",
+        *,
+        program: Sequence[str] = ("-m", "warren_worker"),
+        **settings: str,
+    ) -> Worker:
         """Start a worker with a handler of `worker_jobs`, a built-in one or `module:name`, and settings by their
-        name."""
+        name; `program` is what Python runs."""
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("WARREN_")},
             "PYTHONPATH": PYTHON_PATH,
@@ -165,7 +172,7 @@ class Workers:
             "WARREN_TEST_GATES": str(self.folder / "gates"),
             **settings,
         }
-        worker = Worker(environment)
+        worker = Worker(environment, program)
         self.started.append(worker)
         return worker
 

@@ -17,6 +17,7 @@ from tools.cluster.programs import (
     MODULES,
     NODE_BUILDS,
     TEST_BUILDS,
+    TOXIPROXY,
     Build,
     cache_key,
     go_version,
@@ -26,7 +27,7 @@ from tools.cluster.programs import (
 from tools.console import Console
 from tools.shell import ToolError
 
-BUILDS = tuple({build.name: build for build in (*NODE_BUILDS, *KIND_BUILDS, *TEST_BUILDS)}.values())
+BUILDS = tuple({build.name: build for build in (*NODE_BUILDS, *KIND_BUILDS, *TEST_BUILDS, TOXIPROXY)}.values())
 FILES = st.dictionaries(st.text(min_size=1, max_size=8), st.binary(max_size=8), max_size=4)
 
 
@@ -74,7 +75,8 @@ def test_the_staging_modules_of_kubernetes_are_of_its_own_release() -> None:
 def test_no_module_names_a_place_to_download_from() -> None:
     for path in MODULES.rglob("*"):
         if path.is_file():
-            assert "://" not in path.read_text()
+            # A hash may begin with two slashes.
+            assert "://" not in path.read_text().replace(" h1:", " ")
 
 
 @given(FILES, FILES)

@@ -91,6 +91,14 @@ HELM_UNITTEST = Build(
     "github.com/helm-unittest/helm-unittest",
 )
 KIND = Build("kind", ("sigs.k8s.io/kind",), ("kind",))
+TOXIPROXY = Build(
+    "toxiproxy",
+    ("github.com/Shopify/toxiproxy/v2/cmd/server",),
+    ("server",),
+    {"github.com/Shopify/toxiproxy/v2.Version": "{version}"},
+    "github.com/Shopify/toxiproxy/v2",
+)
+"""Slows and cuts connections for tests/chaos."""
 
 NODE_BUILDS = (KUBERNETES, ETCD, COREDNS, PROVISIONER, PAUSE, HELM)
 """What our own node needs, and the tools to use it: kubectl and helm."""

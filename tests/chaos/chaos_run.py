@@ -1,0 +1,55 @@
+"""Chaos by hand: `make chaos MINUTES=60 SEED=7`. The report is written to build/chaos/."""
+
+import argparse
+import os
+import random
+import sys
+from pathlib import Path
+
+from course import Told, play
+from kube import ROOT, Kube
+from report import page
+from stage import stage
+
+NAMESPACE = f"{os.environ.get('WARREN_TEST_NAMESPACE', 'warren-test')}-chaos"
+FOLDER = ROOT / "build" / "chaos"
+SECONDS = 300.0
+"""Of faults, in CI; by hand, as many minutes as are asked for."""
+
+
+def kube_of_the_cluster(namespace: str) -> Kube:
+    """The local cluster."""
+    return Kube(ROOT / ".cluster" / "kubeconfig", namespace)
+
+
+def write(told: Told, folder: Path) -> Path:
+    """Write the report; returns where it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"report-{told.seed}.html"
+    path.write_text(page(told), "utf-8")
+    return path
+
+
+def main() -> int:
+    """Run, and report; the exit code is 1 where the ledger does not balance."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=SECONDS / 60)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--images", type=Path, default=ROOT / ".cluster" / "images.values.json")
+    options = parser.parse_args()
+    seed = random.randrange(10**6) if options.seed is None else options.seed
+    print(f"seed {seed}", flush=True)
+    with stage(kube_of_the_cluster(NAMESPACE), options.images, seed) as given:
+        told = play(given, options.minutes * 60)
+    print(told.verdict.summary())
+    print(f"Report: {write(told, FOLDER)}")
+    problems = told.verdict.problems()
+    for problem in problems[:50]:
+        print(f"PROBLEM: {problem}")
+    if problems:
+        print(f"{len(problems)} problems; repeat it with SEED={seed}")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""The course of a run: faults in their lanes beside the load, all healed at the end, and the verdict."""
+
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from faults import KINDS, LANES, NoVictim
+from ledger import Entries, Fault, Verdict, judge
+from schedule import Lane, Step, steps
+from stage import ATTEMPT_LIMIT, Stage, load
+
+SAMPLE = 3.0
+"""Seconds between two looks at the workers' pods: a look costs a tenth of a second of one core."""
+
+FIRST_ROUND_LIMIT = 900.0
+"""Seconds, beyond those asked for, until each kind has come: then something keeps faults from happening."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of a run.
+
+    Attributes:
+        seed: of the run.
+        began, ended: of the faults, Unix time in seconds.
+        entries: the ledger.
+        verdict: on it.
+        samples: (time, workers that are well, workers that there are).
+    """
+
+    seed: int
+    began: float
+    ended: float
+    entries: Entries
+    verdict: Verdict
+    samples: Sequence[tuple[float, int, int]]
+
+    def kinds(self) -> set[str]:
+        """Kinds of faults that came."""
+        return {fault.kind for fault in self.entries.faults}
+
+
+def play(stage: Stage, seconds: float) -> Told:
+    """Load, faults for so many seconds and until each kind has come, then none, and the verdict."""
+    began = time.time()
+    with _sampling(stage), load(stage):
+        threads = [_LaneThread(stage, lane, began, seconds) for lane in LANES]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for thread in threads:
+        if thread.error is not None:
+            raise thread.error
+    ended = time.time()
+    say(began, "no more faults; waiting for everything that was confirmed")
+    stage.wait_until_nodes_are_well()
+    stage.wait_until_brokers_are_well()
+    stage.drain()
+    entries = stage.entries()
+    verdict = judge(entries, attempt_limit=ATTEMPT_LIMIT)
+    return Told(stage.seed, began, ended, entries, verdict, stage.samples)
+
+
+class _LaneThread(threading.Thread):
+    """One lane. An error ends it, and is kept for whoever waits."""
+
+    def __init__(self, stage: Stage, lane: Lane, began: float, seconds: float) -> None:
+        super().__init__(name=lane.name)
+        self._stage = stage
+        self._lane = lane
+        self._began = began
+        self._seconds = seconds
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """All faults of the lane, one after the other."""
+        try:
+            self._run()
+        except BaseException as error:  # noqa: BLE001  raised again by whoever waits
+            self.error = error
+
+    def _run(self) -> None:
+        wanting = {kind.name for kind in self._lane.kinds}
+        for step in steps(self._stage.seed, self._lane):
+            gone = time.time() - self._began
+            if gone >= self._seconds and not wanting:
+                return
+            assert gone < self._seconds + FIRST_ROUND_LIMIT, f"these faults did not happen: {sorted(wanting)}"
+            time.sleep(step.pause)
+            if self._do(step):
+                wanting.discard(step.kind)
+
+    def _do(self, step: Step) -> bool:
+        """One fault from beginning to end; False where there was nothing to hit."""
+        kind = KINDS[step.kind]
+        fault = kind(self._stage, random.Random(step.draw))
+        began = time.time()
+        try:
+            hit = fault.inject()
+            say(self._began, f"{step.kind}: {hit.what}" + (f", for {step.hold:.0f} s" if step.hold else ""))
+            time.sleep(step.hold)
+        except NoVictim:
+            say(self._began, f"{step.kind}: nothing to hit")
+            return False
+        finally:
+            fault.heal()
+        if step.hold:
+            say(self._began, f"{step.kind}: all is well again")
+        self._stage.faults.append(Fault(step.kind, hit.what, began, time.time(), kind.harms, hit.workers, kind.echo))
+        return True
+
+
+@contextmanager
+def _sampling(stage: Stage) -> Iterator[None]:
+    """Look at the workers' pods now and then."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(SAMPLE):
+            try:
+                pods = stage.pods("worker")
+            except AssertionError:
+                continue  # a look that fails is one less
+            stage.samples.append((time.time(), sum(pod.well for pod in pods), len(pods)))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(30)
+
+
+def say(began: float, sentence: str) -> None:
+    """A line of the course, with the seconds since its beginning."""
+    print(f"[{time.time() - began:6.1f} s] {sentence}", flush=True)

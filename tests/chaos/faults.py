@@ -1,0 +1,431 @@
+"""What is done to the system: one class for each kind of fault, with what it may do to tasks.
+
+A fault that must pass without a trace has no harms: a duplicate that only it could explain is an error of Warren's.
+"""
+
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import records
+from ledger import Harm
+from schedule import Kind, Lane
+from stage import NODES, STEADY, STORMY, Pod, Stage, cluster
+
+from tools.cluster import netns
+from tools.cluster.layout import layout
+from tools.shell import run
+
+ALL = frozenset(Harm)
+LOST_CONNECTIONS = frozenset({Harm.REPEATED, Harm.DIED_TWICE})
+
+HEARTBEATS = 25.0
+"""Seconds after which a silent connection counts as lost: two heartbeats of 10 s, and some to make another."""
+
+VICTIM_LIMIT = 30.0
+"""Seconds to wait for something to hit, such as a handler at work; then the fault comes later."""
+
+
+class NoVictim(Exception):
+    """There is nothing to hit just now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """What was hit.
+
+    Attributes:
+        what: in words.
+        workers: whose tasks it may harm; None for all.
+    """
+
+    what: str
+    workers: frozenset[str] | None = None
+
+
+class Fault(ABC):
+    """One fault.
+
+    Args:
+        stage: what is hurt.
+        draw: for everything that is left to chance.
+    """
+
+    kind: ClassVar[str]
+    harms: ClassVar[frozenset[Harm]] = frozenset()
+    echo: ClassVar[float] = 0.0
+    hold: ClassVar[tuple[float, float]] = (0.0, 0.0)
+
+    def __init__(self, stage: Stage, draw: random.Random) -> None:
+        self.stage = stage
+        self.draw = draw
+
+    @abstractmethod
+    def inject(self) -> Hit:
+        """Do it.
+
+        Raises:
+            NoVictim: there is nothing to do it to.
+        """
+
+    def heal(self) -> None:  # noqa: B027  what happens in a moment has nothing to undo
+        """Undo it, and wait until all is well. Called once after `inject`, also where that has failed half way."""
+
+    def choose(self, pods: Iterable[Pod]) -> Pod:
+        """One of these pods that is well."""
+        found = [pod for pod in pods if pod.well]
+        if not found:
+            raise NoVictim
+        return self.draw.choice(found)
+
+    def at_work(self) -> tuple[Pod, str, int]:
+        """A worker's pod that has a task in hand, the task, and its handler's process on this machine."""
+        deadline = time.monotonic() + VICTIM_LIMIT
+        while time.monotonic() < deadline:
+            pods = {pod.name: pod for pod in self.stage.pods("worker") if pod.well}
+            busy = [found for found in records.at_work(self.stage.folder) if found[1] in pods]
+            for task, worker, inner in self.draw.sample(busy, len(busy)):
+                for process in self.stage.processes(pods[worker]):
+                    if process.inner == inner:
+                        return pods[worker], task, process.pid
+            time.sleep(0.2)
+        raise NoVictim
+
+
+class WorkerKilled(Fault):
+    """kill -9 to a worker with a task in hand; its container starts again."""
+
+    kind = "worker killed"
+    harms = ALL
+    echo = 5.0
+
+    def inject(self) -> Hit:
+        pod, task, _ = self.at_work()
+        for process in self.stage.processes(pod):
+            if process.inner == 1 and process.kill():
+                return Hit(f"{pod.name} with {task}", frozenset({pod.name}))
+        raise NoVictim
+
+
+class WorkerDeleted(Fault):
+    """A worker's pod is deleted in good order: it finishes what it has in hand."""
+
+    kind = "worker deleted"
+
+    def inject(self) -> Hit:
+        pod, task, _ = self.at_work()
+        self.stage.kube.kubectl("delete", "pod", pod.name, "--wait=false")
+        return Hit(f"{pod.name} with {task}")
+
+
+class WorkerForced(Fault):
+    """A worker's pod is deleted without grace."""
+
+    kind = "worker deleted by force"
+    harms = ALL
+    echo = 20.0
+    """The pod is gone from the list at once, its processes a little later."""
+
+    def inject(self) -> Hit:
+        pod, task, _ = self.at_work()
+        self.stage.kube.kubectl("delete", "pod", pod.name, "--force", "--grace-period=0", "--wait=false")
+        return Hit(f"{pod.name} with {task}", frozenset({pod.name}))
+
+
+class HandlerKilled(Fault):
+    """kill -9 to a handler's process, as the kernel does where memory runs out: a failed attempt."""
+
+    kind = "handler killed"
+    harms = frozenset({Harm.INTERRUPTED, Harm.REPEATED})
+    echo = 2.0
+
+    def inject(self) -> Hit:
+        pod, task, pid = self.at_work()
+        for process in self.stage.processes(pod):
+            if process.pid == pid and process.kill():
+                return Hit(f"{task} in {pod.name}", frozenset({pod.name}))
+        raise NoVictim
+
+
+class OperatorRestarted(Fault):
+    """One of the operators dies, or its pod goes."""
+
+    kind = "operator restarted"
+
+    def inject(self) -> Hit:
+        return _end(self, "operator")
+
+
+class ProducerRestarted(Fault):
+    """One of the producers dies, or its pod goes: clients are left without an answer."""
+
+    kind = "producer restarted"
+
+    def inject(self) -> Hit:
+        return _end(self, "producer")
+
+
+def _end(fault: Fault, component: str) -> Hit:
+    pod = fault.choose(fault.stage.pods(component))
+    how = fault.draw.choice(("killed", "deleted", "deleted by force"))
+    if how == "killed":
+        if not any(process.inner == 1 and process.kill() for process in fault.stage.processes(pod)):
+            raise NoVictim
+    else:
+        grace = () if how == "deleted" else ("--force", "--grace-period=0")
+        fault.stage.kube.kubectl("delete", "pod", pod.name, "--wait=false", *grace)
+    return Hit(f"{pod.name} {how}")
+
+
+class ScaleStorm(Fault):
+    """A burst into a queue without workers, while its bounds are patched up and down."""
+
+    kind = "scale storm"
+
+    def inject(self) -> Hit:
+        count = self.draw.randint(30, 60)
+        client = self.stage.client(f"storm-{time.time():.0f}", STORMY, "--count", str(count))
+        bounds = []
+        for _ in range(self.draw.randint(2, 4)):
+            low = self.draw.randint(0, 3)
+            high = self.draw.randint(max(1, low), 6)
+            self.stage.kube.patch(f"workqueue/{STORMY}", {"spec": {"minReplicas": low, "maxReplicas": high}})
+            bounds.append(f"{low}-{high}")
+            time.sleep(self.draw.uniform(1, 3))  # the storm's own rhythm
+        assert client.wait(60) == 0
+        return Hit(f"{count} tasks at once, workers {', '.join(bounds)}")
+
+    def heal(self) -> None:
+        self.stage.kube.patch(f"workqueue/{STORMY}", {"spec": {"minReplicas": 0, "maxReplicas": 6}})
+
+
+class Rollout(Fault):
+    """All workers of a queue are replaced."""
+
+    kind = "rollout"
+
+    def inject(self) -> Hit:
+        queue = self.draw.choice(STEADY)
+        self.stage.kube.kubectl("rollout", "restart", f"deployment/warren-worker-{queue}")
+        return Hit(f"workers of {queue}")
+
+
+class BrokerKilled(Fault):
+    """kill -9 to a broker, or its pod deleted without grace."""
+
+    kind = "broker killed"
+    harms = LOST_CONNECTIONS
+    echo = 5.0
+
+    def inject(self) -> Hit:
+        pod = self.choose(self.stage.pods("rabbitmq"))
+        how = self.draw.choice(("killed", "deleted by force"))
+        if how == "killed":
+            victims = [process for process in self.stage.processes(pod) if "beam.smp" in process.command]
+            if not any(process.kill() for process in victims):
+                raise NoVictim
+        else:
+            self.stage.kube.kubectl("delete", "pod", pod.name, "--force", "--grace-period=0", "--wait=false")
+        return Hit(f"{pod.name} {how}")
+
+    def heal(self) -> None:
+        self.stage.wait_until_brokers_are_well()
+
+
+class BrokerCut(Fault):
+    """A broker is cut off from the other two, or from everybody: packets vanish."""
+
+    kind = "broker cut off"
+    harms = LOST_CONNECTIONS
+    echo = HEARTBEATS
+    hold = (25.0, 35.0)
+
+    def inject(self) -> Hit:
+        brokers = self.stage.pods("rabbitmq")
+        pod = self.choose(brokers)
+        alone = self.draw.random() < 0.5
+        self._pairs = (
+            [(pod.address, None)] if alone else [(pod.address, one.address) for one in brokers if one.name != pod.name]
+        )
+        self._rules("-I")
+        return Hit(f"{pod.name} from {'everybody' if alone else 'the other brokers'}")
+
+    def heal(self) -> None:
+        self._rules("-D")
+        self._pairs = []
+        self.stage.wait_until_brokers_are_well()
+
+    _pairs: Sequence[tuple[str, str | None]] = ()
+
+    def _rules(self, verb: str) -> None:
+        """Pods' traffic passes FORWARD on each node that it crosses."""
+        for node in layout(NODES).nodes:
+            for one, other in self._pairs:
+                for words in (
+                    ("-s", one, *(() if other is None else ("-d", other))),
+                    ("-d", one, *(() if other is None else ("-s", other))),
+                ):
+                    command = ["nsenter", f"--net={netns.path(node.netns)}", iptables(), "-w", "10", verb, "FORWARD"]
+                    run([*command, *words, "-j", "DROP"], limit=30)
+
+
+def iptables() -> str:
+    """The flavour that this machine's kernel has."""
+    for program in ("iptables", "iptables-legacy", "iptables-nft"):
+        command = [
+            "nsenter",
+            f"--net={netns.path(layout().control_plane.netns)}",
+            program,
+            "-w",
+            "10",
+            "-t",
+            "nat",
+            "-S",
+        ]
+        done = run(command, limit=30, check=False)
+        if done.code == 0 and "KUBE-SERVICES" in done.stdout:  # the one that kube-proxy writes with
+            return program
+    raise AssertionError("no iptables has kube-proxy's rules")
+
+
+class NodeLost(Fault):
+    """A node is cut off from all the others while it runs on, with its broker, workers and the rest."""
+
+    kind = "node lost"
+    harms = LOST_CONNECTIONS
+    echo = HEARTBEATS
+    hold = (35.0, 50.0)
+
+    def inject(self) -> Hit:
+        self._node = self.draw.choice([node.name for node in layout(NODES).nodes[1:]])
+        pods = [
+            pod.name
+            for component in ("rabbitmq", "producer", "operator", "worker")
+            for pod in self.stage.pods(component)
+            if pod.node == self._node
+        ]
+        cluster("cut", self._node)
+        return Hit(f"{self._node} with {', '.join(pods) or 'nothing'}")
+
+    def heal(self) -> None:
+        if self._node:
+            cluster("mend", self._node)
+        self.stage.wait_until_nodes_are_well()
+        self.stage.wait_until_brokers_are_well()
+
+    _node: str = ""
+
+
+class MemoryAlarm(Fault):
+    """A broker is short of memory: no broker takes tasks or dead letters."""
+
+    kind = "memory alarm"
+    harms = frozenset({Harm.DIED_TWICE})
+    echo = 15.0
+    hold = (8.0, 14.0)
+
+    def inject(self) -> Hit:
+        self._pod = self.choose(self.stage.pods("rabbitmq")).name
+        self._watermark("0.00001")
+        return Hit(self._pod)
+
+    def heal(self) -> None:
+        if self._pod:
+            self._watermark("0.6")
+
+    _pod: str = ""
+
+    def _watermark(self, share: str) -> None:
+        words = ("exec", self._pod, "--", "rabbitmqctl", "--quiet", "set_vm_memory_high_watermark", share)
+        self.stage.kube.kubectl(*words)
+
+
+class ConnectionsDropped(Fault):
+    """All connections to the broker end, are reset, or fall silent."""
+
+    kind = "connections dropped"
+    harms = LOST_CONNECTIONS
+    echo = HEARTBEATS
+    hold = (4.0, 24.0)
+
+    def inject(self) -> Hit:
+        self._toxic = self.stage.toxic
+        how = self.draw.choice(("refused", "reset", "silent", "half silent"))
+        match how:
+            case "refused":
+                self._toxic.enable("amqp", on=False)
+            case "reset":
+                self._toxic.poison("amqp", "reset_peer", "downstream", timeout=self.draw.randint(0, 2000))
+            case "silent":
+                self._toxic.poison("amqp", "timeout", "downstream", timeout=0)
+                self._toxic.poison("amqp", "timeout", "upstream", timeout=0)
+            case _:
+                self._toxic.poison("amqp", "timeout", self.draw.choice(("upstream", "downstream")), timeout=0)
+        return Hit(f"all {how}")
+
+    def heal(self) -> None:
+        # What a silent connection has swallowed is gone, so that it can only be ended.
+        toxic = self.stage.toxic
+        toxic.enable("amqp", on=False)
+        toxic.cure("amqp")
+        toxic.enable("amqp", on=True)
+
+
+class ConnectionsSlow(Fault):
+    """Connections to the broker are slow: late, narrow or in small pieces."""
+
+    kind = "connections slow"
+    hold = (10.0, 18.0)
+
+    def inject(self) -> Hit:
+        toxic, draw = self.stage.toxic, self.draw
+        how = draw.choice(("late", "narrow", "in pieces"))
+        for stream in ("upstream", "downstream"):
+            match how:
+                case "late":
+                    toxic.poison("amqp", "latency", stream, latency=draw.randint(200, 800), jitter=draw.randint(0, 200))
+                case "narrow":
+                    toxic.poison("amqp", "bandwidth", stream, rate=draw.randint(10, 40))
+                case _:
+                    toxic.poison(
+                        "amqp", "slicer", stream, average_size=40, size_variation=20, delay=draw.randint(100, 900)
+                    )
+        return Hit(f"all {how}")
+
+    def heal(self) -> None:
+        self.stage.toxic.cure("amqp")
+
+
+HEAVY: tuple[type[Fault], ...] = (
+    BrokerKilled,
+    BrokerCut,
+    NodeLost,
+    MemoryAlarm,
+    ConnectionsDropped,
+    ConnectionsSlow,
+)
+"""One at a time: what three brokers bear."""
+
+LIGHT: tuple[type[Fault], ...] = (
+    WorkerKilled,
+    WorkerDeleted,
+    WorkerForced,
+    HandlerKilled,
+    OperatorRestarted,
+    ProducerRestarted,
+    ScaleStorm,
+    Rollout,
+)
+
+KINDS = {fault.kind: fault for fault in (*HEAVY, *LIGHT)}
+
+
+def lane(name: str, faults: Sequence[type[Fault]], pause: tuple[float, float]) -> Lane:
+    """These faults as a lane of the schedule."""
+    return Lane(name, [Kind(fault.kind, fault.hold) for fault in faults], pause)
+
+
+LANES = (lane("brokers and connections", HEAVY, (3.0, 7.0)), lane("workers and the rest", LIGHT, (4.0, 10.0)))
