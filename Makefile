@@ -1,6 +1,7 @@
 # The few commands of the README; each is a thin face on a program under tools/.
 # `make` alone lists them. CONTEXT=name deploys to a cluster of yours, REGISTRY=name through a registry; WORKS=burst,mixed
-# runs only these benchmarks, SCALER=file with something else scaling (docs/benchmarks.md).
+# runs only these benchmarks, SCALER=file with something else scaling (docs/benchmarks.md). MINUTES=60 is how long faults
+# come in `make chaos`, SEED=number repeats a run of it (docs/chaos.md).
 
 PYTHON ?= python3
 VENV := .venv/bin/python
@@ -9,8 +10,10 @@ REGISTRY ?=
 NODES ?=
 WORKS ?=
 SCALER ?=
+MINUTES ?=
+SEED ?=
 
-.PHONY: help demo test cluster down deploy bench venv
+.PHONY: help demo test cluster down deploy bench chaos venv
 
 help:
 	@echo 'make demo      from nothing to workers that follow the backlog, on a local cluster'
@@ -18,6 +21,7 @@ help:
 	@echo 'make cluster   a local Kubernetes cluster (NODES=3: of three nodes); make down removes it'
 	@echo 'make deploy    build the images and install Warren (CONTEXT=name: on a cluster of yours)'
 	@echo 'make bench     the benchmarks; results under build/bench/'
+	@echo 'make chaos     faults of all kinds, and whether a task was lost; report under build/chaos/'
 
 venv:
 	@$(PYTHON) -m tools.venv
@@ -39,3 +43,6 @@ deploy: venv
 
 bench: venv
 	@$(VENV) -m tools.bench $(if $(WORKS),--works "$(WORKS)") $(if $(SCALER),--scaler "$(SCALER)")
+
+chaos: venv
+	@$(VENV) -m tools.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))

@@ -6,10 +6,11 @@ import random
 import sys
 from pathlib import Path
 
-from course import Told, play
+from course import play
 from kube import ROOT, Kube
 from report import page
 from stage import stage
+from told import Told
 
 NAMESPACE = f"{os.environ.get('WARREN_TEST_NAMESPACE', 'warren-test')}-chaos"
 FOLDER = ROOT / "build" / "chaos"

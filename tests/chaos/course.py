@@ -3,44 +3,20 @@
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from faults import KINDS, LANES, NoVictim
-from ledger import Entries, Fault, Verdict, judge
+from ledger import Fault, judge
 from schedule import Lane, Step, steps
 from stage import ATTEMPT_LIMIT, Stage, load
+from told import Told
 
 SAMPLE = 3.0
 """Seconds between two looks at the workers' pods: a look costs a tenth of a second of one core."""
 
 FIRST_ROUND_LIMIT = 900.0
 """Seconds, beyond those asked for, until each kind has come: then something keeps faults from happening."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """What came of a run.
-
-    Attributes:
-        seed: of the run.
-        began, ended: of the faults, Unix time in seconds.
-        entries: the ledger.
-        verdict: on it.
-        samples: (time, workers that are well, workers that there are).
-    """
-
-    seed: int
-    began: float
-    ended: float
-    entries: Entries
-    verdict: Verdict
-    samples: Sequence[tuple[float, int, int]]
-
-    def kinds(self) -> set[str]:
-        """Kinds of faults that came."""
-        return {fault.kind for fault in self.entries.faults}
 
 
 def play(stage: Stage, seconds: float) -> Told:

@@ -13,7 +13,8 @@ from typing import ClassVar
 import records
 from ledger import Harm
 from schedule import Kind, Lane
-from stage import NODES, STEADY, STORMY, Pod, Stage, cluster
+from stage import NODES, STEADY, STORMY, WELL_LIMIT, Pod, Stage, cluster
+from waiting import eventually
 
 from tools.cluster import netns
 from tools.cluster.layout import layout
@@ -126,8 +127,8 @@ class WorkerForced(Fault):
 
     kind = "worker deleted by force"
     harms = ALL
-    echo = 20.0
-    """The pod is gone from the list at once, its processes a little later."""
+    echo = 120.0
+    """The pod is gone from the list at once, its processes when its node hears of it: a lost one, when it is back."""
 
     def inject(self) -> Hit:
         pod, task, _ = self.at_work()
@@ -340,7 +341,7 @@ class MemoryAlarm(Fault):
 
     def _watermark(self, share: str) -> None:
         words = ("exec", self._pod, "--", "rabbitmqctl", "--quiet", "set_vm_memory_high_watermark", share)
-        self.stage.kube.kubectl(*words)
+        eventually(lambda: (self.stage.kube.kubectl(*words),), "the watermark is set", limit=WELL_LIMIT, every=1)
 
 
 class ConnectionsDropped(Fault):

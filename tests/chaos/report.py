@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from course import Told
 from ledger import Answer, Entries, Fault, Surplus, outages, tally
+from told import Told
 
-WIDTH, LEFT, RIGHT = 1100, 64, 16
+WIDTH, LEFT, RIGHT = 1100, 168, 16
 """Pixels: of the picture, and beside its plots."""
 PLOT = WIDTH - LEFT - RIGHT
 
@@ -192,8 +192,7 @@ def _lanes(faults: Iterable[Fault], kinds: Sequence[str], top: int, x: Callable[
                     f'fill="{COLOURS[kind]}"><title>{escape(kind)}: {escape(fault.what)}</title></rect>'
                 )
         parts.append(
-            f'<text x="{LEFT + 3}" y="{y + 12}" fill="{COLOURS[kind]}" stroke="white" stroke-width="3" '
-            f'paint-order="stroke">{escape(kind)}</text>'
+            f'<text x="{LEFT - 8}" y="{y + 12}" text-anchor="end" fill="{COLOURS[kind]}">{escape(kind)}</text>'
         )
     return parts
 
@@ -272,7 +271,7 @@ def backlog(entries: Entries) -> list[tuple[float, float]]:
     changes = [(at, 1) for at in confirmed.values()]
     changes += [(max(at, confirmed[task]), -1) for task, at in ends.items() if task in confirmed]
     value, found = 0, []
-    for at, by in sorted(changes):
+    for at, by in sorted(changes, key=lambda change: (change[0], -change[1])):
         value += by
         found.append((at, float(value)))
     return found

@@ -86,18 +86,18 @@ class Client:
         if len(tasks) == 1:
             ((task, body),) = tasks.items()
             status, said = self._post(f"/v1/queues/{queue}/tasks", body, {"Idempotency-Key": task})
-            self._record.write(what=word(status, said), task=task)
+            self._record.write(what=word(status, said), task=task, why=code(said))
             return
         lines = "".join(json.dumps({"id": task, "body": body}) + "\n" for task, body in tasks.items())
         status, said = self._post(f"/v1/queues/{queue}/tasks:batch", lines, {})
         results = {one.get("id"): one for one in said.get("results") or () if one}
         for task in tasks:
             if said.get("results") is None:  # refused as a whole, or no answer
-                self._record.write(what=word(status, said), task=task)
+                self._record.write(what=word(status, said), task=task, why=code(said))
             elif task not in results:
                 self._record.write(what="unknown", task=task)
             elif "error" in results[task] and results[task]["error"]:
-                self._record.write(what=word(503, results[task]), task=task)
+                self._record.write(what=word(503, results[task]), task=task, why=code(results[task]))
             else:
                 self._record.write(what="confirmed", task=task)
 
@@ -133,8 +133,12 @@ def word(status: int, said: dict[str, Any]) -> str:
     """
     if status == 202:
         return "confirmed"
-    code = (said.get("error") or {}).get("code", "")
-    return "unknown" if code in ("", "outcome_unknown", "internal") else "refused"
+    return "unknown" if code(said) in ("", "outcome_unknown", "internal") else "refused"
+
+
+def code(said: dict[str, Any]) -> str:
+    """The error's code in an answer; empty if it has none."""
+    return str((said.get("error") or {}).get("code", ""))
 
 
 def go_on(client: Client, name: str, queue: str, seed: int, stopped: threading.Event) -> None:
