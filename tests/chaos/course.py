@@ -23,14 +23,7 @@ def play(stage: Stage, seconds: float) -> Told:
     """Load, faults for so many seconds and until each kind has come, then none, and the verdict."""
     began = time.time()
     with _sampling(stage), load(stage):
-        threads = [_LaneThread(stage, lane, began, seconds) for lane in LANES]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    for thread in threads:
-        if thread.error is not None:
-            raise thread.error
+        _faults(stage, began, seconds)
     ended = time.time()
     say(began, "no more faults; waiting for everything that was confirmed")
     stage.wait_until_nodes_are_well()
@@ -41,15 +34,33 @@ def play(stage: Stage, seconds: float) -> Told:
     return Told(stage.seed, began, ended, entries, verdict, stage.samples)
 
 
-class _LaneThread(threading.Thread):
-    """One lane. An error ends it, and is kept for whoever waits."""
+def _faults(stage: Stage, began: float, seconds: float) -> None:
+    stopping = threading.Event()
+    threads = [_LaneThread(stage, lane, began, seconds, stopping) for lane in LANES]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    finally:
+        stopping.set()  # whatever ends us, such as Ctrl-C: each fault is healed before
+        for thread in threads:
+            thread.join()
+    for thread in threads:
+        if thread.error is not None:
+            raise thread.error
 
-    def __init__(self, stage: Stage, lane: Lane, began: float, seconds: float) -> None:
+
+class _LaneThread(threading.Thread):
+    """One lane. An error ends it and the others, and is kept for whoever waits."""
+
+    def __init__(self, stage: Stage, lane: Lane, began: float, seconds: float, stopping: threading.Event) -> None:
         super().__init__(name=lane.name)
         self._stage = stage
         self._lane = lane
         self._began = began
         self._seconds = seconds
+        self._stopping = stopping
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -58,6 +69,7 @@ class _LaneThread(threading.Thread):
             self._run()
         except BaseException as error:  # noqa: BLE001  raised again by whoever waits
             self.error = error
+            self._stopping.set()
 
     def _run(self) -> None:
         wanting = {kind.name for kind in self._lane.kinds}
@@ -66,7 +78,8 @@ class _LaneThread(threading.Thread):
             if gone >= self._seconds and not wanting:
                 return
             assert gone < self._seconds + FIRST_ROUND_LIMIT, f"these faults did not happen: {sorted(wanting)}"
-            time.sleep(step.pause)
+            if self._stopping.wait(step.pause):
+                return
             if self._do(step):
                 wanting.discard(step.kind)
 
@@ -78,7 +91,7 @@ class _LaneThread(threading.Thread):
         try:
             hit = fault.inject()
             say(self._began, f"{step.kind}: {hit.what}" + (f", for {step.hold:.0f} s" if step.hold else ""))
-            time.sleep(step.hold)
+            self._stopping.wait(step.hold)
         except NoVictim:
             say(self._began, f"{step.kind}: nothing to hit")
             return False
@@ -86,7 +99,8 @@ class _LaneThread(threading.Thread):
             fault.heal()
         if step.hold:
             say(self._began, f"{step.kind}: all is well again")
-        self._stage.faults.append(Fault(step.kind, hit.what, began, time.time(), kind.harms, hit.workers, kind.echo))
+        done = Fault(step.kind, hit.what, began, time.time(), kind.harms, hit.workers, kind.echo)
+        self._stage.faults.append(done)
         return True
 
 

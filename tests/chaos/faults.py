@@ -237,7 +237,7 @@ class BrokerKilled(Fault):
 
 
 class BrokerCut(Fault):
-    """A broker is cut off from the other two, or from everybody: packets vanish."""
+    """A broker is cut off from the other two, or from all other pods: packets vanish."""
 
     kind = "broker cut off"
     harms = LOST_CONNECTIONS
@@ -252,7 +252,7 @@ class BrokerCut(Fault):
             [(pod.address, None)] if alone else [(pod.address, one.address) for one in brokers if one.name != pod.name]
         )
         self._rules("-I")
-        return Hit(f"{pod.name} from {'everybody' if alone else 'the other brokers'}")
+        return Hit(f"{pod.name} from {'all other pods' if alone else 'the other brokers'}")
 
     def heal(self) -> None:
         self._rules("-D")
@@ -263,14 +263,15 @@ class BrokerCut(Fault):
 
     def _rules(self, verb: str) -> None:
         """Pods' traffic passes FORWARD on each node that it crosses."""
+        program = iptables()
         for node in layout(NODES).nodes:
             for one, other in self._pairs:
                 for words in (
                     ("-s", one, *(() if other is None else ("-d", other))),
                     ("-d", one, *(() if other is None else ("-s", other))),
                 ):
-                    command = ["nsenter", f"--net={netns.path(node.netns)}", iptables(), "-w", "10", verb, "FORWARD"]
-                    run([*command, *words, "-j", "DROP"], limit=30)
+                    command = ["nsenter", f"--net={netns.path(node.netns)}", program, "-w", "10", verb, "FORWARD"]
+                    run([*command, *words, "-j", "DROP"], limit=30, check=verb == "-I")
 
 
 def iptables() -> str:

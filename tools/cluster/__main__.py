@@ -19,7 +19,7 @@ from tools.cluster.kind import KindCluster
 from tools.cluster.layout import MAX_NODES, NAME, layout
 from tools.cluster.node import LocalNode, needs, nodes_there
 from tools.cluster.places import Places, places
-from tools.cluster.programs import HELM, KIND, KIND_BUILDS, KUBERNETES, NODE_BUILDS, TEST_BUILDS
+from tools.cluster.programs import HELM, KIND, KIND_BUILDS, KUBERNETES, NODE_BUILDS, TEST_BUILDS, TOXIPROXY
 from tools.console import Console
 from tools.engine import Engine
 from tools.engine import ensure as ensure_engine
@@ -181,9 +181,9 @@ class Commands:
                 target.tag(name, alias)
 
     def tools(self) -> None:
-        """Build what the chart's tests need, without a cluster."""
+        """Build what the chart's tests need, and toxiproxy, without a cluster."""
         builds = (KUBERNETES, *TEST_BUILDS)
-        ensure_built(builds, self.cache, self.console)
+        ensure_built((*builds, TOXIPROXY), self.cache, self.console)
         names = ("kubectl", *(program for build in TEST_BUILDS for program in build.programs))
         link_tools(builds, names, self.cache, self.places.tools)
         _give_back(self.places)
@@ -240,7 +240,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME[=ALIAS]",
         help="images of the Docker engine, by name; with an alias, under that name too",
     )
-    commands.add_parser("tools", help="build kubectl, helm and the tools of the chart's tests; needs no cluster")
+    commands.add_parser("tools", help="build kubectl, helm and the other tools of the tests; needs no cluster")
     commands.add_parser("kubeconfig", help="print the path of the kubeconfig")
     return top
 
