@@ -62,6 +62,10 @@ class Record:
         """Append one line."""
         self._file.write(json.dumps({**line, "at": time.time()}).encode() + b"\n")
 
+    def close(self) -> None:
+        """There is no more."""
+        self._file.close()
+
 
 class Client:
     """One connection, made anew whenever it breaks.

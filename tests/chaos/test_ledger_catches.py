@@ -102,9 +102,11 @@ def scene(broker: Broker, tmp_path: Path) -> Iterator[Scene]:
 
 @contextmanager
 def client_of(url: str, scene: Scene) -> Iterator[Client]:
-    client = Client(url, SUBMIT_TOKEN, Record(scene.folder / "client-one.jsonl"))
+    record = Record(scene.folder / "client-one.jsonl")
+    client = Client(url, SUBMIT_TOKEN, record)
     yield client
     client.close()
+    record.close()
 
 
 @pytest.fixture
@@ -139,7 +141,7 @@ def proxy(broker: Broker) -> Iterator[Proxy]:
 def test_a_worker_that_acknowledges_on_another_channel(scene: Scene, client: Client, proxy: Proxy, mutant: str) -> None:
     """It loses its connection with task a in hand, and acknowledges b, which it just begins, when a is done."""
     direct = scene.workers.broker
-    scene.workers.point_at(Broker(direct.host, proxy.port, direct.management_port, direct.container, direct.passwords))
+    scene.workers.point_at(Broker("127.0.0.1", proxy.port, direct.management_port, direct.container, direct.passwords))
     first = scene.start("first", mutant)
     scene.workers.point_at(direct)
     client.submit(QUEUE, {"a": "gate a"})
@@ -169,7 +171,7 @@ def test_a_producer_that_does_not_wait_for_confirms(scene: Scene, tmp_path: Path
     broker = scene.workers.broker
     with toxiproxy("127.0.0.1", free_port(), tmp_path / "toxiproxy.log") as toxic:
         port = toxic.create("broker", "127.0.0.1:0", f"{broker.host}:{broker.amqp_port}").rpartition(":")[2]
-        environment = {**producer_environment(broker), "WARREN_BROKER_PORT": port}
+        environment = {**producer_environment(broker), "WARREN_BROKER_HOST": "127.0.0.1", "WARREN_BROKER_PORT": port}
         program = (str(HERE / "mutants.py"), mutant) if mutant else ("-m", "warren_producer")
         with (
             running_producer(
