@@ -48,6 +48,7 @@ def _faults(stage: Stage, began: float, seconds: float) -> None:
             thread.join()
     for thread in threads:
         if thread.error is not None:
+            print(stage.story())
             raise thread.error
 
 

@@ -249,6 +249,20 @@ class Stage:
 
         eventually(look, "all nodes are ready", limit=WELL_LIMIT, every=1)
 
+    def story(self) -> str:
+        """For a run that failed: all pods, and the last words of brokers that are not well."""
+        parts = [self.kube.kubectl("get", "pods", "--output", "wide")]
+        for pod in self.pods("rabbitmq"):
+            if not pod.well:
+                parts += [
+                    f"--- {pod.name}",
+                    self.kube.kubectl("get", "events", "--field-selector", f"involvedObject.name={pod.name}"),
+                    self.kube.run(
+                        "kubectl", "--namespace", self.kube.namespace, "logs", pod.name, "--tail=60", check=False
+                    ).stdout,
+                ]
+        return "\n".join(parts)
+
     def client(self, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
         """Start a client on the first node."""
         address = self.kube.get("service", "warren-producer")["spec"]["clusterIP"]
