@@ -9,11 +9,10 @@ from pathlib import Path
 from course import play
 from kube import ROOT, Kube
 from report import page
-from stage import stage
+from stage import REPORTS, stage
 from told import Told
 
 NAMESPACE = f"{os.environ.get('WARREN_TEST_NAMESPACE', 'warren-test')}-chaos"
-FOLDER = ROOT / "build" / "chaos"
 SECONDS = 300.0
 """Of faults, in CI; by hand, as many minutes as are asked for."""
 
@@ -23,10 +22,10 @@ def kube_of_the_cluster(namespace: str) -> Kube:
     return Kube(ROOT / ".cluster" / "kubeconfig", namespace)
 
 
-def write(told: Told, folder: Path) -> Path:
+def write(told: Told) -> Path:
     """Write the report; returns where it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"report-{told.seed}.html"
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    path = REPORTS / f"report-{told.seed}.html"
     path.write_text(page(told), "utf-8")
     return path
 
@@ -43,7 +42,7 @@ def main() -> int:
     with stage(kube_of_the_cluster(NAMESPACE), options.images, seed) as given:
         told = play(given, options.minutes * 60)
     print(told.verdict.summary())
-    print(f"Report: {write(told, FOLDER)}")
+    print(f"Report: {write(told)}")
     problems = told.verdict.problems()
     for problem in problems[:50]:
         print(f"PROBLEM: {problem}")

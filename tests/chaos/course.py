@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from faults import KINDS, LANES, NoVictim
 from ledger import Fault, judge
 from schedule import Lane, Step, steps
-from stage import ATTEMPT_LIMIT, Stage, load
+from stage import ATTEMPT_LIMIT, REPORTS, Stage, load
 from told import Told
 
 SAMPLE = 3.0
@@ -22,15 +22,22 @@ FIRST_ROUND_LIMIT = 900.0
 def play(stage: Stage, seconds: float) -> Told:
     """Load, faults for so many seconds and until each kind has come, then none, and the verdict."""
     began = time.time()
-    with _sampling(stage), load(stage):
-        _faults(stage, began, seconds)
-    ended = time.time()
-    say(began, "no more faults; waiting for everything that was confirmed")
-    stage.wait_until_nodes_are_well()
-    stage.wait_until_brokers_are_well()
-    stage.drain()
+    evidence = REPORTS / f"evidence-{stage.seed}"
+    try:
+        with _sampling(stage), load(stage):
+            _faults(stage, began, seconds)
+        ended = time.time()
+        say(began, "no more faults; waiting for everything that was confirmed")
+        stage.wait_until_nodes_are_well()
+        stage.wait_until_brokers_are_well()
+        stage.drain()
+    except BaseException:
+        stage.keep_evidence(evidence)
+        raise
     entries = stage.entries()
     verdict = judge(entries, attempt_limit=ATTEMPT_LIMIT)
+    if verdict.problems():
+        stage.keep_evidence(evidence)
     return Told(stage.seed, began, ended, entries, verdict, stage.samples)
 
 
@@ -48,7 +55,6 @@ def _faults(stage: Stage, began: float, seconds: float) -> None:
             thread.join()
     for thread in threads:
         if thread.error is not None:
-            print(stage.story())
             raise thread.error
 
 

@@ -125,6 +125,7 @@ def timeline(told: Told) -> str:
         return LEFT + min(max(at - told.began, 0.0), span) / span * PLOT
 
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}">']
+    parts.append("<style>text { font: 12px system-ui, sans-serif }</style>")
     parts.append(f'<rect width="{WIDTH}" height="{top}" fill="white"/>')
     # What takes a while is a band behind the plots.
     for fault in told.entries.faults:

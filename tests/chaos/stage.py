@@ -49,14 +49,17 @@ LETTER_LIMIT = 10
 ATTEMPT_LIMIT = TIME_LIMIT + LETTER_LIMIT + 5.0
 """Seconds of an attempt with its letter, and some for the way."""
 
-WELL_LIMIT = 180.0
-"""Seconds for brokers and nodes to be well again after a fault. Two cores take 20 for a broker; a node that was lost
-tells of itself within 10, and a replica that was cut off has to catch up."""
+WELL_LIMIT = 300.0
+"""Seconds for brokers and nodes to be well again after a fault. Two idle cores take 20 for a broker; a node that was
+lost tells of itself within 10, and a replica that was cut off has to catch up."""
 DRAIN_LIMIT = 300.0
 """Seconds, after the last fault, for everything that was confirmed to come to its end. A connection that broke in
 silence is noticed after 20; a task that overruns its limit takes three times that; what has gathered is worked off."""
 UP_LIMIT = 900.0
 """Seconds for two nodes more: containerd, kubelet and the images of each."""
+
+REPORTS = ROOT / "build" / "chaos"
+"""Where reports go, and the evidence of runs that failed."""
 
 TAINT = "warren.dev/chaos"
 PORTS = {"amqp": (5672, 35672), "management": (15672, 35673), "prometheus": (15692, 35674)}
@@ -249,19 +252,22 @@ class Stage:
 
         eventually(look, "all nodes are ready", limit=WELL_LIMIT, every=1)
 
-    def story(self) -> str:
-        """For a run that failed: all pods, and the last words of brokers that are not well."""
-        parts = [self.kube.kubectl("get", "pods", "--output", "wide")]
-        for pod in self.pods("rabbitmq"):
-            if not pod.well:
-                parts += [
-                    f"--- {pod.name}",
-                    self.kube.kubectl("get", "events", "--field-selector", f"involvedObject.name={pod.name}"),
-                    self.kube.run(
-                        "kubectl", "--namespace", self.kube.namespace, "logs", pod.name, "--tail=60", check=False
-                    ).stdout,
-                ]
-        return "\n".join(parts)
+    def keep_evidence(self, folder: Path) -> None:
+        """For a run that failed: everything that was written down, and what pods have printed, before it all goes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob("*.jsonl"):
+            shutil.copy(path, folder)
+        describe = self.kube.run(
+            "kubectl", "--namespace", self.kube.namespace, "get", "pods,events", "-o", "wide", check=False
+        )
+        (folder / "pods.txt").write_text(describe.stdout, "utf-8")
+        for component in ("rabbitmq", "producer", "operator", "worker"):
+            for pod in self.pods(component):
+                for previous in ((), ("--previous",)):
+                    words = ("kubectl", "--namespace", self.kube.namespace, "logs", pod.name, *previous)
+                    said = self.kube.run(*words, check=False)
+                    if said.returncode == 0:
+                        (folder / f"{pod.name}{''.join(previous)}.log").write_text(said.stdout, "utf-8")
 
     def client(self, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
         """Start a client on the first node."""

@@ -15,8 +15,8 @@ from waiting import eventually
 
 TUTORIAL = Path(__file__).resolve().parent / "tutorial"
 
-ROLLOUT_LIMIT = 180.0
-"""Seconds for all of Warren to become ready, its broker included; 20 are normal on two cores."""
+ROLLOUT_LIMIT = 300.0
+"""Seconds for all of Warren to become ready, its brokers included; 20 are normal for one on two idle cores."""
 
 
 @dataclass(frozen=True)
