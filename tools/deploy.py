@@ -141,7 +141,7 @@ def cluster(command: str) -> None:
         done = subprocess.run(words, cwd=ROOT, timeout=CLUSTER_LIMIT, check=False)
     except subprocess.TimeoutExpired:
         raise ToolError(
-            f"`python -m tools.cluster {command}` took longer than {CLUSTER_LIMIT:g} s. Try again: what was built is kept."
+            f"`python -m tools.cluster {command}` took longer than {CLUSTER_LIMIT:g} s; try again: what was built is kept"
         ) from None
     if done.returncode != 0:
         raise ToolError(f"`python -m tools.cluster {command}` failed; its own words are above")
