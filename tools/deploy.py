@@ -140,9 +140,8 @@ def cluster(command: str) -> None:
     try:
         done = subprocess.run(words, cwd=ROOT, timeout=CLUSTER_LIMIT, check=False)
     except subprocess.TimeoutExpired:
-        raise ToolError(
-            f"`python -m tools.cluster {command}` took longer than {CLUSTER_LIMIT:g} s; try again: what was built is kept"
-        ) from None
+        took = f"took longer than {CLUSTER_LIMIT:g} s; try again, since what is built is kept"
+        raise ToolError(f"`python -m tools.cluster {command}` {took}") from None
     if done.returncode != 0:
         raise ToolError(f"`python -m tools.cluster {command}` failed; its own words are above")
 
