@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from warren_operator.policy import Backlog, Limit, Memory, Observation, Scaling, decide
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warren_operator.policy import Backlog, Limit, Memory, Observation, Phase, Scaling, Worker, decide
 from warren_operator.resource import Key, Spec, parse_spec
 from warren_operator.scaling import Wants
 
@@ -105,3 +108,29 @@ def test_the_fallback_counts_as_a_demand() -> None:
     item = spec(budget={"name": "gpu"}, fallback={"afterFailures": 1, "replicas": 4})
     scaling = wants.now(A, item, Observation(None, 1), Memory(), NOON)
     assert decide(scaling, Observation(None, 1), Memory(), 1.0).replicas == 4
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcd"), st.sampled_from(["look", "go", "restart"]), st.sampled_from([0, 5, 40]))
+    )
+)
+def test_whatever_comes_and_goes_a_budget_is_never_overdrawn(story: list[tuple[str, str, int]]) -> None:
+    """Queues are looked at in any order, with any number of tasks; they go, and the operator starts anew."""
+    wants, replicas = Wants({"gpu": 10}, lambda _: None), dict.fromkeys("abcd", 0)
+    items = {name: spec(budget={"name": "gpu", "priority": ord(name) % 2}) for name in replicas}
+    for name, what, tasks in story:
+        key = Key("jobs", name)
+        if what == "look":
+            workers = tuple(Worker(str(number), Phase.READY, busy=True) for number in range(replicas[name]))
+            seen = Observation(Backlog(tasks, 0), replicas[name], workers)
+            scaling = wants.now(key, items[name], seen, Memory(), NOON)
+            replicas[name] = decide(scaling, seen, Memory(), 1.0).replicas
+        elif what == "go":
+            wants.forget(key)
+            replicas[name] = 0
+        else:
+            wants = Wants({"gpu": 10}, lambda _: None)
+            for other, count in replicas.items():
+                wants.expect(Key("jobs", other), items[other], count, count)
+        assert sum(replicas.values()) <= 10
