@@ -2,6 +2,9 @@
 
 import datetime as dt
 import json
+import socket
+import time
+from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
 
@@ -92,6 +95,23 @@ def test_whatever_a_task_carries_makes_valid_http(task: Task) -> None:
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(SettingError, match="WARREN_HTTP_URL"):
         http_handler.make({"WARREN_HTTP_URL": url})
+
+
+def test_a_service_that_answers_no_connection_is_given_up_long_before_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_handler, "CONNECT_LIMIT", 0.2)
+    with socket.socket() as listener, ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        # Linux drops what asks for a connection once so many wait to be accepted (listen(2)), as a lost node does.
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        post = http_handler.make({"WARREN_HTTP_URL": f"http://127.0.0.1:{listener.getsockname()[1]}/"})
+        with pytest.raises(http_handler.HttpError, match=r"no answer from .*TimeoutError"):
+            post(Task(b"", "id", 1, time.time() + 3600))
 
 
 def test_a_program_that_is_not_there_or_may_not_be_run_is_named(tmp_path: Path) -> None:

@@ -28,6 +28,10 @@ PERMANENT = frozenset({400, 410, 413, 415, 422})
 MARGIN = 0.5
 """Seconds before the task's deadline at which the request is given up; the worker's own time limit follows there."""
 
+CONNECT_LIMIT = 10.0
+"""Seconds to connect to each of the service's addresses, a handshake of TLS included. One that is not there may answer
+nothing at all; with several such addresses, a limit for each as long as the task's own would be one too long."""
+
 MAX_READ = 65_536
 """Bytes read of a response."""
 
@@ -109,13 +113,16 @@ def _post(url: SplitResult, task: Task, queue: str) -> None:
     assert url.hostname is not None  # noqa: S101  parse_url has seen to it
     left = max(0.0, task.deadline - time.time())
     limit = max(0.1, left - min(MARGIN, left / 10))
-    connection = kind(url.hostname, url.port, timeout=limit)
+    connection = kind(url.hostname, url.port, timeout=min(limit, CONNECT_LIMIT))
     path = (url.path or "/") + (f"?{url.query}" if url.query else "")
     headers = {**headers_of(task, queue), "User-Agent": "warren-worker", "Connection": "close"}
     expiry = _Expiry(limit)
     answer: tuple[int, str, str, bytes] | None = None
+    last_word = limit <= CONNECT_LIMIT  # whether a timeout means that the task's time is over
     try:
         connection.connect()
+        connection.sock.settimeout(limit)
+        last_word = True
         expiry.watch(connection.sock)
         connection.request("POST", path, body=task.body, headers=headers)
         response = connection.getresponse()
@@ -125,7 +132,7 @@ def _post(url: SplitResult, task: Task, queue: str) -> None:
             raise http.client.IncompleteRead(body, response.length)
         answer = response.status, response.reason, location, body
     except (OSError, http.client.HTTPException, ValueError) as error:
-        if not expiry.over and not isinstance(error, TimeoutError):
+        if not expiry.over and not (last_word and isinstance(error, TimeoutError)):
             raise HttpError(f"no answer from {url.geturl()}: {type(error).__name__}: {error}") from error
         expiry.over = True
     finally:
