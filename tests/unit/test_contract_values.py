@@ -106,6 +106,7 @@ def test_a_setting_is_parsed_or_has_its_default() -> None:
         ({}, str, "N is not set"),
         ({"N": "0"}, whole_number(1, 9), "N='0' is wrong: write a whole number from 1 to 9"),
         ({"N": "²"}, whole_number(1, 9), "whole number"),
+        ({"N": "7" * 5000}, whole_number(1, 9), "N='7{100}…' is wrong: write a whole number from 1 to 9"),
         ({"N": "0s"}, duration, "longer than zero"),
         ({"N": "8785h"}, duration, "at most 8784h, a year"),
         ({"N": "9" * 400 + "h"}, duration, "N='9{100}…' is wrong: write a duration of at most"),

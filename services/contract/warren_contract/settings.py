@@ -20,6 +20,9 @@ BROKER_DIR = "WARREN_BROKER_DIR"
 LONGEST_DURATION = 366 * 24 * 3600.0
 """Seconds that a setting may ask for."""
 
+MAX_DIGITS = 20
+"""Of a whole number; 64 bits have no more."""
+
 MAX_SHOWN = 100
 """Characters of a wrong value that are repeated."""
 
@@ -87,7 +90,8 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
     """A parser for whole numbers from `low` to `high`, both included."""
 
     def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+        # The length first: Python refuses to read thousands of digits, in words of its own.
+        if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS or not low <= int(text) <= high:
             raise ValueError(f"write a whole number from {low} to {high}")
         return int(text)
 

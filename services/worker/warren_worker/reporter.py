@@ -83,7 +83,8 @@ class Reporter:
         self._connection = self._channel = None
 
     def _open_channel(self) -> None:
-        if self._connection is not None and self._connection.is_open and not self._closed:
+        # There may be one already: the connection was lost and came back while the next try was still due.
+        if self._connection is not None and self._connection.is_open and self._channel is None and not self._closed:
             self._connection.channel(on_open_callback=self._on_channel)
 
     def _on_channel(self, channel: Channel) -> None:
