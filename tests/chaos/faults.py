@@ -302,7 +302,10 @@ class NodeLost(Fault):
     hold = (35.0, 50.0)
 
     def inject(self) -> Hit:
-        self._node = self.draw.choice([node.name for node in layout(NODES).nodes[1:]])
+        spare = self.stage.spare_nodes()
+        if not spare:
+            raise NoVictim
+        self._node = self.draw.choice(spare)
         pods = [
             pod.name
             for component in ("rabbitmq", "producer", "operator", "worker")

@@ -202,6 +202,15 @@ class Stage:
         """The pod's processes."""
         return processes(pod.uid)
 
+    def spare_nodes(self) -> list[str]:
+        """The further nodes that have pods of this release alone, by name."""
+        taken = {
+            pod["spec"].get("nodeName")
+            for pod in self.kube.get("pods", "--all-namespaces")
+            if pod["metadata"]["namespace"] != self.kube.namespace
+        }
+        return [node.name for node in layout(NODES).nodes[1:] if node.name not in taken]
+
     def entries(self) -> Entries:
         """The ledger so far."""
         return Entries(records.submissions(self.folder), records.runs(self.folder), self.deaths, self.faults)

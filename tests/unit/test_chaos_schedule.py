@@ -2,12 +2,16 @@
 
 from itertools import islice
 
+import pytest
+from faults import HEAVY, KINDS, LANES, Fault
 from hypothesis import given
 from hypothesis import strategies as st
+from ledger import Harm
+from report import COLOURS
 from schedule import Kind, Lane, at_most, steps
 
 SPANS = st.tuples(st.floats(0, 10), st.floats(0, 10)).map(lambda pair: (min(pair), max(pair)))
-LANES = st.builds(
+ANY_LANES = st.builds(
     Lane,
     st.text(max_size=5),
     st.lists(
@@ -18,7 +22,7 @@ LANES = st.builds(
 SEEDS = st.integers(0, 2**32)
 
 
-@given(SEEDS, LANES)
+@given(SEEDS, ANY_LANES)
 def test_each_kind_comes_before_any_comes_again(seed: int, lane: Lane) -> None:
     names = sorted(kind.name for kind in lane.kinds)
     found = [*islice(steps(seed, lane), 3 * len(names))]
@@ -26,12 +30,12 @@ def test_each_kind_comes_before_any_comes_again(seed: int, lane: Lane) -> None:
         assert sorted(step.kind for step in found[turn * len(names) : (turn + 1) * len(names)]) == names
 
 
-@given(SEEDS, LANES)
+@given(SEEDS, ANY_LANES)
 def test_a_seed_can_be_had_again(seed: int, lane: Lane) -> None:
     assert [*islice(steps(seed, lane), 20)] == [*islice(steps(seed, lane), 20)]
 
 
-@given(SEEDS, LANES)
+@given(SEEDS, ANY_LANES)
 def test_pauses_and_holds_stay_in_their_bounds(seed: int, lane: Lane) -> None:
     holds = {kind.name: kind.hold for kind in lane.kinds}
     first = [*islice(steps(seed, lane), len(lane.kinds))]
@@ -51,3 +55,21 @@ def test_seeds_and_lanes_differ() -> None:
         for name in ("one", "two")
     }
     assert len(courses) == 10
+
+
+def test_the_lanes_have_every_kind_once_and_the_report_a_colour_for_each() -> None:
+    assert sorted(kind.name for lane in LANES for kind in lane.kinds) == sorted(KINDS)
+    assert {*COLOURS} == {*KINDS}
+    assert all(fault.kind in {kind.name for kind in LANES[0].kinds} for fault in HEAVY)
+
+
+def test_a_first_round_fits_into_what_ci_gives() -> None:
+    """Five minutes, with what brokers and nodes need to be well again on an idle machine."""
+    assert at_most(LANES[0], recovery=20) <= 360
+    assert at_most(LANES[1], recovery=5) <= 300
+
+
+@pytest.mark.parametrize("fault", KINDS.values(), ids=lambda fault: fault.kind)
+def test_only_what_kills_a_run_may_interrupt_one(fault: type[Fault]) -> None:
+    kills = fault.kind in {"worker killed", "worker deleted by force", "handler killed"}
+    assert (Harm.INTERRUPTED in fault.harms) is kills
