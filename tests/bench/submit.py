@@ -1,141 +1,117 @@
-"""Submitting against bare pika: the same broker, the same quorum queue, persistent tasks of 256 bytes, in one run.
+"""Submitting: Warren's HTTP API against bare pika, Celery and Dramatiq.
 
-Bare is the best that one Python process can do with confirms: a window of outstanding messages over one connection,
-without HTTP, tokens or checks. Everything shares the machine's cores, so that the ratios count, not the rates.
+One broker, one run, quorum queues, persistent tasks with the same 256 bytes, and one process that publishes. For Warren
+that is the producer, with its clients besides; for the others it is the program that submits, which calls what their
+users call (`apply_async`, `send`) in as many threads as serve it best. Bare is the best that one Python process can do
+with confirms: a window of outstanding messages over one connection, without HTTP, tokens or checks. Everything shares
+the machine's cores, so that the ratios count, not the rates.
 """
 
-import asyncio
 import json
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import pika
-import pika.frame
-import pika.spec
 from brokers import Broker, declare_work_queue, running_broker
-from producers import SUBMIT_TOKEN, Producer, ready_producer
+from http_clients import submit_all
+from producers import SUBMIT_TOKEN, Producer, ready_producer, submit_head
 from recording import Figure
-
-from warren_contract.aio import Connection
-from warren_contract.connection import connection_parameters
-from warren_contract.names import TASKS_EXCHANGE
+from rival_venv import environ, run_script
+from waiting import eventually
 
 BODY = b"x" * 256
-WINDOW = 1000
-"""Bare pika's outstanding messages."""
 
-BATCH = 20_000
-SINGLE = 5_000
+BULK = 20_000
+"""Tasks of a batch, and of bare pika."""
+
+SINGLE = 8_000
+"""Tasks one by one over HTTP: two seconds' work and more."""
+
 CONCURRENT = (16, 64, 256)
+"""HTTP clients at once."""
+
+THREADS: Mapping[int, int] = {1: 2_000, 4: 4_000, 16: 4_000}
+"""Threads → tasks, of those who submit by a blocking call. Where each waits for its confirm, several threads share the
+broker's disk writes; where none does, they only get into each other's way."""
+
 QUEUE = "bench"
+BARE = "bare pika, confirms pipelined"
+BATCH = "batch"
+LIBRARIES = {
+    f"{name} {how}": (script, confirms)
+    for name, script in (("Celery", "celery_rival.py"), ("Dramatiq", "dramatiq_rival.py"))
+    for how, confirms in (("with confirms", "1"), ("as it comes, without confirms", "0"))
+}
+"""Name → script, and whether it waits for confirms."""
 
 
 @dataclass(frozen=True)
-class SubmitResult:
-    """Tasks a second of one round.
+class Speed:
+    """Of one contender in one round.
 
     Attributes:
-        bare: pika with pipelined confirms.
-        batch: one request with all tasks.
-        single: (concurrent clients, rate) of one request a task.
+        rate: tasks a second.
+        cpu: microseconds of CPU that the process which publishes needs for one.
     """
 
-    bare: float
-    batch: float
-    single: tuple[tuple[int, float], ...]
+    rate: float
+    cpu: float
 
-    @property
-    def batch_ratio(self) -> float:
-        """Of bare pika's rate."""
-        return self.batch / self.bare
-
-    def single_ratio(self, concurrent: int) -> float:
-        """Of bare pika's rate, with so many clients."""
-        return dict(self.single)[concurrent] / self.bare
+    @classmethod
+    def told(cls, line: str) -> "Speed":
+        """As a rival prints it."""
+        rate, cpu = line.split()
+        return cls(float(rate), float(cpu))
 
 
-async def bare(broker: Broker, count: int) -> float:
-    """Tasks a second of bare pika: published, persistent and mandatory, with at most WINDOW unconfirmed."""
-    connection = await Connection.open(connection_parameters(broker.settings(), "bench"))
-    try:
-        channel = await connection.channel()
-        done = asyncio.get_running_loop().create_future()
-        sent = confirmed = 0
-        properties = pika.BasicProperties(delivery_mode=2, message_id="0" * 36)
-
-        def fill() -> None:
-            nonlocal sent
-            while sent < count and sent - confirmed < WINDOW:
-                channel.raw.basic_publish(TASKS_EXCHANGE, QUEUE, BODY, properties, mandatory=True)
-                sent += 1
-
-        def on_confirm(frame: "pika.frame.Method[pika.spec.Basic.Ack | pika.spec.Basic.Nack]") -> None:
-            nonlocal confirmed
-            assert isinstance(frame.method, pika.spec.Basic.Ack)
-            # Quorum queues confirm in order, so that a tag stands for all before it.
-            confirmed = max(confirmed, int(frame.method.delivery_tag))
-            if confirmed == count:
-                done.set_result(None)
-            fill()
-
-        await channel.call(channel.raw.confirm_delivery, on_confirm)
-        started = time.perf_counter()
-        fill()
-        async with asyncio.timeout(120):
-            await done
-        return count / (time.perf_counter() - started)
-    finally:
-        await connection.close()
+def single(clients: int) -> str:
+    """The name of one request a task."""
+    return f"single, {clients} clients"
 
 
-def batch(producer: Producer, count: int) -> float:
-    """Tasks a second of one batch, from the first byte to the answer."""
+def used(pid: int) -> float:
+    """Seconds of CPU that a process has used, to the hundredth."""
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def batch(producer: Producer) -> float:
+    """Seconds of one batch, from the first byte to the answer."""
     content = json.dumps({"body": BODY.decode()}).encode() + b"\n"
     with producer.client(SUBMIT_TOKEN) as client:
         client.get("/healthz")
         started = time.perf_counter()
-        answer = client.post(f"/v1/queues/{QUEUE}/tasks:batch", content=content * count, timeout=120)
+        answer = client.post(f"/v1/queues/{QUEUE}/tasks:batch", content=content * BULK, timeout=120)
         took = time.perf_counter() - started
     assert answer.status_code == 202, answer.text[:500]
-    assert answer.json()["accepted"] == count
-    return count / took
+    assert answer.json()["accepted"] == BULK
+    return took
 
 
-async def single(producer: Producer, count: int, concurrent: int) -> float:
-    """Tasks a second of so many clients, each with a connection of its own that sends one task after the other.
+def over_http(producer: Producer, count: int, submit: Callable[[], float]) -> Speed:
+    """Speed of the producer, whose clients are `submit`, which returns how long they took."""
+    before = used(producer.process.pid)
+    took = submit()
+    return Speed(count / took, (used(producer.process.pid) - before) / count * 1e6)
 
-    The requests are written by hand: an HTTP library needs more of the shared cores than the producer itself.
-    """
-    url = httpx.URL(producer.url)
-    head = (
-        f"POST /v1/queues/{QUEUE}/tasks HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {SUBMIT_TOKEN}\r\n"
-        f"Content-Length: {len(BODY)}\r\n\r\n"
-    ).encode()
-    left = count
 
-    async def client() -> None:
-        nonlocal left
-        reader, writer = await asyncio.open_connection(url.host, url.port)
-        while left > 0:
-            left -= 1
-            writer.write(head + BODY)
-            answer = await reader.readuntil(b"\r\n\r\n")
-            assert answer.startswith(b"HTTP/1.1 202 "), answer
-            lengths = [line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-            await reader.readexactly(int(lengths[0].partition(b":")[2]))
-        writer.close()
-
-    started = time.perf_counter()
-    async with asyncio.timeout(120), asyncio.TaskGroup() as clients:
-        for _ in range(concurrent):
-            clients.create_task(client())
-    return count / (time.perf_counter() - started)
+def rival(broker: Broker, script: str, confirms: str) -> Speed:
+    """Speed of a rival, with the number of threads that is best for it."""
+    speeds = []
+    for threads, count in THREADS.items():
+        queue = f"bench-{threads}"
+        variables = environ(broker, queue, RIVAL_CONFIRMS=confirms)
+        speeds.append(Speed.told(run_script(script, str(threads), str(count), variables=variables)))
+        with broker.channel() as channel:
+            eventually(lambda: broker.ready(queue) == threads + count, "every task is in the queue")  # noqa: B023
+            channel.queue_delete(queue)
+    return max(speeds, key=lambda speed: speed.rate)
 
 
 @contextmanager
@@ -148,45 +124,69 @@ def bench_bed() -> Iterator[tuple[Broker, Producer]]:
             yield broker, producer
 
 
-def submit_round(broker: Broker, producer: Producer) -> SubmitResult:
-    """One round; the queue is emptied between the parts, so that each starts alike."""
+def submit_round(broker: Broker, producer: Producer) -> dict[str, Speed]:
+    """The speed of each contender; the queue is emptied between them, so that each starts alike."""
+    speeds: dict[str, Speed] = {}
 
-    def emptied() -> None:
+    def note(name: str, speed: Speed) -> None:
+        speeds[name] = speed
+        print(f"  {name}: {speed.rate:.0f}/s, {speed.cpu:.0f} µs", file=sys.stderr, flush=True)
         with broker.channel() as channel:
             channel.queue_purge(QUEUE)
 
-    emptied()
-    bare_rate = asyncio.run(bare(broker, BATCH))
-    emptied()
-    batch_rate = batch(producer, BATCH)
-    singles = []
-    for concurrent in CONCURRENT:
-        emptied()
-        singles.append((concurrent, asyncio.run(single(producer, SINGLE, concurrent))))
-    emptied()
-    return SubmitResult(bare=bare_rate, batch=batch_rate, single=tuple(singles))
+    bare = run_script("bare_submit.py", "pipelined", str(BULK), variables=environ(broker, QUEUE))
+    note(BARE, Speed.told(bare))
+    note(BATCH, over_http(producer, BULK, lambda: batch(producer)))
+    url = httpx.URL(producer.url)
+    request = submit_head(QUEUE, f"Content-Length: {len(BODY)}\r\n") + BODY
+    for clients in CONCURRENT:
+        note(
+            single(clients),
+            over_http(
+                producer,
+                SINGLE,
+                lambda: submit_all((url.host, url.port or 80), request, SINGLE, clients),  # noqa: B023  called at once
+            ),
+        )
+    for name, (script, confirms) in LIBRARIES.items():
+        note(name, rival(broker, script, confirms))
+    return speeds
 
 
 def submit_figures(repeats: int) -> list[Figure]:
-    """Submitting against bare pika on a broker of its own, several times."""
+    """All of them, several times."""
     with bench_bed() as (broker, producer):
-        submit_round(broker, producer)  # the first one pays for caches and the broker's first segments
-        results = []
-        for number in range(repeats):
-            print(f"submit, {number + 1} of {repeats} ...", file=sys.stderr, flush=True)
-            results.append(submit_round(broker, producer))
-            print(f"  {asdict(results[-1])}", file=sys.stderr, flush=True)
+        rounds = []
+        for number in range(repeats + 1):
+            print(f"submit, {number} of {repeats} ...", file=sys.stderr, flush=True)
+            rounds.append(submit_round(broker, producer))
+    return figures(rounds[1:])  # the first one pays for caches and the broker's first segments
 
-    def of(pick: Callable[[SubmitResult], float]) -> tuple[float, ...]:
-        return tuple(round(pick(result), 3) for result in results)
 
+def figures(rounds: list[dict[str, Speed]]) -> list[Figure]:
+    """Ratios of the rates of one round, then rates and CPU."""
+
+    def ratio(name: str, other: str, floor: float | None) -> Figure:
+        values = tuple(round(speeds[name].rate / speeds[other].rate, 3) for speeds in rounds)
+        return Figure(f"submit: {name} ÷ {other} (over)" if floor else f"submit: {name} ÷ {other}", values, floor=floor)
+
+    ratios = [ratio(BATCH, BARE, 0.7)]
+    for clients in CONCURRENT:
+        ratios.append(ratio(single(clients), BARE, None))
+        ratios += [
+            ratio(single(clients), name, 1.0 if confirms == "1" else None) for name, (_, confirms) in LIBRARIES.items()
+        ]
+    names = list(rounds[0])
     return [
-        Figure("submit: batch ÷ bare pipelined pika (over)", of(lambda result: result.batch_ratio), floor=0.7),
+        *ratios,
+        *(Figure(f"submit: {name}", tuple(speeds[name].rate for speeds in rounds), unit="/s") for name in names),
         *(
-            Figure(
-                f"submit: single, {count} clients ÷ bare pipelined pika",
-                of(lambda result, count=count: result.single_ratio(count)),  # type: ignore[misc]  # bound now
-            )
-            for count in CONCURRENT
+            Figure(f"submit: {name}, CPU a task", tuple(speeds[name].cpu for speeds in rounds), unit="µs")
+            for name in names
         ),
     ]
+
+
+if __name__ == "__main__":
+    for figure in submit_figures(int(sys.argv[1]) if sys.argv[1:] else 1):
+        print(f"{figure.median:10.2f} {figure.unit:3} {figure.name}")

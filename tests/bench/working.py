@@ -1,7 +1,7 @@
 """Workers against bare pika, Celery and Dramatiq: no-op tasks from a quorum queue, one process each, in one run.
 
-The rate is read from the broker, the same way for all: how fast the tasks that wait become fewer, after a run-up. The
-rivals are installed into an environment of their own, from requirements/bench.txt.
+Each acknowledges a task when it is done. The rate is read from the broker, the same way for all: how fast the tasks
+that wait become fewer, after a run-up.
 """
 
 import itertools
@@ -13,22 +13,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pika
-from brokers import Broker, declare_work_queue, running_broker
-from kube import ROOT
+from brokers import Broker, declare_exchanges, declare_work_queue, running_broker
+from producers import SUBMIT_TOKEN, Producer, ready_producer
 from recording import Figure
+from rival_venv import LIMIT, RIVALS, environ, rivals_python, run_script
 from waiting import eventually
 from workers import PYTHON_PATH, write_broker_files
 
-RIVALS = Path(__file__).resolve().parent / "rivals"
-VENV = ROOT / "build" / "bench" / "rivals"
-REQUIREMENTS = ROOT / "requirements" / "bench.txt"
-
-TASKS = 6_000
-"""In the queue at the beginning of a round; two seconds' work and more."""
+TASKS: Mapping[int, int] = {1: 6_000, 10: 15_000, 100: 30_000}
+"""Tasks at once → tasks in the queue at the beginning of a round; a second's work and more for the fastest."""
 
 STARTS = 100
 """Tasks, one at a time, for the time from submitting to the start."""
@@ -36,16 +33,12 @@ STARTS = 100
 RUN_UP = 0.1
 """Share of the tasks that are done before the clock starts, and that are left when it stops."""
 
-LIMIT = 120.0
-"""Seconds for one round; the slowest contender needs fifteen."""
-
-INSTALL_LIMIT = 600.0
-"""Seconds to install the rivals."""
-
 SETTLED = 3.0
 """Seconds after which an idle worker's memory is read: it has started all that it starts."""
 
 BODY = b"x" * 256
+
+THREAD, PROCESS = "Warren, thread", "Warren, process"
 
 
 @dataclass(frozen=True)
@@ -68,39 +61,6 @@ class Contender:
     submitter: str = "bare_submit.py"
 
 
-def rivals_python() -> Path:
-    """The rivals' interpreter; they are installed at the first call."""
-    python = VENV / "bin" / "python"
-    stamp = VENV / "complete"
-    if not stamp.exists() or stamp.read_text() != REQUIREMENTS.read_text():
-        print("installing the rivals ...", file=sys.stderr, flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True, timeout=INSTALL_LIMIT)
-        pip: list[str | Path] = [
-            python,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--require-hashes",
-            "--requirement",
-            REQUIREMENTS,
-        ]
-        subprocess.run(pip, check=True, timeout=INSTALL_LIMIT)
-        stamp.write_text(REQUIREMENTS.read_text())
-    return python
-
-
-def url(broker: Broker) -> str:
-    """For those who want one."""
-    settings = broker.settings()
-    return f"amqp://{settings.username}:{settings.password}@{settings.host}:{settings.port}/%2F"
-
-
-def environ(broker: Broker, queue: str, **more: str) -> dict[str, str]:
-    """Of a rival."""
-    return {**os.environ, "PYTHONPATH": str(RIVALS), "RIVAL_URL": url(broker), "RIVAL_QUEUE": queue, **more}
-
-
 def fill_bare(broker: Broker, queue: str, count: int) -> None:
     """Plain messages, which are valid tasks."""
     with broker.channel() as channel:
@@ -113,14 +73,7 @@ def fill_by(script: str) -> Callable[[Broker, str, int], None]:
     """Tasks in the rival's own words."""
 
     def fill(broker: Broker, queue: str, count: int) -> None:
-        subprocess.run(
-            [rivals_python(), RIVALS / script, "1", str(count)],
-            env=environ(broker, queue),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=True,
-            timeout=LIMIT,
-        )
+        run_script(script, "1", str(count), variables=environ(broker, queue))
 
     return fill
 
@@ -141,7 +94,7 @@ def contenders(broker: Broker, folder: Path, prefetch: int) -> list[Contender]:
     worker = [sys.executable, "-m", "warren_worker"]
     made = [
         Contender("bare pika", [python, str(RIVALS / "bare_worker.py"), str(prefetch)], prefetch, {}, fill_bare),
-        Contender("Warren, thread", worker, prefetch, {**warren, "WARREN_EXECUTOR": "thread"}, fill_bare),
+        Contender(THREAD, worker, prefetch, {**warren, "WARREN_EXECUTOR": "thread"}, fill_bare),
         Contender(
             f"Dramatiq, 1 × {prefetch}",
             [str(scripts / "dramatiq"), "dramatiq_rival", "--processes", "1", "--threads", str(prefetch)],
@@ -151,9 +104,13 @@ def contenders(broker: Broker, folder: Path, prefetch: int) -> list[Contender]:
             "dramatiq_rival.py",
         ),
     ]
+    if prefetch == 10:
+        command = [str(scripts / "dramatiq"), "dramatiq_rival", "--processes", "1"]
+        filled = fill_by("dramatiq_rival.py")
+        made.append(Contender("Dramatiq, 1 × 8 with a prefetch of 16, its default", command, prefetch, {}, filled))
     if prefetch <= 10:  # a hundred child processes are nobody's idea of a worker
         made += [
-            Contender("Warren, process", worker, prefetch, {**warren, "WARREN_EXECUTOR": "process"}, fill_bare),
+            Contender(PROCESS, worker, prefetch, {**warren, "WARREN_EXECUTOR": "process"}, fill_bare),
             Contender(
                 f"Celery, prefork {prefetch}",
                 [
@@ -187,14 +144,15 @@ def at_work(contender: Contender, broker: Broker, queue: str, folder: Path) -> I
 
 def rate(contender: Contender, broker: Broker, queue: str, folder: Path) -> float:
     """Tasks a second."""
-    first, last = int(TASKS * (1 - RUN_UP)), int(TASKS * RUN_UP)
+    tasks = TASKS[contender.prefetch]
+    first, last = int(tasks * (1 - RUN_UP)), int(tasks * RUN_UP)
     with broker.channel() as channel:
-        contender.fill(broker, queue, TASKS)
+        contender.fill(broker, queue, tasks)
 
         def ready() -> int:
             return int(channel.queue_declare(queue, passive=True).method.message_count)
 
-        eventually(lambda: ready() >= TASKS, f"the tasks are there: {contender.name}")
+        eventually(lambda: ready() >= tasks, f"the tasks are there: {contender.name}")
         with at_work(contender, broker, queue, folder):
             until = time.perf_counter() + LIMIT
 
@@ -222,7 +180,7 @@ def memory(contender: Contender, broker: Broker, queue: str, folder: Path) -> fl
     return total / 1024
 
 
-def latency(contender: Contender, broker: Broker, queue: str, folder: Path) -> float:
+def latency(contender: Contender, broker: Broker, queue: str, folder: Path, producer: Producer) -> float:
     """Median seconds from submitting one task, confirmed, to its start, with an idle worker."""
     contender.fill(broker, queue, 1)
     with broker.channel() as channel, at_work(contender, broker, queue, folder):
@@ -234,15 +192,10 @@ def latency(contender: Contender, broker: Broker, queue: str, folder: Path) -> f
             "it is idle",
             limit=60,
         )
-        done = subprocess.run(
-            [rivals_python(), RIVALS / contender.submitter, "latency", str(STARTS)],
-            env=environ(broker, queue, RIVAL_CONFIRMS="1", RIVAL_STAMPS=str(folder / f"stamps-{queue}")),
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=LIMIT,
-        )
-    return float(done.stdout.split()[-1])
+        more = {"RIVAL_CONFIRMS": "1", "RIVAL_STAMPS": str(folder / f"stamps-{queue}")}
+        http = {"WARREN_URL": producer.url, "WARREN_TOKEN": SUBMIT_TOKEN}
+        variables = environ(broker, queue, **more, **http)
+        return float(run_script(contender.submitter, "latency", str(STARTS), variables=variables))
 
 
 def _of(entry: Path, session: int) -> bool:
@@ -262,27 +215,29 @@ def _share(pid: int) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
 
 
-def submitted(script: str, broker: Broker, *, confirms: bool) -> float:
-    """Tasks a second that a rival submits from one process: by one thread or by 16, whichever is faster."""
-    rates = []
-    for threads, count in ((1, 2_000), (16, 4_000)):
-        queue = f"submit-{threads}"
-        done = subprocess.run(
-            [rivals_python(), RIVALS / script, str(threads), str(count)],
-            env=environ(broker, queue, RIVAL_CONFIRMS="1" if confirms else "0"),
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=LIMIT,
-        )
-        rates.append(float(done.stdout.split()[-1]))
-        with broker.channel() as channel:
-            channel.queue_delete(queue)
-    return max(rates)
+def pace(prefetch: int, rates: Mapping[str, Sequence[float]]) -> list[Figure]:
+    """The figures of all contenders with so many tasks at once, from their rates in each round; bare pika is first."""
+    bare, *others = rates
+    celery = next((name for name in others if name.startswith("Celery")), None)
+
+    def ratio(name: str, other: str, floor: float | None = None) -> Figure:
+        title = f"worker, {prefetch} at once: {name} ÷ {other}"
+        values = tuple(round(one / two, 3) for one, two in zip(rates[name], rates[other], strict=True))
+        return Figure(title if floor is None else f"{title} (over)", values, floor=floor)
+
+    return [
+        *(ratio(name, bare, 0.8 if name == THREAD else None) for name in others),
+        *([ratio(PROCESS, celery, 1.0)] if celery is not None else []),
+        *(Figure(f"worker, {prefetch} at once: {name}", tuple(values), unit="/s") for name, values in rates.items()),
+        *(
+            Figure(f"worker, {prefetch} at once: {name}, a task", tuple(1e6 / value for value in values), unit="µs")
+            for name, values in rates.items()
+        ),
+    ]
 
 
 def working_figures(repeats: int) -> list[Figure]:
-    """Each contender's rate ÷ bare pika's, at 1, 10 and 100 tasks at once, several times; and its memory."""
+    """Each contender's rate at 1, 10 and 100 tasks at once, several times; an idle worker's memory; submit to start."""
     figures: list[Figure] = []
     numbers = itertools.count()
     with running_broker() as broker, tempfile.TemporaryDirectory(prefix="warren-bench-") as name:
@@ -292,45 +247,42 @@ def working_figures(repeats: int) -> list[Figure]:
         def queue() -> str:
             return f"work-{next(numbers)}"
 
-        for prefetch in (1, 10, 100):
+        for prefetch in TASKS:
             rates: dict[str, list[float]] = {}
             for number in range(repeats):
                 for contender in contenders(broker, folder, prefetch):
+                    found = rate(contender, broker, queue(), folder)
+                    rates.setdefault(contender.name, []).append(found)
                     print(
-                        f"working: {contender.name}, {prefetch} at once, {number + 1} ...", file=sys.stderr, flush=True
+                        f"working: {contender.name}, {prefetch} at once, {number + 1}: {found:.0f}/s",
+                        file=sys.stderr,
+                        flush=True,
                     )
-                    rates.setdefault(contender.name, []).append(rate(contender, broker, queue(), folder))
-                    print(f"  {rates[contender.name][-1]:.0f}/s", file=sys.stderr, flush=True)
-            bare = rates.pop("bare pika")
-            figures += [
-                Figure(
-                    f"worker, {prefetch} at once: {title} ÷ bare pika with a handler thread (over)",
-                    tuple(round(value / base, 3) for value, base in zip(values, bare, strict=True)),
-                    floor=0.8 if title == "Warren, thread" else None,
-                )
-                for title, values in rates.items()
-            ]
+            figures += pace(prefetch, rates)
+        idle = contenders(broker, folder, 1)
         figures += [
             Figure(f"idle worker's memory: {contender.name}", (memory(contender, broker, queue(), folder),), unit="MiB")
-            for contender in contenders(broker, folder, 1)
+            for contender in idle
         ]
-        figures += [
-            Figure(
-                f"submit to start, median: {contender.name}",
-                (latency(contender, broker, queue(), folder) * 1000,),
-                unit="ms",
-            )
-            for contender in contenders(broker, folder, 1)
+        over_http = [
+            replace(contender, name=f"{contender.name}, over HTTP", submitter="http_submit.py")
+            for contender in idle
+            if contender.name in {THREAD, PROCESS}
         ]
-        for script, title in (("celery_rival.py", "Celery"), ("dramatiq_rival.py", "Dramatiq")):
-            for confirms in (True, False):
-                word = "with confirms" if confirms else "without confirms"
-                value = submitted(script, broker, confirms=confirms)
-                print(f"submit: {title} {word} {value:.0f}/s", file=sys.stderr, flush=True)
-                figures.append(Figure(f"submit: {title} {word}, one process", (value,), unit="/s"))
+        with broker.channel() as channel:
+            declare_exchanges(channel)
+        with ready_producer(broker, folder) as producer:
+            figures += [
+                Figure(
+                    f"submit to start, median: {contender.name}",
+                    (latency(contender, broker, queue(), folder, producer) * 1000,),
+                    unit="ms",
+                )
+                for contender in (*idle, *over_http)
+            ]
     return figures
 
 
 if __name__ == "__main__":
-    for figure in working_figures(1):
-        print(figure)
+    for figure in working_figures(int(sys.argv[1]) if sys.argv[1:] else 1):
+        print(f"{figure.median:10.2f} {figure.unit:3} {figure.name}")

@@ -1,18 +1,15 @@
 """Celery at the same work as a Warren worker: no-op tasks from a quorum queue, acknowledged late.
 
-`celery --app celery_rival worker …` consumes; `python celery_rival.py THREADS COUNT` submits, and prints its rate;
-`python celery_rival.py latency COUNT` prints the median seconds until a task starts.
+`celery --app celery_rival worker …` consumes; `python celery_rival.py THREADS COUNT` submits, and prints tasks a second
+and the CPU of each; `python celery_rival.py latency COUNT` prints the median seconds until a task starts.
 """
 
 import os
 import sys
-import threading
-import time
 
 import stamps
+import submitting
 from celery import Celery
-
-BODY = "x" * 256
 
 app = Celery("rival", broker=os.environ["RIVAL_URL"])
 app.conf.update(
@@ -27,21 +24,16 @@ app.conf.update(
 )
 
 
-@app.task
+# By their names: the worker imports this module, and who submits runs it, so that what Celery derives would differ.
+@app.task(name="work")
 def work(_body: str) -> None:
     """Nothing."""
 
 
-@app.task
+@app.task(name="stamped")
 def stamped(path: str) -> None:
     """Says when it began."""
     stamps.stamp(path)
-
-
-def submit(count: int) -> None:
-    """So many tasks, one after the other."""
-    for _ in range(count):
-        work.apply_async((BODY,))
 
 
 def latency(count: int) -> float:
@@ -53,12 +45,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "latency":
         print(latency(int(sys.argv[2])))
         sys.exit()
-    threads, total = int(sys.argv[1]), int(sys.argv[2])
-    work.apply_async((BODY,))  # connected, and the queue is there
-    began = time.perf_counter()
-    workers = [threading.Thread(target=submit, args=(total // threads,)) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    print(total / (time.perf_counter() - began))
+    print(submitting.by_threads(lambda body: work.apply_async((body,)), int(sys.argv[1]), int(sys.argv[2])))

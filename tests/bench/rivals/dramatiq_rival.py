@@ -1,20 +1,17 @@
 """Dramatiq at the same work as a Warren worker: no-op tasks from a quorum queue.
 
-`dramatiq dramatiq_rival …` consumes; `python dramatiq_rival.py THREADS COUNT` submits, and prints its rate;
-`python dramatiq_rival.py latency COUNT` prints the median seconds until a task starts.
+`dramatiq dramatiq_rival …` consumes; `python dramatiq_rival.py THREADS COUNT` submits, and prints tasks a second and
+the CPU of each; `python dramatiq_rival.py latency COUNT` prints the median seconds until a task starts.
 """
 
 import os
 import sys
-import threading
-import time
 from typing import Any
 
 import dramatiq
 import stamps
+import submitting
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
-
-BODY = "x" * 256
 
 
 class QuorumBroker(RabbitmqBroker):
@@ -39,12 +36,6 @@ def stamped(path: str) -> None:
     stamps.stamp(path)
 
 
-def submit(count: int) -> None:
-    """So many tasks, one after the other."""
-    for _ in range(count):
-        work.send(BODY)
-
-
 def latency(count: int) -> float:
     """Median seconds from submitting to the start."""
     return stamps.latency(stamped.send, count)
@@ -54,12 +45,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "latency":
         print(latency(int(sys.argv[2])))
         sys.exit()
-    threads, total = int(sys.argv[1]), int(sys.argv[2])
-    work.send(BODY)  # connected, and the queue is there
-    began = time.perf_counter()
-    workers = [threading.Thread(target=submit, args=(total // threads,)) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    print(total / (time.perf_counter() - began))
+    print(submitting.by_threads(work.send, int(sys.argv[1]), int(sys.argv[2])))
