@@ -9,13 +9,14 @@ import httpx
 import pika
 import pytest
 
-from warren_producer.app import CODES, Services, create_app
+from warren_producer.app import create_app
 from warren_producer.errors import Code
 from warren_producer.metrics import Metrics
 from warren_producer.observer import Observer
 from warren_producer.outbox import Outbox
 from warren_producer.publisher import Cause, Publisher
 from warren_producer.queues import Board
+from warren_producer.services import CODES, Services
 from warren_producer.tokens import TokenFiles
 
 TOKEN = "a-token-of-the-tests"

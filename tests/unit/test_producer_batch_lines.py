@@ -79,7 +79,7 @@ def test_no_bytes_raise_anything_else_and_what_is_taken_can_be_sent(data: bytes)
         return
     assert len(body) <= MAX_BODY
     expected = pika_frames(properties, body, 131_072)
-    assert PublishEncoder(1, "warren.tasks", "q", 131_072).encode(properties, body) == expected
+    assert PublishEncoder(1, "warren.tasks", 131_072).encode("q", properties, body) == expected
 
 
 @pytest.mark.parametrize(
@@ -170,9 +170,9 @@ tasks = st.builds(
 
 @given(st.lists(st.tuples(tasks, st.binary(max_size=100)), max_size=4), st.integers(9, 60))
 def test_the_frames_are_those_of_pika(messages: list[tuple[TaskProperties, bytes]], frame_max: int) -> None:
-    encoder = PublishEncoder(1, "warren.tasks", "q", frame_max)
+    encoder = PublishEncoder(1, "warren.tasks", frame_max)
     for properties, body in messages * 2:
-        sent = encoder.encode(properties, body)
+        sent = encoder.encode("q", properties, body)
         assert sent == pika_frames(properties, body, frame_max)
     assert pika.BasicProperties is spec.BasicProperties
 

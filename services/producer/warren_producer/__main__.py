@@ -16,13 +16,14 @@ import uvicorn
 from warren_contract.connection import BLOCKED_TIMEOUT, connection_parameters
 from warren_contract.logs import configure_logging
 from warren_contract.settings import BrokerSettings, SettingError
-from warren_producer.app import Services, create_app
+from warren_producer.app import create_app
 from warren_producer.http import BoundedProtocol
 from warren_producer.metrics import Metrics
 from warren_producer.observer import Observer
 from warren_producer.outbox import Outbox
 from warren_producer.publisher import Publisher
 from warren_producer.queues import Board
+from warren_producer.services import Services
 from warren_producer.settings import ProducerSettings
 from warren_producer.tokens import TokenFiles
 

@@ -1,11 +1,7 @@
 """The HTTP API: routes, and how each outcome becomes an answer."""
 
 import asyncio
-import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,72 +11,28 @@ from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from warren_contract.aio import BrokerUnavailable
 from warren_contract.ids import new_task_id
-from warren_contract.names import QUEUE_NAME_PATTERN, QueueNameError, check_queue_name
+from warren_contract.names import QUEUE_NAME_PATTERN
 from warren_contract.task import MAX_PRIORITY
 from warren_producer import metadata
 from warren_producer.batch import MAX_LINES, Batch, Limits
-from warren_producer.body import Body, Budget
 from warren_producer.docs import add_docs, to_openapi_3_0
 from warren_producer.errors import ApiError, Code
 from warren_producer.http import MAX_SHOWN, AccessLog
 from warren_producer.line import BODY, BODY_BASE64
-from warren_producer.metrics import Metrics
 from warren_producer.models import Accepted, BatchAccepted, BatchErrorBody, ErrorBody, Queue, QueueExplained, Queues
-from warren_producer.observer import Observer
-from warren_producer.publisher import Cause, NotAccepted, Publisher
-from warren_producer.queues import Board
-from warren_producer.tokens import Grant, Scope, TokenFiles
+from warren_producer.services import BUG, CODES, Services, as_api_error, authorize, check_queue, refusal
+from warren_producer.submit import PATH, ShortWay, Submit
+from warren_producer.tokens import Scope
 
 READ_LIMIT = 5.0
 """Seconds to count the messages of all queues that a read asks for; 0.3 ms each is usual."""
 
-CODES: Mapping[Cause, tuple[Code, float | None]] = MappingProxyType(
-    {
-        Cause.QUEUE_UNKNOWN: (Code.QUEUE_UNKNOWN, None),
-        Cause.DISCONNECTED: (Code.BROKER_UNAVAILABLE, 2),
-        Cause.NO_EXCHANGE: (Code.BROKER_NOT_READY, 2),
-        Cause.BLOCKED: (Code.BROKER_BLOCKED, 5),
-        Cause.QUEUE_FULL: (Code.QUEUE_FULL, 5),
-        Cause.OVERLOADED: (Code.OVERLOADED, 1),
-        Cause.OUTCOME_UNKNOWN: (Code.OUTCOME_UNKNOWN, 1),
-    }
-)
-"""The error code for each cause, and after how many seconds it is worth trying again."""
 
-
-@dataclass(slots=True)
-class Services:
-    """What the routes work with.
-
-    Attributes:
-        publisher, observer, board, tokens, metrics: the parts of this program.
-        max_body: bytes in one task's body.
-        queue_max_body: the same for single queues, where it differs.
-        submit_timeout: seconds for a confirm, and for a body to arrive.
-        budget: of the bodies in memory.
-        draining: the program is about to end.
-    """
-
-    publisher: Publisher
-    observer: Observer
-    board: Board
-    tokens: TokenFiles
-    metrics: Metrics
-    max_body: int
-    submit_timeout: float
-    queue_max_body: Mapping[str, int] = field(default_factory=dict)
-    budget: Budget = field(default_factory=Budget)
-    draining: bool = False
-
-    def body_limit(self, queue: str) -> int:
-        """Bytes in the body of a task for `queue`."""
-        return self.queue_max_body.get(queue, self.max_body)
-
-
-def create_app(services: Services) -> FastAPI:
+def create_app(services: Services) -> ASGIApp:
     """The ASGI application."""
     app = FastAPI(
         title="Warren",
@@ -91,9 +43,9 @@ def create_app(services: Services) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.add_middleware(AccessLog, draining=lambda: services.draining)
     _add_errors(app, services)
-    _add_submit(app, services)
+    submit = Submit(services)
+    _add_submit(app, submit)
     _add_batch(app, services)
     _add_reads(app, services)
     _add_health(app, services)
@@ -104,46 +56,27 @@ def create_app(services: Services) -> FastAPI:
     async def schema() -> JSONResponse:
         return JSONResponse(openapi)
 
-    return app
+    return AccessLog(ShortWay(submit, app), draining=lambda: services.draining)
 
 
-def _add_submit(app: FastAPI, services: Services) -> None:
-    async def submit(request: Request) -> Response:
+def _add_submit(app: FastAPI, submit: Submit) -> None:
+    # Of this path, the router sees what is no POST.
+    app.router.routes.append(Route(PATH, submit, methods=["POST"]))
+
+    async def described() -> None:
         """Put one task into a queue. The body is the task, whatever it is.
 
         The answer 202 means that the broker has it safely on disk. A 503 says when to try again; where it says
         `outcome_unknown`, the task may have been accepted: send it again with its id as Idempotency-Key, so that both
         copies carry the same id. Nothing removes the second copy: the handler sees the id and can tell.
         """
-        queue = request.path_params["queue"]
-        _authorize(request, services.tokens, Scope.SUBMIT, queue)
-        _check_queue(queue)
-        try:
-            properties = metadata.task_properties(request.headers.raw, time.time())
-        except metadata.MetadataError as error:
-            raise ApiError(Code.INVALID, str(error), field=error.field) from error
-        obstacle = services.publisher.obstacle
-        if obstacle is not None:
-            raise _as_api_error(obstacle, properties.id)
-        with Body(request, services.body_limit(queue), services.budget) as body:
-            payload = await body.read(services.submit_timeout)
-            started = time.perf_counter()
-            try:
-                await services.publisher.submit(queue, properties, payload, services.submit_timeout)
-            except NotAccepted as error:
-                raise _as_api_error(error, properties.id) from error
-        services.metrics.submit_seconds.observe(time.perf_counter() - started)
-        services.metrics.submitted.labels(queue).inc()
-        return Response(json.dumps({"id": properties.id, "queue": queue}), 202, media_type="application/json")
 
-    # A plain route: FastAPI's own would look for parameters in each request, which costs a quarter of the throughput.
-    path = "/v1/queues/{queue}/tasks"
-    app.router.routes.append(Route(path, submit, methods=["POST"]))
     app.state.described = [
         APIRoute(
-            path,
-            submit,
+            PATH,
+            described,
             methods=["POST"],
+            name="submit",
             status_code=202,
             summary="Submit a task",
             tags=["tasks"],
@@ -170,13 +103,13 @@ def _add_batch(app: FastAPI, services: Services) -> None:
         send all of them again, so that both copies carry the same id. The broker does not remove the second copy.
         """
         queue = request.path_params["queue"]
-        _authorize(request, services.tokens, Scope.SUBMIT, queue)
-        _check_queue(queue)
+        authorize(request.headers.get("authorization", ""), services.tokens, Scope.SUBMIT, queue)
+        check_queue(queue)
         if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
             raise ApiError(Code.INVALID, "a batch is read as it comes: send it unencoded", field="Content-Encoding")
         obstacle = services.publisher.obstacle
         if obstacle is not None:
-            raise _as_api_error(obstacle, "")
+            raise as_api_error(obstacle, "")
         limits = Limits(services.body_limit(queue), services.submit_timeout)
         with Batch(
             services.publisher,
@@ -238,7 +171,7 @@ def _add_reads(app: FastAPI, services: Services) -> None:
 
         A token that is for some queues sees these.
         """
-        grants = _authorize(request, services.tokens, Scope.READ)
+        grants = authorize(request.headers.get("authorization", ""), services.tokens, Scope.READ)
         known = services.board.queues()
         ready = await look([queue for queue in known if any(grant.allows(Scope.READ, queue) for grant in grants)])
         now = time.monotonic()
@@ -254,8 +187,8 @@ def _add_reads(app: FastAPI, services: Services) -> None:
     )
     async def one(request: Request, queue: str) -> QueueExplained:
         """One queue, with what explains its number of workers: also one that the operator does not know."""
-        _authorize(request, services.tokens, Scope.READ, queue)
-        _check_queue(queue)
+        authorize(request.headers.get("authorization", ""), services.tokens, Scope.READ, queue)
+        check_queue(queue)
         ready = (await look([queue]))[queue]
         heard = services.board.heard(queue, time.monotonic())
         if ready is None and heard.state is None:
@@ -297,13 +230,9 @@ def _add_health(app: FastAPI, services: Services) -> None:
 
 
 def _add_errors(app: FastAPI, services: Services) -> None:
-    def answer(error: ApiError) -> Response:
-        services.metrics.refused.labels(error.code.code).inc()
-        return error.response()
-
     @app.exception_handler(ApiError)
     async def ours(_request: Request, error: ApiError) -> Response:
-        return answer(error)
+        return refusal(services, error)
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> Response:
@@ -313,59 +242,12 @@ def _add_errors(app: FastAPI, services: Services) -> None:
             Code.NOT_FOUND: f"there is nothing at {path!r}: /docs shows what there is",
             Code.METHOD_NOT_ALLOWED: f"{request.method} does not work at {path!r}: /docs shows what does",
         }.get(code, str(error.detail))
-        return answer(ApiError(code, message, headers=error.headers))
+        return refusal(services, ApiError(code, message, headers=error.headers))
 
     @app.exception_handler(Exception)
     async def bug(_request: Request, _error: Exception) -> Response:
         # Starlette raises it again after the answer, and uvicorn logs it.
-        return answer(ApiError(Code.INTERNAL, "this is a bug in the producer; its log has the details"))
-
-
-def _authorize(request: Request, tokens: TokenFiles, scope: Scope, queue: str | None = None) -> tuple[Grant, ...]:
-    """What the request's token may do; raise unless that is what `scope` says, with `queue` or with some queue."""
-    kind, _, token = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not token.strip():
-        raise ApiError(
-            Code.UNAUTHORIZED,
-            "no token: send the header 'Authorization: Bearer <token>'; Secret warren-tokens has the tokens",
-            headers={"WWW-Authenticate": 'Bearer realm="warren"'},
-        )
-    grants = tokens.current().grants(token.strip())
-    if not grants:
-        raise ApiError(
-            Code.UNAUTHORIZED,
-            "the token is not known: Secret warren-tokens has the tokens in force",
-            headers={"WWW-Authenticate": 'Bearer realm="warren", error="invalid_token"'},
-        )
-    if not any(grant.allows(scope, queue) for grant in grants):
-        message = f"this token may not {scope.value}: use one of scope {scope.value!r} or 'admin'"
-        if any(grant.allows(scope) for grant in grants):
-            message = f"this token may {scope.value} with other queues only: use one that is for this queue, or for all"
-        raise ApiError(
-            Code.FORBIDDEN,
-            message,
-            headers={"WWW-Authenticate": f'Bearer realm="warren", error="insufficient_scope", scope="{scope.value}"'},
-        )
-    return grants
-
-
-def _check_queue(queue: str) -> None:
-    try:
-        check_queue_name(queue)
-    except QueueNameError as error:
-        raise ApiError(Code.INVALID, str(error), field="queue") from error
-
-
-def _as_api_error(error: NotAccepted, task_id: str) -> ApiError:
-    code, retry_after = CODES[error.cause]
-    if error.cause is not Cause.OUTCOME_UNKNOWN:
-        return ApiError(code, error.message, retry_after=retry_after)
-    return ApiError(
-        code,
-        f"{error.message}; to make sure, send it again with the header '{metadata.IDEMPOTENCY_KEY}: {task_id}'",
-        id=task_id,
-        retry_after=retry_after,
-    )
+        return refusal(services, ApiError(Code.INTERNAL, BUG))
 
 
 def _openapi(app: FastAPI) -> Any:

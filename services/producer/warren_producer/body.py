@@ -1,10 +1,11 @@
 """Reading request bodies: bounded in bytes and in time, whatever the client does."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from warren_producer.errors import ApiError, Code
 
@@ -14,6 +15,10 @@ MAX_READING = 64 * 1024 * 1024
 MAX_DRAIN = 8 * 1024 * 1024
 """Bytes of a body that is too large that are still read and dropped: a client that is cut off while it sends sees a
 broken connection in place of the answer."""
+
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+"""As ASGI has them: names in lower case, in the order of the request."""
 
 
 @dataclass(slots=True)
@@ -40,13 +45,15 @@ class Body:
     """One request's body. Use it in a `with` statement, which gives its bytes back to the budget.
 
     Args:
-        request: whose body it is.
+        headers: of the request.
+        receive: the request's, of ASGI.
         limit: bytes it may have.
         budget: of all requests together.
     """
 
-    def __init__(self, request: Request, limit: int, budget: Budget) -> None:
-        self._request = request
+    def __init__(self, headers: RawHeaders, receive: Receive, limit: int, budget: Budget) -> None:
+        self._headers = headers
+        self._receive = receive
         self._limit = limit
         self._budget = budget
         self._taken = 0
@@ -67,8 +74,8 @@ class Body:
             ApiError: too large (413), too slow (408), given up by the client (400), or too much at once (503).
         """
         # Where the client waits to be asked for its body, or the end of it is far, the answer need not wait either.
-        drain = 0 if "expect" in self._request.headers else MAX_DRAIN
-        if _announced(self._request) > self._limit + drain:
+        drain = MAX_DRAIN if header(self._headers, b"expect") is None else 0
+        if _announced(self._headers) > self._limit + drain:
             raise self._too_large(close=True)
         try:
             async with asyncio.timeout(timeout):
@@ -77,18 +84,22 @@ class Body:
             raise ApiError(
                 Code.BODY_TOO_SLOW, f"the body did not arrive within {timeout:g} s: send it faster", close=True
             ) from None
-        except ClientDisconnect:
-            raise ApiError(
-                Code.BAD_REQUEST,
-                "the request broke off before its end, or went on with what is no HTTP: nothing was accepted; send it "
-                "again as a whole",
-                close=True,
-            ) from None
 
     async def _read(self) -> bytes:
         chunks: list[bytes] = []
         size = 0
-        async for chunk in self._request.stream():
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ApiError(
+                    Code.BAD_REQUEST,
+                    "the request broke off before its end, or went on with what is no HTTP: nothing was accepted; send "
+                    "it again as a whole",
+                    close=True,
+                )
+            more = message.get("more_body", False)
+            chunk = message.get("body", b"")
             size += len(chunk)
             if size > self._limit:
                 chunks.clear()
@@ -120,7 +131,15 @@ class Body:
         )
 
 
-def _announced(request: Request) -> int:
+def header(headers: RawHeaders, name: bytes) -> str | None:
+    """The first value of a request header, whose name is in lower case; None where it was not sent."""
+    for found, value in headers:
+        if found == name:
+            return value.decode("latin-1")
+    return None
+
+
+def _announced(headers: RawHeaders) -> int:
     """Bytes that the client says it sends; 0 if it does not say."""
-    text = request.headers.get("content-length", "")
+    text = header(headers, b"content-length") or ""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0

@@ -33,6 +33,9 @@ MAX_PIPELINED = 100
 MAX_SHOWN = 200
 """Characters of a path in the log; one may have as many as a request's head."""
 
+CONTINUE = b"HTTP/1.1 100 "
+"""How the word that the client shall send its body begins."""
+
 VERSIONS = frozenset({"1.0", "1.1"})
 BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -101,7 +104,9 @@ class BoundedProtocol(HttpToolsProtocol):
     """
 
     _clock: asyncio.TimerHandle | None = None
-    """For the next request's headers."""
+    """For the next request's headers; it runs on while a request is in work, and then looks again."""
+    _headers_due: float | None = None
+    """When these have to be complete, in the loop's time; None while a request is in work."""
     _write_clock: asyncio.TimerHandle | None = None
     """For the client to read what is written."""
     _fruitless = 0
@@ -126,7 +131,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks."""
-        self._stop_clock()
+        if self._clock is not None:
+            self._clock.cancel()
         self._stop_write_clock()
         super().connection_lost(exc)
 
@@ -139,7 +145,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or self._deaf:
             return
         if self._in_work():
-            self._stop_clock()
+            self._headers_due = None
         self._fruitless = 0 if self._gained else self._fruitless + len(data)
         if self._fruitless > MAX_HEAD:
             self.send_400_response(f"the headers of a request may have {MAX_HEAD} bytes: send less")
@@ -201,6 +207,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return {"type": "http.disconnect"} if cycle is self._broken else await type(cycle).receive(cycle)
 
         cycle.receive = receive  # type: ignore[method-assign]
+        if self.scope["method"] != "HEAD":
+            cycle.transport = _Answer(self.transport)  # type: ignore[assignment]  # all that a cycle uses of one
 
     def on_message_begin(self) -> None:
         """Headers follow."""
@@ -247,13 +255,19 @@ class BoundedProtocol(HttpToolsProtocol):
         self.cycle.message_event.set()
 
     def _start_clock(self) -> None:
-        self._stop_clock()
-        self._clock = self.loop.call_later(HEAD_LIMIT, self.timeout_keep_alive_handler)
+        self._headers_due = self.loop.time() + HEAD_LIMIT
+        if self._clock is None:
+            self._clock = self.loop.call_at(self._headers_due, self._look_at_headers)
 
-    def _stop_clock(self) -> None:
-        if self._clock is not None:
-            self._clock.cancel()
-            self._clock = None
+    def _look_at_headers(self) -> None:
+        """End the connection if nothing came in time."""
+        self._clock = None
+        if self._headers_due is None:
+            return
+        if self.loop.time() >= self._headers_due:
+            self.timeout_keep_alive_handler()
+        else:
+            self._clock = self.loop.call_at(self._headers_due, self._look_at_headers)
 
     def _start_write_clock(self) -> None:
         if self._write_clock is None:
@@ -273,6 +287,36 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif left:
             self._start_write_clock()
+
+
+class _Answer:
+    """Where an answer is written: its head waits for the first piece of its body, and both go out in one segment.
+
+    uvicorn writes them by a system call each. Every answer has a body, be it empty, except to HEAD.
+    """
+
+    __slots__ = ("_head", "_transport", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+        """None before it is there; empty once it is written."""
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Write a piece, or keep the head."""
+        if self._head is None and not data.startswith(CONTINUE):
+            self._head = data
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """End the connection after what was written."""
+        if self._head:
+            self.write(b"")
+        self._transport.close()
 
 
 class _Flow(FlowControl):

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import NamedTuple, NoReturn, Protocol
 
 import pika
-from pika.exceptions import AMQPError, ChannelClosedByBroker
+from pika.exceptions import ChannelClosedByBroker
 
 from warren_contract.aio import ANSWER_LIMIT, BrokerUnavailable, Channel, Connection, keep_connected
 from warren_contract.backoff import Backoff
@@ -124,8 +124,7 @@ class _Lane:
 
     channel: Channel
     confirms: Confirms[_Pending]
-    encoders: dict[str, PublishEncoder]
-    """By queue, for batches."""
+    encoder: PublishEncoder
 
 
 class Publisher:
@@ -202,12 +201,7 @@ class Publisher:
                 f"{load.count} of them for queue {queue!r}: try again in a moment",
             )
         waiter = _Waiter()
-        try:
-            lane.channel.raw.basic_publish(TASKS_EXCHANGE, queue, body, properties.to_amqp(), mandatory=True)
-        except AMQPError as error:
-            # pika raises before it sends anything, so that no delivery tag is taken.
-            raise NotAccepted(Cause.DISCONNECTED, "the channel to the broker is closing: try again") from error
-        lane.confirms.add(Key(queue, properties.id), len(body), _Pending(queue, waiter))
+        self._send(lane, queue, [Message(properties, body, waiter)])
         return waiter.answer
 
     async def wait_for_room(self, queue: str, limit: float) -> None:
@@ -247,18 +241,15 @@ class Publisher:
         lane = self._lane
         if obstacle is not None or lane is None:
             raise obstacle or self._obstacle
+        self._send(lane, queue, messages)
+
+    def _send(self, lane: _Lane, queue: str, messages: Sequence[Message]) -> None:
         if not lane.channel.is_open:
             raise NotAccepted(Cause.DISCONNECTED, "the channel to the broker is closing: try again")
-        raw = lane.channel.raw
-        encoder = lane.encoders.get(queue)
-        if encoder is None:
-            lane.encoders.clear()  # one batch at a time is usual, and names have no end
-            frame_max = int(raw.connection.params.frame_max)
-            encoder = lane.encoders[queue] = PublishEncoder(raw.channel_number, TASKS_EXCHANGE, queue, frame_max)
-        data = b"".join([encoder.encode(properties, body) for properties, body, _ in messages])
+        data = b"".join([lane.encoder.encode(queue, properties, body) for properties, body, _ in messages])
         # pika's basic_publish writes each of a message's three frames by a system call of its own, which costs more
-        # than everything else here; it has no public way to write several messages.
-        raw.connection._output_marshaled_frames([data])  # type: ignore[attr-defined]  # not in the stubs
+        # than everything else here; it has no public way to write a message, or several, at once.
+        lane.channel.raw.connection._output_marshaled_frames([data])  # type: ignore[attr-defined]  # not in the stubs
         for properties, body, ticket in messages:
             lane.confirms.add(Key(queue, properties.id), len(body), _Pending(queue, ticket))
 
@@ -370,7 +361,9 @@ class Publisher:
         try:
             await channel.call(channel.raw.confirm_delivery, on_confirm)
             await self._probe(channel, confirms)
-            self._lane = _Lane(channel, confirms, {})
+            frame_max = int(channel.raw.connection.params.frame_max)
+            encoder = PublishEncoder(channel.raw.channel_number, TASKS_EXCHANGE, frame_max)
+            self._lane = _Lane(channel, confirms, encoder)
             self._ready_once = True
             log.info("ready to publish")
             await self._probe_when_idle(channel, confirms)
