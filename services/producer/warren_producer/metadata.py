@@ -4,7 +4,6 @@ The checks of single values serve the lines of a batch too, which name them othe
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -229,7 +228,7 @@ def check_size(properties: TaskProperties, names: Names) -> None:
     sizes = _sizes(properties, names)
     total = sum(sizes.values())
     if total > MAX_METADATA:
-        field, size = sizes.most_common(1)[0]
+        field, size = max(sizes.items(), key=lambda item: item[1])
         raise MetadataError(
             field,
             f"a task's headers may have {MAX_METADATA} bytes together and these have {total}, of which {size} are this "
@@ -237,7 +236,7 @@ def check_size(properties: TaskProperties, names: Names) -> None:
         )
 
 
-def _sizes(properties: TaskProperties, names: Names) -> Counter[str]:
+def _sizes(properties: TaskProperties, names: Names) -> dict[str, int]:
     """Bytes on the wire by name: a short string has 1 byte of length, a header field 6 bytes around it."""
     fields: Mapping[str, str | None] = {
         names.id: properties.id,
@@ -245,7 +244,7 @@ def _sizes(properties: TaskProperties, names: Names) -> Counter[str]:
         names.type: properties.type,
         names.correlation_id: properties.correlation_id,
     }
-    sizes = Counter({name: len(text.encode()) + 1 for name, text in fields.items() if text is not None})
+    sizes = {name: len(text.encode()) + 1 for name, text in fields.items() if text is not None}
     for name, value in properties.headers.items():
         field = name if name in {"traceparent", "tracestate"} else names.header_prefix + name
         sizes[field] = len(name.encode()) + len(str(value).encode()) + 6

@@ -89,4 +89,5 @@ class ShortWay:
         if found is None:
             await self._app(scope, receive, send)
         else:
-            await self._submit({**scope, "path_params": {"queue": found[1]}}, receive, send)
+            scope["path_params"] = {"queue": found[1]}  # as the router would
+            await self._submit(scope, receive, send)
