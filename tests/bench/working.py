@@ -38,6 +38,7 @@ SETTLED = 3.0
 
 BODY = b"x" * 256
 
+BARE = "bare pika with a handler thread"
 THREAD, PROCESS = "Warren, thread", "Warren, process"
 
 
@@ -93,7 +94,7 @@ def contenders(broker: Broker, folder: Path, prefetch: int) -> list[Contender]:
     }
     worker = [sys.executable, "-m", "warren_worker"]
     made = [
-        Contender("bare pika", [python, str(RIVALS / "bare_worker.py"), str(prefetch)], prefetch, {}, fill_bare),
+        Contender(BARE, [python, str(RIVALS / "bare_worker.py"), str(prefetch)], prefetch, {}, fill_bare),
         Contender(THREAD, worker, prefetch, {**warren, "WARREN_EXECUTOR": "thread"}, fill_bare),
         Contender(
             f"Dramatiq, 1 × {prefetch}",

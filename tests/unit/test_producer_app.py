@@ -1,5 +1,6 @@
 """The API without a broker: what it answers then, how it describes itself, and that it never hangs."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from warren_producer.app import create_app
 from warren_producer.errors import Code
+from warren_producer.http import Answer
 from warren_producer.metrics import Metrics
 from warren_producer.observer import Observer
 from warren_producer.outbox import Outbox
@@ -108,6 +110,46 @@ async def test_a_bug_is_a_500_without_details(client: httpx.AsyncClient, service
     answer = await client.get("/v1/queues")
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
     assert "NoneType" not in answer.text
+
+
+async def test_a_bug_in_a_submit_is_one_too(client: httpx.AsyncClient, services: Services) -> None:
+    services.publisher = None  # type: ignore[assignment]
+    answer = await client.post("/v1/queues/q/tasks", content=b"x")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
+    assert 'refused_total{code="internal"} 1.0' in (await client.get("/metrics")).text
+
+
+class Written(asyncio.Transport):
+    """What goes out, by system call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.pieces.append(bytes(data))
+
+    def close(self) -> None:
+        self.pieces.append(b"closed")
+
+
+def test_head_and_body_of_an_answer_go_out_together_and_nothing_is_kept_back() -> None:
+    transport = Written()
+    answer = Answer(transport)
+    for piece in (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 202 Accepted\r\n\r\n", b"body", b"more"):
+        answer.write(piece)
+    answer.close()
+    assert transport.pieces == [
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 202 Accepted\r\n\r\nbody",
+        b"more",
+        b"closed",
+    ]
+    broken_off = Written()
+    answer = Answer(broken_off)
+    answer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    answer.close()
+    assert broken_off.pieces == [b"HTTP/1.1 200 OK\r\n\r\n", b"closed"]
 
 
 async def test_the_page_of_the_api_needs_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:

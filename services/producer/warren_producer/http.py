@@ -208,7 +208,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
         cycle.receive = receive  # type: ignore[method-assign]
         if self.scope["method"] != "HEAD":
-            cycle.transport = _Answer(self.transport)  # type: ignore[assignment]  # all that a cycle uses of one
+            cycle.transport = Answer(self.transport)  # type: ignore[assignment]  # all that a cycle uses of one
 
     def on_message_begin(self) -> None:
         """Headers follow."""
@@ -289,7 +289,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._start_write_clock()
 
 
-class _Answer:
+class Answer:
     """Where an answer is written: its head waits for the first piece of its body, and both go out in one segment.
 
     uvicorn writes them by a system call each. Every answer has a body, be it empty, except to HEAD.
