@@ -7,8 +7,13 @@ ARG PYTHON_IMAGE=python:3.13-slim
 # ---------------------------------------------------------------------------------------------------------------------
 # What all three run on: Python, an ordinary user, no installer. The user's own modules go to /app.
 FROM ${PYTHON_IMAGE} AS runtime
+# The official image comes without bytecode: each start would compile what it imports of the standard library, which makes
+# the CPU time of a worker's start three times as long. What is compiled already stays as it is.
 RUN set -eu; \
     rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip; \
+    stdlib="$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"; \
+    python3 -m compileall -q -j 0 -x '/(test|tests|idlelib|turtledemo|site-packages|dist-packages)/' \
+        --invalidation-mode unchecked-hash "$stdlib"; \
     groupadd --gid 10001 warren; \
     useradd --uid 10001 --gid warren --home-dir /tmp --no-create-home --shell /usr/sbin/nologin warren
 # The root file system is read-only, so bytecode is compiled below and never written.

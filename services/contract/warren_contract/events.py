@@ -5,6 +5,7 @@ versions it does not know (`decode` returns None), so that parts of different re
 """
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -219,7 +220,7 @@ def encode(event: Event) -> bytes:
 
 def _plain(value: Any) -> dict[str, Any]:
     """A dataclass's fields; those of the dataclasses in it are left to `json`, which asks for them."""
-    return {name: getattr(value, name) for name, _, _ in _FIELDS[type(value)]}
+    return {name: getattr(value, name) for name, _, _ in _fields(type(value))}
 
 
 def decode(body: bytes) -> Event | None:
@@ -245,20 +246,16 @@ def decode(body: bytes) -> Event | None:
 D = TypeVar("D")
 
 
+@functools.cache
 def _fields(cls: type[Any]) -> tuple[tuple[str, Any, bool], ...]:
-    """Name, type and whether it must be there, for each field."""
+    """Name, type and whether it must be there, for each field. Found when needed: a worker sends one kind only."""
     hints = typing.get_type_hints(cls)
     return tuple((item.name, hints[item.name], item.default is dataclasses.MISSING) for item in dataclasses.fields(cls))
 
 
-_FIELDS: Mapping[type[Any], tuple[tuple[str, Any, bool], ...]] = types.MappingProxyType(
-    {cls: _fields(cls) for cls in (RunningTask, PastDecision, WorkerState, TasksSubmitted, Resync, QueueState)}
-)
-
-
 def _build(cls: type[D], data: Mapping[str, Any]) -> D:
     values = {}
-    for name, hint, required in _FIELDS[cls]:
+    for name, hint, required in _fields(cls):
         if name in data:
             values[name] = _value(f"{cls.__name__}.{name}", hint, data[name])
         elif required:

@@ -59,6 +59,9 @@ def _run(
     begun: float,
 ) -> int:
     # Imported here, beside the fork server that imports the handler: pika takes longer than all the rest.
+    from warren_worker.lean_pika import import_pika  # noqa: PLC0415
+
+    import_pika()
     from warren_contract.connection import connection_parameters  # noqa: PLC0415
     from warren_worker.broker_link import BrokerLink  # noqa: PLC0415
     from warren_worker.health import HealthServer  # noqa: PLC0415

@@ -1,6 +1,7 @@
 """The consuming side of the broker: deliveries in, verdicts out, on the channel that delivered and on no other."""
 
 import logging
+import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +22,13 @@ SETUP_LIMIT = 30.0
 """Seconds for opening a channel and consuming. A quorum queue that elects a leader needs seconds; past this, the
 connection is not worth waiting for."""
 
-STRAGGLERS = 0.25
-"""Seconds to wait after the broker's answer to a cancel: a quorum queue's members may still be sending what they gave
-to this consumer before, and what the channel has not delivered when it closes counts as a failed attempt."""
+STRAGGLERS = 3.0
+"""Times as long as the broker took to answer a cancel is waited after the answer: a quorum queue's members may still be
+sending what they gave to this consumer before, and what the channel has not delivered when it closes counts as a failed
+attempt. The answer comes when a majority of the members has agreed, so it takes longer than what it overtakes …"""
+
+SHORTEST_STRAGGLE, LONGEST_STRAGGLE = 0.03, 0.25
+"""… and these are the bounds, in seconds. A worker that goes does nothing for that long."""
 
 RETRY = Backoff(first=0.2, longest=5.0)
 """Delays while the queue cannot be consumed: short, since the operator declares it about when it starts workers."""
@@ -115,6 +120,7 @@ class Consumer:
         self._sessions: list[Session] = []
         self._setting_up = False
         self._cancelling: Callable[[], object] | None = None
+        self._cancel_sent = 0.0
         self._delays: Iterator[float] = RETRY.delays()
         self._limit: Timer | None = None
         self._retry: Timer | None = None
@@ -172,6 +178,7 @@ class Consumer:
         if self._retry is not None:
             self._retry.cancel()
         self._cancelling = on_cancelled
+        self._cancel_sent = time.monotonic()
         for session in self._sessions:
             if not session.channel.is_open:
                 continue
@@ -255,7 +262,8 @@ class Consumer:
 
     def _on_cancel_ok(self, session: Session, _frame: object) -> None:
         session.tag = ""
-        self._loop.call_later(STRAGGLERS, self._report_cancelled)
+        took = time.monotonic() - self._cancel_sent
+        self._loop.call_later(min(LONGEST_STRAGGLE, max(SHORTEST_STRAGGLE, STRAGGLERS * took)), self._report_cancelled)
 
     def _report_cancelled(self) -> None:
         if self._cancelling is not None and not any(session.tag for session in self._sessions):
