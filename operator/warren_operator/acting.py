@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from prometheus_client import Histogram
@@ -66,6 +67,20 @@ class Actor:
         """Have a decision carried out; the entry says `acting` until that is over."""
         entry.acting = True
         self._background.start(self._act(entry, target, told, decision))
+
+    def rank(self, entry: Entry, target: Key, order: Sequence[str]) -> None:
+        """Have pods marked in the order in which they will probably be free; the entry says `acting` until then."""
+        entry.acting = True
+        entry.ranked_at = asyncio.get_running_loop().time()
+        self._background.start(self._rank(entry, target, order))
+
+    async def _rank(self, entry: Entry, target: Key, order: Sequence[str]) -> None:
+        try:
+            await self._actuator.rank(target, order, lambda: self._workloads.target(target))
+        except (Outdated, KubeError) as error:
+            log.info("%s: the pods are not marked ahead: %s", entry.item.key, error)  # a scale-in marks them itself
+        finally:
+            entry.acting = False
 
     async def _act(self, entry: Entry, target: Key, told: Explained, decision: Decision) -> None:
         loop = asyncio.get_running_loop()

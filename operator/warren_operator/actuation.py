@@ -5,8 +5,9 @@ pods that are to stay.
 """
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from warren_operator.kube import JSON_PATCH, MERGE_PATCH, Changes, KubeError
@@ -17,6 +18,12 @@ log = logging.getLogger(__name__)
 
 VICTIM_COST = "-1000"
 """Pods without the annotation count as 0; the ReplicaSet deletes the cheapest of the ready ones first."""
+
+FIRST_RANK = -900
+"""Cost of the pod that will probably be free first, long before it is; each further one costs one more."""
+
+RANKED = 50
+"""Pods that get such a cost, at most: each is a call, and those that come late in a scale-in are marked when they go."""
 
 SEEN_LIMIT = 1.0
 """Seconds to wait until the marks come back by our own watch, and so reach ReplicaSets, too."""
@@ -101,7 +108,18 @@ class Actuator:
             raise Outdated(f"a worker of {target} took a task while it was being marked")
         await self.scale(target, order.current, order.wanted)
 
-    async def _mark(self, namespace: str, marks: dict[str, str | None]) -> None:
+    async def rank(self, target: Key, order: Sequence[str], look: Callable[[], TargetState | None]) -> None:
+        """Mark pods in the order in which they will probably be free, so that a scale-in finds them marked.
+
+        Raises:
+            Outdated: a pod is gone.
+            KubeError: refused, or not reachable.
+        """
+        state = look()
+        if state is not None:
+            await self._mark(target.namespace, ranks(state, order))
+
+    async def _mark(self, namespace: str, marks: Mapping[str, str | None]) -> None:
         results = await asyncio.gather(
             *(self._set_cost(Key(namespace, name), cost) for name, cost in marks.items()), return_exceptions=True
         )
@@ -120,7 +138,7 @@ class Actuator:
         )
 
     @staticmethod
-    async def _until_seen(marks: dict[str, str | None], look: Callable[[], TargetState | None]) -> None:
+    async def _until_seen(marks: Mapping[str, str | None], look: Callable[[], TargetState | None]) -> None:
         try:
             async with asyncio.timeout(SEEN_LIMIT):
                 while marks:
@@ -134,18 +152,45 @@ class Actuator:
 
 
 def marks(state: TargetState, order: ScaleIn) -> dict[str, str | None]:
-    """Costs to set (None: to take off), so that exactly the victims are the cheapest; what is right is left out.
+    """Costs to set (None: to take off), so that the victims are the cheapest; what is right is left out.
 
     None at all where no worker is to stay, since there is nothing to choose: a kubelet that has just seen its pod
     change heeds the deletion only after its next look at the containers, which is up to a second later.
     """
     if not order.wanted:
         return {}
-    found: dict[str, str | None] = {}
-    for pod in state.pods:
-        if pod.name in order.victims:
-            if pod.cost != VICTIM_COST:
-                found[pod.name] = VICTIM_COST
-        elif pod.cost == VICTIM_COST:
-            found[pod.name] = None  # left over from a scale-in that did not happen: this pod stays
+    staying = [pod for pod in state.pods if pod.name not in order.victims]
+    least = min((_worth(pod.cost) for pod in staying), default=0)
+    found: dict[str, str | None] = {
+        pod.name: VICTIM_COST
+        for pod in state.pods
+        if pod.name in order.victims and pod.cost != VICTIM_COST and _worth(pod.cost) >= least
+    }
+    # Left over from a scale-in that did not happen.
+    found |= {pod.name: None for pod in staying if pod.cost == VICTIM_COST}
     return found
+
+
+def ranks(state: TargetState, order: Sequence[str]) -> dict[str, str]:
+    """Costs to set, so that pods are the cheaper the sooner they come in `order`; none where that is so already.
+
+    A pod that somebody else gave a cost keeps it.
+    """
+    costs = {pod.name: _worth(pod.cost) for pod in state.pods if pod.cost is None or _is_ours(pod.cost)}
+    ordered = [name for name in order if name in costs][:RANKED]
+    if all(costs[one] < costs[other] < 0 for one, other in itertools.pairwise(ordered)):
+        return {}
+    wanted = {name: FIRST_RANK + place for place, name in enumerate(ordered)}
+    return {name: str(cost) for name, cost in wanted.items() if costs[name] != cost}
+
+
+def _worth(cost: str | None) -> int:
+    """A pod's cost as a ReplicaSet reads it."""
+    try:
+        return int(cost or "0")
+    except ValueError:
+        return 0
+
+
+def _is_ours(cost: str) -> bool:
+    return cost == VICTIM_COST or FIRST_RANK <= _worth(cost) < FIRST_RANK + RANKED

@@ -21,6 +21,11 @@ class Agenda(Generic[K]):
         self._due[key] = at
         heapq.heappush(self._heap, (at, next(self._count), key))
 
+    def hasten(self, key: K, at: float) -> None:
+        """Make a known key due at `at`, unless it is due sooner."""
+        if self._due.get(key, at) > at:
+            self.schedule(key, at)
+
     def hint(self, key: K) -> None:
         """Make a known key due at once, before all that are merely due."""
         if key in self._due:

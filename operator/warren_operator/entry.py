@@ -40,6 +40,7 @@ class Entry:
         acting: a change of replicas is under way.
         expected: replicas that the watch has yet to bring back, and the time until which that is waited for.
         act_after: no change before this time, after one that was refused.
+        ranked_at: time at which the pods were last marked ahead of a scale-in.
         trouble: why the last change was refused.
         decisions: the last changes of replicas, newest first.
         scalings: changes of replicas that were carried out, by direction and limit, for the metrics.
@@ -77,6 +78,7 @@ class Entry:
     acting: bool = False
     expected: tuple[int, float] | None = None
     act_after: float = NEVER
+    ranked_at: float = NEVER
     trouble: Problem | None = None
     decisions: History = ()
     scalings: dict[tuple[str, str], int] = field(default_factory=dict)

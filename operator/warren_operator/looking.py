@@ -20,7 +20,7 @@ from warren_operator.observation import (
     bare_since,
     observe,
 )
-from warren_operator.policy import Limit, decide
+from warren_operator.policy import Limit, Phase, decide
 from warren_operator.resource import Key, Mode, Spec
 from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY, next_look
 from warren_operator.scaling import Wants
@@ -41,6 +41,13 @@ STANDING = frozenset(
     }
 )
 """Limits of decisions that stand while nothing is new. Under the others time alone may change them."""
+
+AHEAD = frozenset({Limit.UNCONFIRMED, Limit.BUSY})
+"""Limits of decisions after which workers will go as soon as they have done what they have in hand."""
+
+RANK_EVERY = 10.0
+"""Seconds between two times that pods are marked ahead, at least. Who began first is free first, as a rule; whatever is
+not so is marked when it goes."""
 
 DECIDED_EVERY = 10.0
 """Seconds for which a decision on an idle queue stands at most: means and rates change with time, if slowly."""
@@ -210,10 +217,24 @@ class Looker:
         entry.memory = decision.memory
         if decision.replicas <= decision.current:
             entry.hinted_at = None
-        if decision.changes and spec.mode is Mode.ENFORCE and now >= entry.act_after:
-            self._actor.start(entry, key, told, decision)
+        if spec.mode is Mode.ENFORCE and now >= entry.act_after:
+            if decision.changes:
+                self._actor.start(entry, key, told, decision)
+            elif decision.limit in AHEAD and now - entry.ranked_at >= RANK_EVERY:
+                self._rank(entry, key, view)
         self._teller.explain(entry, told)
         return next_look(view.seen, decision, enforced=spec.mode is Mode.ENFORCE)
+
+    def _rank(self, entry: Entry, target: Key, view: View) -> None:
+        """Nothing waits, so workers will go: mark the pods now, since the kubelet takes its time over a mark."""
+        running = {name: report.state.running for name, report in self._reports.of(entry.item.queue).items()}
+        free = {
+            worker.name: max((task.since for task in running[worker.name]), default=0.0)
+            for worker in view.seen.workers
+            if worker.phase is Phase.READY and worker.name in running
+        }
+        if len(free) > 1 and any(free.values()):
+            self._actor.rank(entry, target, sorted(free, key=lambda name: free[name]))
 
     def _observe(self, entry: Entry, spec: Spec, target: TargetState, reading: Reading) -> View:
         now = asyncio.get_running_loop().time()

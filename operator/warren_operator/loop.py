@@ -25,8 +25,9 @@ from warren_operator.looking import CLUSTER_UNREADABLE, Looker, Sources
 from warren_operator.notes import Note
 from warren_operator.observation import WorkerReports
 from warren_operator.pace import Pace
+from warren_operator.policy import IDLE_FOR
 from warren_operator.resource import Key, WorkQueue
-from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY
+from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY, JUST_AFTER
 from warren_operator.scaling import Wants
 from warren_operator.settings import Settings
 from warren_operator.status import read_status
@@ -94,7 +95,9 @@ class Loop:
         """Take in an event of a worker or a producer."""
         match event:
             case WorkerState():
-                self._reports.add(event, asyncio.get_running_loop().time())
+                now = asyncio.get_running_loop().time()
+                self._reports.add(event, now)
+                self._may_go(event, now)
             case TasksSubmitted():
                 entry = self.entries.get(self._owners.get(event.queue, Key("", "")))
                 if entry is not None and entry.hinted_at is None:
@@ -105,6 +108,14 @@ class Loop:
                     entry.told_at = NEVER  # each is told at its next look, within a second: all at once take too long
             case _:
                 pass
+
+    def _may_go(self, state: WorkerState, now: float) -> None:
+        """A worker that has just become idle, and whose queue was empty when last read, is looked at when it counts."""
+        report = self._reports.of(state.queue).get(state.worker)
+        entry = self.entries.get(self._owners.get(state.queue, Key("", "")))
+        if report is not None and report.idle_since == now and entry is not None and entry.memory.zeros:
+            self._agenda.hasten(entry.item.key, now + IDLE_FOR + JUST_AFTER)
+            self._wake.set()
 
     def hint(self, queues: list[str] | None = None) -> None:
         """Read these queues at once, or all."""

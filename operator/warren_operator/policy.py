@@ -22,9 +22,10 @@ ZERO_READINGS = 3
 ZERO_SPAN = 0.5
 """Seconds that these readings must span at least, however fast they come."""
 
-IDLE_FOR = 0.3
+IDLE_FOR = 0.1
 """Seconds that a worker must have been idle. It tells within a tenth of a second that it has taken a task, after many
-short ones within a second; a victim that has taken one by then finishes it."""
+short ones within a second; a victim that has taken one by then finishes it. What keeps workers from coming and going
+are the readings of zero and the floor for what comes in steadily, not this."""
 
 SILENT_QUIET = 10.0
 """Seconds that a queue must have had nothing ready and nothing unacknowledged when its statistics were read, before

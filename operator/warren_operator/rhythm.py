@@ -1,9 +1,13 @@
 """How often a queue is looked at. Hints come on top of this: they have it looked at once."""
 
-from warren_operator.policy import IDLE_FOR, Decision, Observation
+from warren_operator.policy import IDLE_FOR, Decision, Limit, Observation
 
 BUSY_EVERY = 0.25
 """Seconds between two readings of a queue that has tasks or workers."""
+
+SETTLING_EVERY = 0.1
+"""Seconds between two readings while workers that do nothing stay only because the last ones are just being made or
+taken away: that takes tens of milliseconds."""
 
 GROWING_EVERY = 0.1
 """Seconds between two readings while more workers are wanted: a burst takes a moment to arrive."""
@@ -27,7 +31,8 @@ def next_look(seen: Observation, decision: Decision, *, enforced: bool = True) -
         return IDLE_EVERY
     # A worker that has just become idle is looked at again when it counts as idle.
     young = (IDLE_FOR - worker.idle_for for worker in seen.workers if worker.busy is False)
-    return min((left + JUST_AFTER for left in young if 0 < left < BUSY_EVERY), default=BUSY_EVERY)
+    usual = SETTLING_EVERY if decision.limit is Limit.UNSETTLED else BUSY_EVERY
+    return min((left + JUST_AFTER for left in young if 0 < left < usual), default=usual)
 
 
 def _is_active(seen: Observation, decision: Decision) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from warren_operator.actuation import VICTIM_COST, ScaleIn, marks
+from warren_operator.actuation import RANKED, VICTIM_COST, ScaleIn, marks, ranks
 from warren_operator.resource import Key
 from warren_operator.workloads import Deployment, Pod, TargetState
 
@@ -29,6 +29,11 @@ THREE = Deployment("uid", replicas=3, settled=True)
         ({"a": None, "b": VICTIM_COST, "c": None}, 1, ("b", "c"), {"c": VICTIM_COST}),
         # A mark that was left over must not take away a worker that is to stay.
         ({"a": VICTIM_COST, "b": None, "c": "5"}, 2, ("b",), {"a": None, "b": VICTIM_COST}),
+        # Marked ahead, and well: nothing is left to do.
+        ({"a": "-899", "b": "-900", "c": "-898"}, 1, ("a", "b"), {}),
+        # Marked ahead in another order than the one that it came to.
+        ({"a": "-899", "b": "-900", "c": "-898"}, 2, ("c",), {"c": VICTIM_COST}),
+        ({"a": "-899", "b": VICTIM_COST, "c": "-898"}, 2, ("a",), {"a": VICTIM_COST, "b": None}),
         # All go: marks would only make the kubelet slower.
         ({"a": None, "b": VICTIM_COST, "c": None}, 0, ("a", "b", "c"), {}),
     ],
@@ -37,3 +42,27 @@ def test_only_the_victims_are_marked_and_only_where_there_is_a_choice(
     costs: dict[str, str | None], wanted: int, victims: tuple[str, ...], expected: dict[str, str | None]
 ) -> None:
     assert marks(state(THREE, **costs), ScaleIn(TARGET, 3, wanted, victims)) == expected
+
+
+@pytest.mark.parametrize(
+    ("costs", "order", "expected"),
+    [
+        ({"a": None, "b": None, "c": None}, ("c", "a"), {"c": "-900", "a": "-899"}),
+        # In this order already, whatever the numbers.
+        ({"a": "-880", "b": None, "c": "-890"}, ("c", "a"), {}),
+        ({"a": "-900", "b": None, "c": "-899"}, ("c", "a"), {"c": "-900", "a": "-899"}),
+        # What was marked to go and did not is one of them; what somebody else marked is not ours.
+        ({"a": VICTIM_COST, "b": "-5", "c": None}, ("c", "b", "a"), {"c": "-900", "a": "-899"}),
+        # One that is gone meanwhile.
+        ({"a": None, "b": None}, ("gone", "a", "b"), {"a": "-900", "b": "-899"}),
+    ],
+)
+def test_pods_are_marked_ahead_in_the_order_in_which_they_will_be_free(
+    costs: dict[str, str | None], order: tuple[str, ...], expected: dict[str, str]
+) -> None:
+    assert ranks(state(THREE, **costs), order) == expected
+
+
+def test_a_flock_is_not_marked_ahead_as_a_whole() -> None:
+    names = [f"w{number}" for number in range(3 * RANKED)]
+    assert list(ranks(state(THREE, **dict.fromkeys(names)), names)) == names[:RANKED]

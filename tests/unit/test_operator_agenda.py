@@ -45,3 +45,13 @@ def test_what_was_dropped_never_comes() -> None:
     agenda.drop("a")
     assert agenda.pop(9) is None
     assert agenda.next_at() is None
+
+
+def test_what_is_hastened_is_due_sooner_and_never_later() -> None:
+    agenda: Agenda[str] = Agenda()
+    agenda.schedule("a", 5)
+    for at in (7, 3, 4):
+        agenda.hasten("a", at)
+    agenda.hasten("unknown", 1)
+    assert agenda.next_at() == 3
+    assert [agenda.pop(3), agenda.pop(10)] == ["a", None]

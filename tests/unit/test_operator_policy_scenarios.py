@@ -7,6 +7,7 @@ import pytest
 
 from warren_operator.policy import (
     FLOOR_SPAN,
+    IDLE_FOR,
     SILENT_QUIET,
     ZERO_READINGS,
     Backlog,
@@ -211,7 +212,7 @@ def test_workers_that_never_come_up_go_once_the_queue_has_been_quiet_for_long() 
 
 def test_a_worker_that_was_busy_a_moment_ago_stays() -> None:
     story = Story(BURST, replicas=2)
-    workers = (ready("old"), ready("fresh", idle_for=0.2))
+    workers = (ready("old"), ready("fresh", idle_for=IDLE_FOR / 2))
     decision = story.settle((0, 0), workers)
     assert decision.victims == ("old",)
 

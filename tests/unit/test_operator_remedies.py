@@ -198,7 +198,7 @@ SURE = Memory(zeros=3, zero_since=0.0, quiet_since=0.0)
             Observation(Backlog(12, 3), 3, fleet(3, 3)),
             [
                 "1 more task would bring 1 more worker.",
-                "The workers go once no task is ready (12 are) and they have been idle for 300ms (3 are busy).",
+                "The workers go once no task is ready (12 are) and they have been idle for 100ms (3 are busy).",
             ],
         ),
         (
@@ -206,7 +206,7 @@ SURE = Memory(zeros=3, zero_since=0.0, quiet_since=0.0)
             Observation(Backlog(60, 10), 10, fleet(10, 10)),
             [
                 "Raise maxReplicas to 14: 14 workers then.",
-                "The workers go once no task is ready (60 are) and they have been idle for 300ms (10 are busy).",
+                "The workers go once no task is ready (60 are) and they have been idle for 100ms (10 are busy).",
             ],
         ),
         (

@@ -26,7 +26,7 @@ def test_a_queue_is_looked_at_more_often_the_more_there_is_to_see() -> None:
 
 
 def test_a_worker_that_has_just_become_idle_is_looked_at_again_when_it_counts_as_idle() -> None:
-    assert pause(None, IDLE_FOR - 0.1) == pytest.approx(0.1 + JUST_AFTER)
-    assert pause(None, IDLE_FOR - 0.1, IDLE_FOR - 0.02) == pytest.approx(0.02 + JUST_AFTER)
+    assert pause(None, IDLE_FOR - 0.05) == pytest.approx(0.05 + JUST_AFTER)
+    assert pause(None, IDLE_FOR - 0.05, IDLE_FOR - 0.02) == pytest.approx(0.02 + JUST_AFTER)
     assert pause(None, IDLE_FOR + 1.0) == BUSY_EVERY
-    assert pause(None, 0.0) == BUSY_EVERY
+    assert pause(None, 0.0) == pytest.approx(IDLE_FOR + JUST_AFTER)
