@@ -23,7 +23,7 @@ FIRST_RANK = -900
 """Cost of the pod that will probably be free first, long before it is; each further one costs one more."""
 
 RANKED = 50
-"""Pods that get such a cost, at most: each is a call, and those that come late in a scale-in are marked when they go."""
+"""Pods that get such a cost, at most: each is a call, and those that come late in a scale-in are marked as they go."""
 
 SEEN_LIMIT = 1.0
 """Seconds to wait until the marks come back by our own watch, and so reach ReplicaSets, too."""

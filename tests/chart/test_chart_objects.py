@@ -547,6 +547,13 @@ def test_from_one_broker_to_three_restarts_none() -> None:
     assert budget["selector"]["matchLabels"] == selected
 
 
+def test_a_worker_s_container_has_no_process_number_one() -> None:
+    """That would miss a signal to end which comes before it is ready for it. A hook that waits costs each end a start."""
+    (pod,) = (pod for name, pod in pods(render()).items() if name.startswith("Deployment/warren-worker-"))
+    assert pod["shareProcessNamespace"] is True
+    assert all("lifecycle" not in container for container in pod["containers"])
+
+
 def test_a_broker_s_own_placement_wins() -> None:
     """Where the values say how brokers are placed, the chart adds nothing."""
     affinity: dict[str, Any] = {"nodeAffinity": {}}
