@@ -35,6 +35,13 @@ KILL_LIMIT = 5.0
 CLOSE_LIMIT = 5.0
 """Seconds for the closing handshakes at the end."""
 
+PUBLISH_AFTER = 0.5
+"""Seconds from the first consume until there is a connection for events, unless the first task ends sooner. In a burst a
+dozen workers start at once, and what comes first is that all of them take tasks."""
+
+PUBLISH_LATEST = 5.0
+"""Seconds from the start until that connection is made in any case: a worker may wait for its queue."""
+
 PROGRESS_GAP = 1.0
 """Seconds between two progress lines of one task."""
 
@@ -106,6 +113,7 @@ class Worker:
         self._ticket = 0
         self._can_run = False
         self._has_consumed = False
+        self._publishes = False
         self._cancelled = False
         self._given_up = False
         self._limit: Timer | None = None
@@ -117,7 +125,7 @@ class Worker:
     def start(self) -> None:
         """Load the handler and connect, side by side."""
         self._consumer.start(self)
-        self._publish_link.start(self._reporter, self._dead_letters)
+        self._loop.call_later(PUBLISH_LATEST, self._begin_to_publish)
         self._reporter.start()
         self._executor.start(self)
 
@@ -175,6 +183,7 @@ class Worker:
         """The consumer's: deliveries may come."""
         if not self._has_consumed:
             log.info(" [*] Waiting for tasks in queue %s. To exit press CTRL+C", self._settings.queue)
+            self._loop.call_later(PUBLISH_AFTER, self._begin_to_publish)
         else:
             log.info("consuming queue %s again", self._settings.queue)
         self._has_consumed = True
@@ -298,7 +307,13 @@ class Worker:
         self._log_end(hand, outcome, decided, seconds, settled=settled)
         self._after_settling(settled=settled)
 
+    def _begin_to_publish(self) -> None:
+        if not self._publishes and self._phase is not Phase.CLOSING:
+            self._publishes = True
+            self._publish_link.start(self._reporter, self._dead_letters)
+
     def _after_settling(self, *, settled: bool) -> None:
+        self._begin_to_publish()
         self._reporter.changed()
         if self._phase is Phase.DRAINING:
             self._close_if_done()
@@ -319,6 +334,7 @@ class Worker:
 
     def _bury(self, hand: InHand, outcome: Failed) -> None:
         """Publish a dead letter; till that has worked or failed the delivery is not settled, and keeps its place."""
+        self._begin_to_publish()
         properties = hand.delivery.properties
         reason = Reason(
             exception=outcome.exception,
@@ -368,6 +384,8 @@ class Worker:
         if self._phase is not Phase.WORKING:
             return
         self._phase = Phase.DRAINING
+        if self._in_hand:  # what becomes of it is to be told
+            self._begin_to_publish()
         self._loop.call_later(self._settings.grace, lambda: self._give_up("the grace period is over"))
         self._loop.call_later(CANCEL_LIMIT, self._on_cancelled)
         self._reporter.changed()
