@@ -1,8 +1,8 @@
 """pika without what a worker does not use of it.
 
-`import pika` brings its adapters for asyncio and for blocking code along, and with them asyncio and all that it needs: a
-fifth of the CPU time of a worker's start, of which a burst has a dozen at once. So their names are filled in when they
-are first asked for. Who does so, such as a handler in a thread of the worker, finds all of pika.
+`import pika` brings its adapters for asyncio and for blocking code along, and with them asyncio and all that it needs:
+a fifth of the CPU time of a worker's start, of which a burst has a dozen at once. So their names are filled in when
+they are first asked for. Who does so, such as a handler in a thread of the worker, finds all of pika.
 """
 
 import importlib

@@ -36,8 +36,8 @@ CLOSE_LIMIT = 5.0
 """Seconds for the closing handshakes at the end."""
 
 PUBLISH_AFTER = 0.5
-"""Seconds from the first consume until there is a connection for events, unless the first task ends sooner. In a burst a
-dozen workers start at once, and what comes first is that all of them take tasks."""
+"""Seconds from the first consume until the connection for events is made, unless the first task ends sooner. In a burst
+a dozen workers start at once, and what comes first is that all of them take tasks."""
 
 PUBLISH_LATEST = 5.0
 """Seconds from the start until that connection is made in any case: a worker may wait for its queue."""
