@@ -10,7 +10,8 @@ SPAN = 8.0
 """Seconds of one span. Workers report at most once a second: over a shorter one, the reports' delay would show."""
 
 SPANS = 4
-"""Spans that are looked at. The rate is their median: one burst is not traffic, and one gap does not end it."""
+"""Spans that are looked at. The rate is that of the second lowest: a burst is not traffic, also where it begins in one
+span and ends in the next, and one gap does not end traffic."""
 
 DIP = 3.0
 """Seconds that the sum may fall behind: workers take up tasks at once, and tell it up to a second later. A sum that
@@ -63,6 +64,4 @@ class Arrivals:
             if span < SPANS:
                 counts[span] += value - before
             before = value
-        counts.sort()
-        middle = SPANS // 2
-        return (counts[middle - 1] + counts[middle]) / 2 / SPAN
+        return sorted(counts)[1] / SPAN

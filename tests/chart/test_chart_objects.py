@@ -548,7 +548,7 @@ def test_from_one_broker_to_three_restarts_none() -> None:
 
 
 def test_a_worker_s_container_has_no_process_number_one() -> None:
-    """That would miss a signal to end which comes before it is ready for it. A hook that waits costs each end a start."""
+    """That would miss a signal to end which comes too early; and a hook that waits for it costs each end a start."""
     (pod,) = (pod for name, pod in pods(render()).items() if name.startswith("Deployment/warren-worker-"))
     assert pod["shareProcessNamespace"] is True
     assert all("lifecycle" not in container for container in pod["containers"])

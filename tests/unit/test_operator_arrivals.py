@@ -38,6 +38,13 @@ def test_one_burst_is_no_traffic() -> None:
     assert after(*[30.0] * 60, until=40) == 0
 
 
+@pytest.mark.parametrize("seconds", [0.5, 2.0, 4.0, 7.5])
+def test_nor_is_one_that_takes_its_time(seconds: float) -> None:
+    """Wherever the spans meet in it: a rate that shows for a moment keeps workers for half a minute."""
+    burst = [30.0 + seconds * number / 60 for number in range(60)]
+    assert {after(*burst, until=30.0 + later / 4) for later in range(1, 140)} == {0.0}
+
+
 def test_a_stream_that_ended_is_forgotten_within_half_a_minute() -> None:
     stream = steady(3.0, 60)
     ended = stream[-1]

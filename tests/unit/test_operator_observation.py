@@ -360,3 +360,11 @@ def test_a_pod_that_has_just_got_its_node_is_starting(scheduled: bool, age: int,
     young = pod("young", running=False, ready=False, ready_since=None, created=WALL - age, scheduled=scheduled)
     (worker,) = see(pods=(young,)).seen.workers
     assert worker.phase is phase
+
+
+@pytest.mark.parametrize(("ago", "counted"), [(0.1, 0), (10.0, 12)])
+def test_a_worker_that_is_just_leaving_is_no_stranger(ago: float, counted: int) -> None:
+    """The broker still counts it as a consumer, and its statistics the task that it had: nobody is needed for that."""
+    leaving = report("leaving", draining=True, received=NOW - ago)
+    view = see(Counts(0, 1, NOW), (), (leaving,), statistics=stats(unacked=12, at=NOW - 1), active_at=NOW - ago)
+    assert unacked(view) == counted
