@@ -31,6 +31,11 @@ class Agenda(Generic[K]):
         if key in self._due:
             self._hints[key] = None
 
+    @property
+    def hinted(self) -> bool:
+        """Whether the next key is one that was hinted at."""
+        return bool(self._hints)
+
     def drop(self, key: K) -> None:
         """Forget a key."""
         self._due.pop(key, None)

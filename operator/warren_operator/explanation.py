@@ -20,7 +20,7 @@ from warren_operator.policy import (
     Rule,
     Scaling,
 )
-from warren_operator.remedies import Situation, remedies
+from warren_operator.remedies import Situation, remedies, remedies_at_none
 from warren_operator.resource import PastDecisionStatus
 
 
@@ -76,7 +76,11 @@ class Explained:
         """What would change the decision; empty where nothing was decided."""
         if self.decision is None or self.view is None or self.scaling is None:
             return ()
-        found = remedies(Situation(self.scaling, self.view.seen, self.memory, self.now))
+        seen = self.view.seen
+        if seen.backlog is not None and not seen.replicas and not seen.workers:
+            found = remedies_at_none(self.scaling, seen)
+        else:
+            found = remedies(Situation(self.scaling, seen, self.memory, self.now))
         enforce = "Set mode to Enforce to have it carried out."
         return (enforce, *found) if self.recommended and self.decision.changes else found
 

@@ -55,6 +55,9 @@ DECIDED_EVERY = 10.0
 DECIDED_BUSY_EVERY = 1.0
 """The same for a queue that has tasks or workers."""
 
+DECIDED_AT_REST_EVERY = 60.0
+"""The same for one that has neither, nor had of late: there is nothing left that time alone would change."""
+
 FIRST_READING = 15.0
 """Seconds to wait for a queue's first reading before it is told that there is none: the broker may be starting, too."""
 
@@ -178,11 +181,11 @@ class Looker:
             self._teller.tell(entry, now)
             return entry.pause
         entry.glance = glance
-        entry.pause = self._judge(entry, spec, self._observe(entry, spec, target, reading))
+        view = self._observe(entry, spec, target, reading)
+        entry.pause = self._judge(entry, spec, view)
         decision = entry.told.decision if entry.told is not None else None
         holds = decision is not None and not decision.changes and decision.limit in STANDING and spec.budget is None
-        longest = DECIDED_EVERY if entry.pause >= IDLE_EVERY else DECIDED_BUSY_EVERY
-        entry.valid_until = now + longest * entry.early if holds else now
+        entry.valid_until = now + _longest(entry, view) * entry.early if holds else now
         return entry.pause
 
     def _too_early(self, entry: Entry, target: TargetState, counts: Counts | None) -> float | None:
@@ -289,6 +292,14 @@ class Looker:
 
     def _findings(self, entry: Entry) -> tuple[Finding, ...]:
         return self._topology.findings(entry.item.queue)
+
+
+def _longest(entry: Entry, view: View) -> float:
+    """Seconds for which a decision stands at most."""
+    if entry.pause < IDLE_EVERY:
+        return DECIDED_BUSY_EVERY
+    at_rest = not view.seen.workers and not view.seen.ending and not view.seen.arrival_rate
+    return DECIDED_AT_REST_EVERY if at_rest else DECIDED_EVERY
 
 
 def _another_scales(autoscaler: str, target: Key) -> str:

@@ -159,9 +159,10 @@ class Loop:
                     self._take_in(begun)
                     self._take_in_after = loop.time() + TAKE_IN_REST * (loop.time() - begun)
                 self._wake.clear()
+                hinted = self._agenda.hinted
                 due = self._due(loop.time())
                 if due:
-                    await self._turn(due)
+                    await self._turn(due, hinted=hinted)
                 else:
                     await self._rest(loop.time())
         finally:
@@ -188,24 +189,25 @@ class Loop:
             pass
 
     def _due(self, now: float) -> list[Entry]:
-        """What is to be looked at now, so many at most as are read in a few milliseconds."""
+        """What is to be looked at now: all hinted at, or none; so many at most as are read in a few milliseconds."""
         due: list[Entry] = []
-        while len(due) < BATCH and (key := self._agenda.pop(now)) is not None:
+        hinted = self._agenda.hinted
+        while len(due) < BATCH and self._agenda.hinted == hinted and (key := self._agenda.pop(now)) is not None:
             entry = self.entries.get(key)
             if entry is not None and not entry.serving:
                 entry.serving = True
                 due.append(entry)
         return due
 
-    async def _turn(self, due: list[Entry]) -> None:
+    async def _turn(self, due: list[Entry], *, hinted: bool) -> None:
         aside = [entry for entry in due if entry.aside]
         if aside:
-            self._background.start(self._serve(aside, aside=True))
+            self._background.start(self._serve(aside, aside=True, hinted=hinted))
         usual = [entry for entry in due if not entry.aside]
         if usual:
-            await self._serve(usual, aside=False)
+            await self._serve(usual, aside=False, hinted=hinted)
 
-    async def _serve(self, entries: list[Entry], *, aside: bool) -> None:
+    async def _serve(self, entries: list[Entry], *, aside: bool, hinted: bool) -> None:
         """Read all, then look at one after the other."""
         clock = asyncio.get_running_loop().time
         try:
@@ -213,7 +215,9 @@ class Loop:
         finally:
             for entry in entries:
                 entry.serving = False
-        begun = clock()
+        # Only what comes again and again can be had more cheaply by longer pauses: neither hints, nor first looks.
+        regular = not hinted and all(entry.told is not None for entry in entries)
+        begun, used = clock(), time.thread_time()
         for entry, reading in zip(entries, readings, strict=True):
             pause = IDLE_EVERY
             try:
@@ -222,7 +226,8 @@ class Loop:
                 log.exception("serving %s failed", entry.item.key)
             if self.entries.get(entry.item.key) is entry:
                 self._agenda.schedule(entry.item.key, begun + pause * self.pace.stretch)
-        self.pace.spend(clock() - begun, clock())
+        if regular:
+            self.pace.spend(time.thread_time() - used, clock())
         self._wake.set()
 
     # -- taking in resources -------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """How much looking the operator affords itself."""
 
 SHARE = 0.1
-"""Share of one core that looks may take."""
+"""Share of one core that regular looks may take. It is processor time: where others keep the processor busy, looks take
+longer, and are no more expensive."""
 
 WINDOW = 10.0
-"""Seconds over which that is measured: a burst of looks, as after the start, says nothing."""
+"""Seconds over which that is measured: a burst of looks says nothing."""
 
 LONGEST = 20.0
 """Times as long as asked for, at most, a pause becomes. A cluster that needs more needs a second operator."""
@@ -27,7 +28,7 @@ class Pace:
         self._spent = 0.0
 
     def spend(self, seconds: float, now: float) -> None:
-        """Note how long looks have taken, and once a window draw the conclusion."""
+        """Note what looks have taken, in seconds of processor time, and once a window draw the conclusion."""
         self._spent += seconds
         passed = now - self._since
         if passed < WINDOW:

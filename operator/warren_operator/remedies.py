@@ -80,6 +80,15 @@ def remedies(situation: Situation) -> tuple[str, ...]:
     return (*more, *_fewer(situation, found, backlog))
 
 
+@functools.lru_cache(maxsize=1000)
+def remedies_at_none(scaling: Scaling, seen: Observation) -> tuple[str, ...]:
+    """The same where there are no workers and none are asked for: what was before then decides nothing.
+
+    Most of thousands of queues are like that, and like one another.
+    """
+    return remedies(Situation(scaling, seen, Memory(), 0.0))
+
+
 def _blind(situation: Situation, found: Decision) -> Iterator[str]:
     fallback = situation.scaling.fallback
     if fallback is not None:

@@ -8,7 +8,7 @@ It also shows whether kopf still watches at all: what is listed and does not com
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from warren_operator.copies import Copy
@@ -103,7 +103,10 @@ class WorkQueues:
             return
         if kind is None and same:
             self._check.set()  # listed again: something may have vanished meanwhile
-        item = read_work_queue(body)
+        if kind is not None and known is not None and same and _generation(body) == known.generation:
+            item = replace(known, status=body.get("status") or {})  # most events only bring back what we wrote
+        else:
+            item = read_work_queue(body)
         if known is None or same or item.created >= known.created:
             self._copy.set(key, item)
             if key in self._awaited and self._awaited[key][0].is_in(item):
@@ -181,7 +184,7 @@ class WorkQueues:
 
     async def _list(self, scope: str | None) -> dict[Key, Listed]:
         return {
-            key_of(body): Listed(body["metadata"]["uid"], body["metadata"].get("generation", 0))
+            key_of(body): Listed(body["metadata"]["uid"], _generation(body))
             async for page, _ in pages(self._api, WORK_QUEUES, scope, METADATA)
             for body in page
         }
@@ -201,3 +204,7 @@ class WorkQueues:
         except TimeoutError:
             return
         await asyncio.sleep(AWAITED_EVERY)  # the rest of what is listed again has come by then
+
+
+def _generation(body: Mapping[str, Any]) -> int:
+    return int(body["metadata"].get("generation", 0))

@@ -21,6 +21,16 @@ def test_a_hint_overtakes_all_that_is_due() -> None:
     assert agenda.pop(1) == "far"
 
 
+def test_it_tells_whether_the_next_one_was_hinted_at() -> None:
+    agenda: Agenda[str] = Agenda()
+    agenda.schedule("a", 0)
+    assert not agenda.hinted
+    agenda.hint("a")
+    assert agenda.hinted
+    assert agenda.pop(1) == "a"
+    assert not agenda.hinted
+
+
 def test_hints_in_a_row_are_one_and_unknown_ones_none() -> None:
     agenda: Agenda[str] = Agenda()
     agenda.schedule("a", 100)

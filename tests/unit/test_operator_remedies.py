@@ -18,7 +18,7 @@ from warren_operator.policy import (
     Worker,
     decide,
 )
-from warren_operator.remedies import Situation, least, remedies
+from warren_operator.remedies import Situation, least, remedies, remedies_at_none
 
 NOW = 10_000.0
 
@@ -180,6 +180,12 @@ def test_a_bound_that_holds_workers_back_is_named(situation: Situation) -> None:
         assert "Set suspend to false" in lines
     if decision.limit in (Limit.READY_TASKS, Limit.BUSY) and after_quiet(situation) < decision.replicas:
         assert " go once " in lines
+
+
+@given(situations())
+def test_where_there_are_no_workers_the_past_changes_no_line(situation: Situation) -> None:
+    at_none = situation.seeing(workers=(), replicas=0, backlog=situation.seen.backlog or Backlog(0, 0))
+    assert remedies_at_none(at_none.scaling, at_none.seen) == remedies(at_none)
 
 
 def fleet(count: int, busy: int = 0) -> tuple[Worker, ...]:

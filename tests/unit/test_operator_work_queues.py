@@ -99,6 +99,37 @@ def test_what_comes_changes_and_goes(site: Site) -> None:
     assert site.changes == [("a", None, "1"), ("b", None, "2"), ("b", "2", "2"), ("b", "2", None)]
 
 
+def test_a_status_that_comes_back_is_read_and_the_spec_is_not() -> None:
+    site = Site()
+    site.queues.take(None, resource("a", "1"))
+    spec = site.queues.get(Key("media", "a")).spec  # type: ignore[union-attr]
+    site.queues.take("MODIFIED", {**resource("a", "1"), "status": {"desiredReplicas": 3}})
+    item = site.queues.get(Key("media", "a"))
+    assert item is not None
+    assert item.spec is spec
+    assert item.status == {"desiredReplicas": 3}
+    changed = resource("a", "1", generation=2)
+    changed["spec"]["maxReplicas"] = 7
+    site.queues.take("MODIFIED", changed)
+    item = site.queues.get(Key("media", "a"))
+    assert item is not None
+    assert item.spec is not None
+    assert (item.spec.max_replicas, item.status) == (7, {})
+
+
+def test_a_listing_reads_all_anew() -> None:
+    """After a new definition the same generation may have other defaults."""
+    site = Site()
+    site.queues.take(None, resource("a", "1"))
+    renewed = resource("a", "1")
+    renewed["spec"]["maxReplicas"] = 7
+    site.queues.take(None, renewed)
+    item = site.queues.get(Key("media", "a"))
+    assert item is not None
+    assert item.spec is not None
+    assert item.spec.max_replicas == 7
+
+
 def test_a_successor_survives_what_is_said_late_of_its_predecessor(site: Site) -> None:
     """kopf keeps the order of events for one object, not between two of the same name."""
     old, new = resource("a", "1"), resource("a", "2", created="2026-01-01T00:00:05Z")
