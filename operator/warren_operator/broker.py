@@ -42,11 +42,13 @@ EVENTS_RETRY = 5.0
 HEARD_KEYS = ("worker.#", "submitted.#", "resync")
 
 REFUSED = 403
-PRECONDITION_FAILED = 406
 
 
-class QueueMismatch(Exception):
-    """The broker has a queue or exchange of this name with other properties; the message says which differ."""
+class DeclareRefused(Exception):
+    """The broker does not declare this one: it has one of other properties, a limit is reached, or a right is missing.
+
+    The message says which, in the broker's words.
+    """
 
 
 class Broker:
@@ -112,19 +114,17 @@ class Broker:
             The broker's answer.
 
         Raises:
-            QueueMismatch: it exists with other properties.
-            BrokerUnavailable: no connection, no answer, or no right to do so.
+            DeclareRefused: this very thing is refused.
+            BrokerUnavailable: no connection, or no answer.
         """
         async with self._declares:
             channel = await self._declaring_channel()
             try:
                 frame = await channel.call(getattr(channel.raw, method), **arguments)
             except ChannelClosed as error:
-                if error.reply_code == PRECONDITION_FAILED:
-                    raise QueueMismatch(error.reply_text) from error
                 rights = "; give the operator's user all rights in the virtual host"
                 advice = rights if error.reply_code == REFUSED else ""
-                raise BrokerUnavailable(f"the broker refused {method}: {error.reply_text}{advice}") from error
+                raise DeclareRefused(f"{error.reply_text}{advice}") from error
             self._declaring.append(channel)  # after an answer that did not come it is of no use any more
             return frame.method
 

@@ -177,15 +177,15 @@ class Api:
     async def _send(self, call: "_Call", limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         if self._client is None:
             raise RuntimeError("use the API client with `async with`")
-        request = await self._client.param_serialize(
+        method, url, headers, *_ = await self._client.param_serialize(
             call.method,
             call.path,
             query_params=list(call.params.items()),
             header_params=dict(call.headers),
-            body=call.body,
             auth_settings=[TOKEN],
         )
-        answer = await self._client.call_api(*request, _request_timeout=limits)
+        # The body is plain JSON already; looking through it for the client's models takes a quarter of a call's time.
+        answer = await self._client.call_api(method, url, headers, call.body, _request_timeout=limits)
         response: aiohttp.ClientResponse = answer.response
         return response
 

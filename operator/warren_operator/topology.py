@@ -13,7 +13,7 @@ from typing import Any
 
 from warren_contract.aio import BrokerUnavailable
 from warren_contract.names import DEAD_EXCHANGE, DEAD_SUFFIX, EVENTS_EXCHANGE, TASKS_EXCHANGE, dead_queue
-from warren_operator.broker import DECLARING, OLDEST_BROKER, Broker, QueueMismatch
+from warren_operator.broker import DECLARING, OLDEST_BROKER, Broker, DeclareRefused
 from warren_operator.management import Management, ManagementUnavailable
 from warren_operator.observation import Statistics
 from warren_operator.resource import Key, QueueSettings
@@ -40,14 +40,14 @@ STATISTICS_EVERY = 5.0
 """Seconds between two listings of the queues. The broker's own statistics are no fresher."""
 
 REST = 20.0
-"""Times as long as a comparison took is rested after it: with thousands of queues it takes a good part of a second."""
+"""Times as long as a listing took is rested after it: with thousands of queues it takes a good part of a second."""
 
 LONGEST_REST = 15.0
 """Seconds of that at most: statistics must not be older than what `observe` believes."""
 
 FLOCK = 0.05
 LONGEST_FLOCK = 1.0
-"""Seconds to wait for more when something is new: at least, and at most where a comparison takes long."""
+"""Seconds to wait for more when something is new: at least, and at most where a listing takes long."""
 
 FULL_EVERY = 30.0
 """Seconds between two comparisons of everything else: exchanges, bindings, policies."""
@@ -111,8 +111,12 @@ class Desired:
 
     @property
     def all_queues(self) -> list[str]:
-        """Dead-letter queues first, so that no task can die before it has a place to go to."""
-        return [*(dead_queue(queue) for queue in sorted(self.queues)), *sorted(self.queues)]
+        """In the order in which they are made.
+
+        Work queues first: of a thousand new ones, each is of use in half the time. A task that fails for good before
+        its dead-letter queue is there waits for it: its worker hands it back, and the broker keeps it (at-least-once).
+        """
+        return [*sorted(self.queues), *(dead_queue(queue) for queue in sorted(self.queues))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,7 @@ class Actual:
         bindings: from our exchanges.
         policies: by name.
         default_queue_type: of the virtual host.
+        refused: queues that the broker did not declare, and why, in its words.
     """
 
     exchanges: Mapping[str, str] = field(default_factory=dict)
@@ -153,6 +158,7 @@ class Actual:
     bindings: frozenset[Binding] = frozenset()
     policies: Mapping[str, Policy] = field(default_factory=dict)
     default_queue_type: str = "quorum"
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +191,7 @@ class Finding:
 
 
 MISMATCH = "QueueMismatch"
+REFUSED = "QueueRefused"
 OVERRIDDEN = "PolicyOverridden"
 
 
@@ -245,7 +252,7 @@ def plan(want: Desired, have: Actual, owned: Callable[[str], bool]) -> Plan:
     return Plan(
         exchanges=tuple((name, kind) for name, kind in want.exchanges.items() if name not in have.exchanges),
         put=tuple((name, policy) for name, policy in want.policies.items() if have.policies.get(name) != policy),
-        queues=tuple(name for name in want.all_queues if name not in have.queues)
+        queues=tuple(name for name in want.all_queues if name not in have.queues and name not in have.refused)
         if have.default_queue_type == "quorum"
         else (),
         bindings=tuple(sorted(want.bindings - have.bindings)),
@@ -261,6 +268,8 @@ def findings(want: Desired, have: Actual, queue: str) -> tuple[Finding, ...]:
         if facts is None:
             if have.default_queue_type != "quorum":
                 found.append(_wrong_default(name, have.default_queue_type))
+            elif name in have.refused:
+                found.append(Finding(REFUSED, f"the broker does not declare queue {name}: {have.refused[name]}"))
         elif differing := _differing(facts):
             found.append(
                 Finding(
@@ -412,6 +421,8 @@ class Topology:
         self._wake = asyncio.Event()
         self._full_at = float("-inf")
         self._failures = 0
+        self._listing = 0.0
+        self._refused: dict[str, str] = {}
 
     def serve(self, queues: Mapping[Key, tuple[str, QueueSettings]], *, may_drop: bool) -> None:
         """Say which queues are to be there.
@@ -449,16 +460,15 @@ class Topology:
 
     async def run(self) -> None:
         """Compare and mend until cancelled."""
-        clock = asyncio.get_running_loop().time
         while True:
             self._wake.clear()
-            begun = clock()
             await self.compare()
-            took = clock() - begun
             try:
-                async with asyncio.timeout(min(max(STATISTICS_EVERY, took * REST), LONGEST_REST)):
+                async with asyncio.timeout(min(max(STATISTICS_EVERY, self._listing * REST), LONGEST_REST)):
                     await self._wake.wait()
-                await asyncio.sleep(min(max(FLOCK, took), LONGEST_FLOCK))  # what comes in a flock is done in one go
+                # What comes in a flock is done in one go. What declaring takes counts for nothing here: it is not done
+                # again, and a broker that waits for us in between takes in a thousand in twice the time.
+                await asyncio.sleep(min(max(FLOCK, self._listing), LONGEST_FLOCK))
             except TimeoutError:
                 pass
 
@@ -486,8 +496,11 @@ class Topology:
 
     async def _mend(self, want: Desired) -> None:
         loop = asyncio.get_running_loop()
+        full = loop.time() - self._full_at >= FULL_EVERY
+        if full:
+            self._refused.clear()  # a limit may have been raised: they are tried again
         try:
-            await self._list(loop.time(), full=loop.time() - self._full_at >= FULL_EVERY)
+            await self._list(loop.time(), full=full)
             if any(
                 queue.policy and queue.policy not in self._actual.policies for queue in self._actual.queues.values()
             ):
@@ -504,7 +517,9 @@ class Topology:
         self._note({queue: findings(want, self._actual, queue) for queue in want.queues})
 
     async def _list(self, now: float, *, full: bool) -> None:
+        begun = asyncio.get_running_loop().time()
         listing = await self._management.queues()
+        self._listing = asyncio.get_running_loop().time() - begun
         self.statistics = read_statistics(listing, now)
         queues = {body["name"]: read_queue(body) for body in listing if "name" in body}
         self._present = set(queues)
@@ -515,6 +530,7 @@ class Topology:
                 self._actual.bindings,
                 self._actual.policies,
                 self._actual.default_queue_type,
+                self._refused,
             )
             return
         bindings: set[Binding] = set()
@@ -532,6 +548,7 @@ class Topology:
             bindings=frozenset(bindings),
             policies={body["name"]: read_policy(body) for body in await self._management.policies()},
             default_queue_type=await self._management.default_queue_type(),
+            refused=self._refused,
         )
         self._full_at = now
 
@@ -540,8 +557,8 @@ class Topology:
         for name, kind in todo.exchanges:
             try:
                 await self._broker.declare("exchange_declare", exchange=name, exchange_type=kind, durable=True)
-            except QueueMismatch as error:  # a finding says how it differs, as soon as it is listed
-                log.warning("exchange %s is not as it is to be: %s", name, error)
+            except DeclareRefused as error:  # where it exists and differs, a finding says how, as soon as it is listed
+                raise BrokerUnavailable(f"the broker does not declare exchange {name}: {error}") from error
         for name, policy in todo.put:
             await self._management.put_policy(name, policy.body())
             log.info("policy %s set", name)
@@ -551,22 +568,25 @@ class Topology:
             log.info("policy %s removed", name)
 
     async def _declare(self, todo: Plan, want: Desired) -> None:
-        """Queues and bindings, several at a time: one work queue after the other is complete and can be used."""
+        """Queues and their bindings, several at a time: one after the other is complete and can be used.
+
+        Work queues that have come meanwhile do not wait for all dead-letter queues: the next comparison makes the rest.
+        """
         new = set(todo.queues)
         bindings: dict[str, list[Binding]] = {}
         for binding in todo.bindings:
             bindings.setdefault(binding.queue, []).append(binding)
-        touched = new | bindings.keys()
-        queues = iter(sorted(queue for queue in want.queues if not touched.isdisjoint((queue, dead_queue(queue)))))
+        names = iter([name for name in want.all_queues if name in new or name in bindings])
 
         async def work() -> None:
-            for queue in queues:  # all workers share it
-                # The dead-letter queue first, so that no task can die before it has a place to go to.
-                for name in (dead_queue(queue), queue):
-                    if name not in new or await self._declare_queue(name):
-                        await self._bind(bindings.get(name, ()), todo, want)
-                if queue in new:
-                    self._changed([queue])
+            for name in names:  # all workers share it
+                if name not in new or await self._declare_queue(name):
+                    await self._bind(bindings.get(name, ()), todo, want)
+                if name not in want.queues:
+                    if self._wake.is_set():
+                        return
+                elif name in new:
+                    self._changed([name])
 
         results = await asyncio.gather(*(work() for _ in range(DECLARING)), return_exceptions=True)
         for result in results:
@@ -577,8 +597,11 @@ class Topology:
         """Declare a queue; returns whether it is there now, and as it is to be."""
         try:
             answer = await self._broker.declare("queue_declare", queue=name, durable=True)
-        except QueueMismatch as error:  # made by somebody else since the listing; the next one says how it differs
-            log.warning("queue %s is not as it is to be: %s", name, error)
+        except DeclareRefused as error:
+            # A finding tells it; that of one that was made by somebody else since the listing tells how it differs.
+            if not self._refused:  # once in a comparison; it is mostly one limit or right for all
+                log.warning("queue %s is not declared: %s", name, error)
+            self._refused[name] = str(error)
             return False
         if self._present is not None:
             self._present.add(name)
@@ -591,10 +614,14 @@ class Topology:
 
     async def _bind(self, bindings: Iterable[Binding], todo: Plan, want: Desired) -> None:
         for binding in bindings:
-            if self._bindable(binding, todo, want):
+            if not self._bindable(binding, todo, want):
+                continue
+            try:
                 await self._broker.declare(
                     "queue_bind", queue=binding.queue, exchange=binding.exchange, routing_key=binding.key
                 )
+            except DeclareRefused as error:  # somebody has just deleted it: the next comparison makes it anew
+                log.warning("queue %s is not bound to %s: %s", binding.queue, binding.exchange, error)
 
     def _bindable(self, binding: Binding, todo: Plan, want: Desired) -> bool:
         exists = binding.queue in self._actual.queues or binding.queue in todo.queues

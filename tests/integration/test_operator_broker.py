@@ -6,7 +6,7 @@ Each test has a virtual host of its own, and the rights that the chart gives the
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import httpx
@@ -24,7 +24,7 @@ from warren_operator.management import Management
 from warren_operator.observation import Counts
 from warren_operator.resource import Key, QueueSettings
 from warren_operator.settings import BUILT_IN
-from warren_operator.topology import DEFAULT_POLICY, MISMATCH, OVERRIDDEN, Topology
+from warren_operator.topology import DEFAULT_POLICY, MISMATCH, OVERRIDDEN, REFUSED, Topology
 
 LIMIT = 30.0
 """Seconds for anything to happen; far beyond what it takes."""
@@ -107,7 +107,7 @@ class Site:
         return next((queue for queue in await self.management.queues() if queue["name"] == name), {})
 
 
-def administer(broker: Broker, method: str, path: str, body: dict[str, str] | None = None) -> None:
+def administer(broker: Broker, method: str, path: str, body: Mapping[str, object] | None = None) -> None:
     """A call to the management API, which is quicker than rabbitmqctl by a second."""
     url = f"http://{broker.host}:{broker.management_port}/api/{path}"
     httpx.request(method, url, json=body, auth=(ADMIN, PASSWORD), timeout=LIMIT).raise_for_status()
@@ -261,6 +261,26 @@ async def test_where_the_default_is_classic_nothing_is_declared(classic_site: Si
         (finding, *_) = classic_site.topology.findings("one")
         assert finding.reason == "DefaultQueueType"
         assert await classic_site.queue("one") == {}
+
+
+async def test_what_the_broker_refuses_is_told_of_that_queue_and_the_others_are_declared(site: Site) -> None:
+    """A limit of the virtual host, as an administrator may set one, counts all queues alike."""
+    names = [f"q{number:02}" for number in range(40)]
+    async with site.connected():
+        await site.compare(*names[20:])
+        administer(site.running, "PUT", f"vhost-limits/{site.settings.vhost}/max-queues", {"value": 61})
+        await site.compare(*names)
+        refused = [name for name in names if site.topology.findings(name)]
+        assert refused
+        assert set(refused) < set(names[:20]), "there is room for some more"
+        (finding,) = site.topology.findings(refused[0])
+        assert finding.reason == REFUSED
+        assert "limit" in finding.message
+        assert (await site.counts("q30")).ready == 0
+        administer(site.running, "DELETE", f"vhost-limits/{site.settings.vhost}/max-queues")
+        site.topology.wake()
+        await site.compare(*names)
+        assert not any(site.topology.findings(name) for name in names)
 
 
 async def test_a_management_api_that_refuses_is_told_and_counting_goes_on(site: Site) -> None:

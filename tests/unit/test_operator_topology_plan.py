@@ -12,6 +12,7 @@ from warren_operator.topology import (
     EXCHANGES,
     MISMATCH,
     OVERRIDDEN,
+    REFUSED,
     Actual,
     Binding,
     Desired,
@@ -62,11 +63,11 @@ def owned(name: str) -> bool:
     return owns_policy(("media",), name)
 
 
-def test_from_nothing_everything_is_made_dead_letter_queues_first() -> None:
+def test_from_nothing_everything_is_made_work_queues_first() -> None:
     target = want(one=BUILT_IN)
     todo = plan(target, Actual(), owned)
     assert dict(todo.exchanges) == EXCHANGES
-    assert todo.queues == ("one.dead", "one")
+    assert todo.queues == ("one", "one.dead")
     assert set(todo.bindings) == {Binding("warren.tasks", "one", "one"), Binding("warren.dead", "one.dead", "one")}
     assert {name for name, _ in todo.put} == {DEFAULT_POLICY, DEAD_POLICY}
     assert not todo.drop
@@ -144,6 +145,18 @@ def test_a_queue_that_is_otherwise_is_named_with_what_differs_and_what_to_do() -
     assert finding.reason == MISMATCH
     for part in ("queue one", "type classic", "durable=false", "x-max-priority=5", "delete it", "spec.queue.name"):
         assert part in finding.message
+
+
+def test_a_queue_that_the_broker_refuses_is_told_in_its_words_and_not_asked_for_again_at_once() -> None:
+    target = want(one=BUILT_IN, two=BUILT_IN)
+    have = met(target)
+    queues = {name: queue for name, queue in have.queues.items() if name not in ("one", "two")}
+    have = replace(have, queues=queues, refused={"one": "queue limit in vhost '/' (3) is reached"})
+    assert plan(target, have, owned).queues == ("two",)
+    (finding,) = findings(target, have, "one")
+    assert finding.reason == REFUSED
+    assert "queue one: queue limit" in finding.message
+    assert not findings(target, have, "two")
 
 
 def test_an_exchange_of_another_type_is_found() -> None:
