@@ -93,11 +93,13 @@ class Point:
         added: WorkQueues that were made for this point.
         making: seconds that it took to make their WorkQueues in the cluster.
         taken_in: seconds from the beginning of that until the last of them was ready, its queue declared.
+        complete: seconds from the beginning until the last dead-letter queue was there as well.
         idle_cores: processor time of the operator while nothing happens, in cores.
         memory: resident bytes of the operator.
         foreign: reaction to tasks that nobody tells the operator of.
         told: reaction to tasks that come with a producer's word.
-        active_cores: processor time while `ACTIVE` queues have tasks; None where there are not so many.
+        active_cores: processor time while `ACTIVE` queues get tasks; None where there are not so many.
+        beside: reaction of the other queues meanwhile, to tasks that nobody tells the operator of.
     """
 
     count: int
@@ -106,11 +108,13 @@ class Point:
     added: int
     making: float
     taken_in: float
+    complete: float
     idle_cores: float
     memory: float
     foreign: Reaction
     told: Reaction
     active_cores: float | None = None
+    beside: Reaction | None = None
 
 
 @dataclass(frozen=True)
@@ -139,11 +143,13 @@ class Site:
         ready: whether each WorkQueue's status says that it is.
         scaled: monotonic time at which a Deployment's replicas rose from zero.
         channel: of the broker, with confirms.
+        other_channel: the same on a connection of its own, for what goes on beside.
     """
 
     kube: Kube
     api: Api
     channel: BlockingChannel
+    other_channel: BlockingChannel
     management: httpx.AsyncClient
     scaled: dict[str, float] = field(default_factory=dict)
     made: int = 0
@@ -236,28 +242,31 @@ async def connected(kube: Kube) -> AsyncIterator[Site]:
     secret = kube.get("secret", "warren-broker-operator")["data"]
     user, password = (base64.b64decode(secret[key]).decode() for key in ("username", "password"))
     with kube.forward("pod/warren-rabbitmq-0", 5672) as port, kube.forward("pod/warren-rabbitmq-0", 15672) as web:
-        connection = pika.BlockingConnection(
-            pika.ConnectionParameters("127.0.0.1", port, "/", pika.PlainCredentials(user, password), heartbeat=0)
+        parameters = pika.ConnectionParameters(
+            "127.0.0.1", port, "/", pika.PlainCredentials(user, password), heartbeat=0
         )
-        channel = connection.channel()
-        channel.confirm_delivery()
+        connections = [pika.BlockingConnection(parameters) for _ in range(2)]
+        channels = [connection.channel() for connection in connections]
+        for channel in channels:
+            channel.confirm_delivery()
         url = f"http://127.0.0.1:{web}/api/"
         async with (
             Api(await find_cluster({"KUBECONFIG": str(kube.kubeconfig)}), watches=2) as api,
             httpx.AsyncClient(base_url=url, auth=(user, password), timeout=60) as management,
         ):
-            site = Site(kube, api, channel, management)
+            site = Site(kube, api, channels[0], channels[1], management)
             watching = [asyncio.ensure_future(mirror.run()) for mirror in (site.ready, site.deployments)]
             try:
                 yield site
             finally:
                 for task in watching:
                     task.cancel()
-                connection.close()
+                for connection in connections:
+                    connection.close()
 
 
-async def add(site: Site, count: int) -> tuple[float, float]:
-    """Have so many WorkQueues; returns the seconds until the last new one was made, and until it was ready."""
+async def add(site: Site, count: int) -> tuple[float, float, float]:
+    """Have so many WorkQueues; returns the seconds until the last new one was made, ready, and had both its queues."""
     space = site.kube.namespace
     new = [name_of(number) for number in range(site.made, count)]
     await each(site.api.request("POST", DEPLOYMENTS.path(space), body=deployment(name)) for name in new)
@@ -265,7 +274,17 @@ async def add(site: Site, count: int) -> tuple[float, float]:
     await each(site.api.request("POST", WORK_QUEUES.path(space), body=work_queue(name)) for name in new)
     site.made, made = count, time.monotonic()
     await until(lambda: sum(site.ready) == count, f"{count} WorkQueues are ready")
-    return made - begun, time.monotonic() - begun
+    ready = time.monotonic()
+    async with asyncio.timeout(LIMIT):
+        while await queues(site) < 2 * count:  # noqa: ASYNC110  the condition is somebody else's
+            await asyncio.sleep(1)
+    return made - begun, ready - begun, time.monotonic() - begun
+
+
+async def queues(site: Site) -> int:
+    """Work queues and dead-letter queues in the broker."""
+    found = (await site.management.get("queues?disable_stats=true&columns=name")).json()
+    return sum(queue["name"].startswith("many-") for queue in found)
 
 
 async def react(site: Site, names: Sequence[str], *, told: bool) -> Reaction:
@@ -313,7 +332,7 @@ async def empty(site: Site, names: Sequence[str]) -> None:
 async def measure(site: Site, count: int) -> Point:
     """All figures with so many WorkQueues."""
     added = count - site.made
-    making, taken_in = await add(site, count)
+    making, taken_in, complete = await add(site, count)
     await asyncio.sleep(SETTLING)
     idle_cores, memory = await site.cores(STEADY)
     chosen = random.Random(count).sample(range(count), min(SAMPLES, count))
@@ -326,33 +345,48 @@ async def measure(site: Site, count: int) -> Point:
     else:
         foreign = await react(site, names, told=False)
         told = await react(site, names, told=True)
-    active = await work(site) if count >= RESTARTED_AT else None
-    queues = (await site.management.get("queues?disable_stats=true&enable_queue_totals=true")).json()
+    active, beside = await work(site) if count >= RESTARTED_AT else (None, None)
     policies = (await site.management.get("policies")).json()
-    return Point(count, len(queues), len(policies), added, making, taken_in, idle_cores, memory, foreign, told, active)
+    return Point(
+        count=count,
+        queues=await queues(site),
+        policies=len(policies),
+        added=added,
+        making=making,
+        taken_in=taken_in,
+        complete=complete,
+        idle_cores=idle_cores,
+        memory=memory,
+        foreign=foreign,
+        told=told,
+        active_cores=active,
+        beside=beside,
+    )
 
 
-async def work(site: Site) -> float:
-    """Cores that the operator uses while `ACTIVE` queues have tasks, a new one each second."""
+async def work(site: Site) -> tuple[float, Reaction]:
+    """Cores that the operator uses while `ACTIVE` queues get a task each second, and the reaction of others then."""
     names = [name_of(number) for number in range(ACTIVE)]
+    others = [name_of(number) for number in random.Random(9).sample(range(ACTIVE, site.made), SAMPLES)]
     ended = asyncio.Event()
 
     async def go_on() -> None:
         while not ended.is_set():
             begun = time.monotonic()
-            await asyncio.to_thread(publish_all, site.channel, names)
+            await asyncio.to_thread(publish_all, site.other_channel, names)
             with suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), max(0.01, begun + 1 - time.monotonic()))
 
     going = asyncio.ensure_future(go_on())
     try:
         await asyncio.sleep(5)
-        cores, _ = await site.cores(STEADY / 2)
+        cores, _ = await site.cores(STEADY)
+        beside = await react(site, others, told=False)
     finally:
         ended.set()
         await going
         await empty(site, names)
-    return cores
+    return cores, beside
 
 
 async def restart(site: Site) -> Restart:
@@ -391,13 +425,19 @@ async def many(kube: Kube, counts: Sequence[int] = COUNTS) -> tuple[list[Point],
 
 def summary(point: Point) -> str:
     """One line."""
-    active = "" if point.active_cores is None else f", {point.active_cores:.2f} cores with {ACTIVE} active"
+    active = ""
+    if point.active_cores is not None and point.beside is not None:
+        active = (
+            f"; with {ACTIVE} active {point.active_cores:.2f} cores, the others' reaction {point.beside.median:.2f} s "
+            f"median, {point.beside.p95:.2f} s p95"
+        )
     reaction = (
         f"reaction {point.foreign.median:.2f} s median, {point.foreign.p95:.2f} s p95, with the producer's word "
         f"{point.told.median:.3f} s, {point.told.p95:.3f} s"
     )
     return (
-        f"{point.added} made in {point.making:.1f} s and taken in within {point.taken_in:.1f} s; "
+        f"{point.added} made in {point.making:.1f} s, taken in within {point.taken_in:.1f} s, "
+        f"with dead-letter queues {point.complete:.1f} s; "
         f"idle {point.idle_cores:.3f} cores, {point.memory / 2**20:.0f} MiB{active}; {reaction}; "
         f"{point.queues} queues, {point.policies} policies"
     )
