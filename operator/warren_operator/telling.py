@@ -18,6 +18,7 @@ from warren_operator.explanation import Explained
 from warren_operator.kube import MERGE_PATCH, Changes, KubeError
 from warren_operator.mirror import Kind
 from warren_operator.notes import Note, event_body
+from warren_operator.pace import TELLS_SHARE, Pace
 from warren_operator.resource import Mode, Status, WorkQueue
 from warren_operator.status import gist, queue_state, status, status_patch, substance
 from warren_operator.work_queues import WORK_QUEUES
@@ -28,7 +29,7 @@ STATUS_EVERY = 10.0
 """Seconds between two status writes that only bring the counts up to date."""
 
 TELL_EVERY = 1.0
-"""Seconds between two event messages about a changing queue."""
+"""Seconds between two event messages about a changing queue; more where hundreds change all the time."""
 
 TELL_QUIET_EVERY = 10.0
 """Seconds between two event messages about a queue that does not change."""
@@ -61,6 +62,7 @@ class Teller:
         self._background = background
         self._writes = asyncio.Semaphore(WRITES)
         self._complained_at = NEVER
+        self._pace = Pace(time.monotonic(), TELLS_SHARE)
 
     def explain(self, entry: Entry, told: Explained) -> None:
         """Keep the explanation, tell it, and write the status if there is reason to."""
@@ -92,13 +94,17 @@ class Teller:
         """Publish the state, unless that was done just now."""
         if entry.told is None:
             return
-        every = TELL_EVERY if entry.mark != entry.told_mark else TELL_QUIET_EVERY * entry.early
+        changed = entry.mark != entry.told_mark
+        every = min(TELL_EVERY * self._pace.stretch, TELL_QUIET_EVERY) if changed else TELL_QUIET_EVERY * entry.early
         if now - entry.told_at < every:
             return
+        used = time.thread_time()
         state = queue_state(entry.item, entry.told, time.time())
         if state is not None:
             self._publisher.tell(state)
             entry.told_at, entry.told_mark = now, entry.mark
+        if changed:
+            self._pace.spend(time.thread_time() - used, time.monotonic())
 
     def post(self, item: WorkQueue, notes: Iterable[Note]) -> None:
         """Write Events."""

@@ -1,7 +1,7 @@
 """How often the operator looks, where there is much to look at; and the copies that report their changes."""
 
 from warren_operator.copies import Copy
-from warren_operator.pace import LONGEST, SHARE, WINDOW, Pace
+from warren_operator.pace import LONGEST, LOOKS_SHARE, WINDOW, Pace
 from warren_operator.resource import Key
 
 
@@ -16,15 +16,15 @@ def run(pace: Pace, demand: float, start: float, windows: int) -> float:
 
 def test_little_to_look_at_is_looked_at_as_often_as_asked_for() -> None:
     pace = Pace(0)
-    run(pace, SHARE * 0.9, 0, windows=5)
+    run(pace, LOOKS_SHARE * 0.9, 0, windows=5)
     assert pace.stretch == 1
 
 
 def test_much_to_look_at_takes_its_share_and_no_more() -> None:
     pace = Pace(0)
-    now = run(pace, SHARE * 4, 0, windows=5)
+    now = run(pace, LOOKS_SHARE * 4, 0, windows=5)
     assert 3.9 < pace.stretch < 4.1
-    run(pace, SHARE / 2, now, windows=5)
+    run(pace, LOOKS_SHARE / 2, now, windows=5)
     assert pace.stretch == 1, "and back, once there is less"
 
 
