@@ -198,12 +198,23 @@ class WorkQueues:
         self.problem = problem
 
     async def _rest(self) -> None:
-        try:
-            async with asyncio.timeout(AWAITED_EVERY if self._awaited else CHECK_EVERY):
-                await self._check.wait()
-        except TimeoutError:
-            return
-        await asyncio.sleep(AWAITED_EVERY)  # the rest of what is listed again has come by then
+        """Wait until there is reason to compare again.
+
+        What was listed a moment before the watch brought it is no such reason: while hundreds are made, a listing each
+        two seconds would take a third of the operator's time.
+        """
+        clock = asyncio.get_running_loop().time
+        until = clock() + CHECK_EVERY
+        while clock() < until:
+            try:
+                async with asyncio.timeout(AWAITED_EVERY if self._awaited else until - clock()):
+                    await self._check.wait()
+            except TimeoutError:
+                if self._awaited:
+                    return
+            else:
+                await asyncio.sleep(AWAITED_EVERY)  # the rest of what is listed again has come by then
+                return
 
 
 def _generation(body: Mapping[str, Any]) -> int:

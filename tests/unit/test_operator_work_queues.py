@@ -235,3 +235,22 @@ async def test_a_second_listing_of_kopf_is_followed_by_one_of_our_own(site: Site
     await until(lambda: len(site.names()) == 1)
     running.cancel()
     assert site.names() == {("a", "1")}
+
+
+async def test_what_the_watch_brings_a_moment_later_is_no_reason_to_list_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warren_operator.work_queues.AWAITED_EVERY", 0.01)
+    listed: list[str] = []
+    site.listings.meanwhile = lambda: listed.append("once")
+    site.listings.items = [resource("a", "1")]
+    running = asyncio.ensure_future(site.queues.run())
+    await until(site.queues.answered.is_set)
+    site.queues.take("ADDED", resource("a", "1"))
+    before = len(listed)
+    for _ in range(10):  # of what would have been its pauses
+        await asyncio.sleep(0.01)
+    assert len(listed) == before
+    site.queues.take(None, resource("a", "1"))  # that it is listed by kopf is one
+    await until(lambda: len(listed) > before)
+    running.cancel()
