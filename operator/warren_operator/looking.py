@@ -61,6 +61,9 @@ DECIDED_AT_REST_EVERY = 60.0
 FIRST_READING = 15.0
 """Seconds to wait for a queue's first reading before it is told that there is none: the broker may be starting, too."""
 
+FIRST_DECLARING = 120.0
+"""The same while queues are being declared, thousands perhaps: to tell of each that it waits would take longer."""
+
 AUTOSCALER_CONFLICT = "AutoscalerConflict"
 BUDGET_UNKNOWN = "BudgetUnknown"
 CLUSTER_UNREADABLE = "ClusterUnreadable"
@@ -202,7 +205,8 @@ class Looker:
             entry.unread_since = None
         elif entry.unread_since is None:
             entry.unread_since = now
-        if entry.told is None and entry.unread_since is not None and now - entry.unread_since < FIRST_READING:
+        patience = FIRST_DECLARING if self._topology.declaring else FIRST_READING
+        if entry.told is None and entry.unread_since is not None and now - entry.unread_since < patience:
             return IDLE_EVERY  # a connection that is made, and a queue that is declared, are hints
         return None
 

@@ -388,6 +388,7 @@ class Topology:
         statistics: of each queue, as last listed.
         problem: why the broker cannot be compared or mended at present; empty while it can.
         compared: whether it has been, at least once on this connection.
+        declaring: whether queues are being declared right now.
     """
 
     def __init__(
@@ -408,6 +409,7 @@ class Topology:
         self.statistics: dict[str, Statistics] = {}
         self.problem = ""
         self.compared = False
+        self.declaring = False
         self._broker = broker
         self._management = management
         self._defaults = defaults
@@ -588,7 +590,11 @@ class Topology:
                 elif name in new:
                     self._changed([name])
 
-        results = await asyncio.gather(*(work() for _ in range(DECLARING)), return_exceptions=True)
+        self.declaring = bool(new)
+        try:
+            results = await asyncio.gather(*(work() for _ in range(DECLARING)), return_exceptions=True)
+        finally:
+            self.declaring = False
         for result in results:
             if result is not None:
                 raise result
