@@ -1,7 +1,7 @@
 """How much of what it does again and again the operator affords itself."""
 
-LOOKS_SHARE = 0.1
-"""Share of one core that regular looks may take."""
+LOOKS_SHARE = 0.2
+"""Share of one core that regular looks may take: what some thousands of queues need to be looked at as often as one."""
 
 TELLS_SHARE = 0.03
 """Share of one core that event messages about queues that change may take."""
