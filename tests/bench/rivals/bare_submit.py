@@ -11,8 +11,8 @@ import sys
 import pika
 import pika.frame
 import pika.spec
+import publishing
 import stamps
-import submitting
 from pika.adapters.select_connection import SelectConnection
 from pika.channel import Channel
 
@@ -37,7 +37,7 @@ class Pipeline:
         self.told = ""
 
     def run(self) -> str:
-        """Do it; what `submitting.told` tells."""
+        """Do it; what `publishing.told` tells."""
         self._connection.ioloop.start()
         assert self.told, "the connection was closed"
         return self.told
@@ -47,13 +47,13 @@ class Pipeline:
         channel.confirm_delivery(self._on_confirm, callback=self._start)
 
     def _start(self, _frame: object) -> None:
-        self._since = submitting.clocks()
+        self._since = publishing.clocks()
         self._fill()
 
     def _fill(self) -> None:
         while self._sent < self._count and self._sent - self._confirmed < WINDOW:
             self._channel.basic_publish(
-                "", os.environ["RIVAL_QUEUE"], submitting.BODY.encode(), PROPERTIES, mandatory=True
+                "", os.environ["RIVAL_QUEUE"], publishing.BODY.encode(), PROPERTIES, mandatory=True
             )
             self._sent += 1
 
@@ -62,7 +62,7 @@ class Pipeline:
         # Quorum queues confirm in order, so that a tag stands for all before it.
         self._confirmed = max(self._confirmed, int(frame.method.delivery_tag))
         if self._confirmed == self._count:
-            self.told = submitting.told(self._count, self._since)
+            self.told = publishing.told(self._count, self._since)
             self._connection.close()
         self._fill()
 

@@ -7,8 +7,8 @@ and the CPU of each; `python celery_rival.py latency COUNT` prints the median se
 import os
 import sys
 
+import publishing
 import stamps
-import submitting
 from celery import Celery
 
 app = Celery("rival", broker=os.environ["RIVAL_URL"])
@@ -45,4 +45,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "latency":
         print(latency(int(sys.argv[2])))
         sys.exit()
-    print(submitting.by_threads(lambda body: work.apply_async((body,)), int(sys.argv[1]), int(sys.argv[2])))
+    print(publishing.by_threads(lambda body: work.apply_async((body,)), int(sys.argv[1]), int(sys.argv[2])))

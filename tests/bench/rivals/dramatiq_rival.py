@@ -9,8 +9,8 @@ import sys
 from typing import Any
 
 import dramatiq
+import publishing
 import stamps
-import submitting
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 
@@ -45,4 +45,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "latency":
         print(latency(int(sys.argv[2])))
         sys.exit()
-    print(submitting.by_threads(work.send, int(sys.argv[1]), int(sys.argv[2])))
+    print(publishing.by_threads(work.send, int(sys.argv[1]), int(sys.argv[2])))
