@@ -38,7 +38,8 @@ from warren_operator.workloads import Workloads
 log = logging.getLogger(__name__)
 
 TAKE_IN_REST = 10.0
-"""Times as long as it took to take WorkQueues in is rested after it: a thousand that come one by one are few flocks."""
+"""Times the processor time that it took to take WorkQueues in are rested after it: a thousand that come one by one are
+few flocks."""
 
 BATCH = 100
 """WorkQueues that are read in one go. A hint waits for that long: four milliseconds."""
@@ -155,9 +156,9 @@ class Loop:
                     await asyncio.sleep(ACTING_EVERY)
                     continue
                 if self._changed and loop.time() >= self._take_in_after:
-                    begun = loop.time()
-                    self._take_in(begun)
-                    self._take_in_after = loop.time() + TAKE_IN_REST * (loop.time() - begun)
+                    used = time.thread_time()
+                    self._take_in(loop.time())
+                    self._take_in_after = loop.time() + TAKE_IN_REST * (time.thread_time() - used)
                 self._wake.clear()
                 hinted = self._agenda.hinted
                 due = self._due(loop.time())

@@ -8,7 +8,7 @@ by hand comes back. Nothing that holds tasks is ever deleted: a queue outlives i
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from warren_contract.aio import BrokerUnavailable
@@ -421,9 +421,10 @@ class Topology:
         self._actual = Actual()
         self._findings: dict[str, tuple[Finding, ...]] = {}
         self._wake = asyncio.Event()
-        self._full_at = float("-inf")
+        self._full_at = self._listed_at = float("-inf")
         self._failures = 0
         self._listing = 0.0
+        self._grown = False
         self._refused: dict[str, str] = {}
 
     def serve(self, queues: Mapping[Key, tuple[str, QueueSettings]], *, may_drop: bool) -> None:
@@ -433,9 +434,14 @@ class Topology:
             queues: name and settings, by WorkQueue.
             may_drop: whether policies that are no longer wanted may be deleted; not while a WorkQueue is unreadable.
         """
-        want = desired(queues, self._defaults)
-        if want != self._want or may_drop != self._may_drop:
-            self._want, self._may_drop = want, may_drop
+        want, before = desired(queues, self._defaults), self._want
+        if want == before and may_drop == self._may_drop:
+            return
+        self._want, self._may_drop = want, may_drop
+        if before is not None and want.queues > before.queues and want.policies == before.policies:
+            self._grown = True
+            self._wake.set()
+        else:
             self.wake()
 
     def retire(self) -> None:
@@ -448,8 +454,8 @@ class Topology:
         self._wake.set()
 
     def missing(self, queue: str) -> None:
-        """Somebody found a queue missing: compare at once, unless that is known and beyond our means."""
-        if self.compared and not self.findings(queue):
+        """Somebody found a queue missing: compare at once, unless that is known, or beyond our means."""
+        if self.compared and not self.absent(queue) and not self.findings(queue):
             self.wake()
 
     def absent(self, queue: str) -> bool:
@@ -501,8 +507,12 @@ class Topology:
         full = loop.time() - self._full_at >= FULL_EVERY
         if full:
             self._refused.clear()  # a limit may have been raised: they are tried again
+        # What has just been listed is known well enough to declare what is new: declaring what is there harms nothing.
+        known = self._grown and self.compared and not full and loop.time() - self._listed_at < LONGEST_REST
+        self._grown = False
         try:
-            await self._list(loop.time(), full=full)
+            if not known:
+                await self._list(loop.time(), full=full)
             if any(
                 queue.policy and queue.policy not in self._actual.policies for queue in self._actual.queues.values()
             ):
@@ -513,6 +523,7 @@ class Topology:
             await self._apply(Plan(tuple(want.exchanges.items()), (), (), ()), want)
             raise
         todo = plan(want, self._actual, self._owned if self._may_drop else lambda _name: False)
+        todo = replace(todo, queues=tuple(name for name in todo.queues if self.absent(name)))
         await self._apply(todo, want)
         if not todo.empty and not self._wake.is_set():  # else it is listed again in a moment
             await self._list(loop.time(), full=True)
@@ -521,7 +532,7 @@ class Topology:
     async def _list(self, now: float, *, full: bool) -> None:
         begun = asyncio.get_running_loop().time()
         listing = await self._management.queues()
-        self._listing = asyncio.get_running_loop().time() - begun
+        self._listing, self._listed_at = asyncio.get_running_loop().time() - begun, begun
         self.statistics = read_statistics(listing, now)
         queues = {body["name"]: read_queue(body) for body in listing if "name" in body}
         self._present = set(queues)
@@ -529,7 +540,7 @@ class Topology:
             self._actual = Actual(
                 self._actual.exchanges,
                 queues,
-                self._actual.bindings,
+                frozenset(binding for binding in self._actual.bindings if binding.queue in queues),
                 self._actual.policies,
                 self._actual.default_queue_type,
                 self._refused,
@@ -583,18 +594,20 @@ class Topology:
         async def work() -> None:
             for name in names:  # all workers share it
                 if name not in new or await self._declare_queue(name):
-                    await self._bind(bindings.get(name, ()), todo, want)
+                    bound.update(await self._bind(bindings.get(name, ()), todo, want))
                 if name not in want.queues:
                     if self._wake.is_set():
                         return
                 elif name in new:
                     self._changed([name])
 
+        bound: set[Binding] = set()
         self.declaring = bool(new)
         try:
             results = await asyncio.gather(*(work() for _ in range(DECLARING)), return_exceptions=True)
         finally:
             self.declaring = False
+            self._actual = replace(self._actual, bindings=self._actual.bindings | bound)
         for result in results:
             if result is not None:
                 raise result
@@ -618,7 +631,9 @@ class Topology:
         log.info("queue %s declared", name)
         return True
 
-    async def _bind(self, bindings: Iterable[Binding], todo: Plan, want: Desired) -> None:
+    async def _bind(self, bindings: Iterable[Binding], todo: Plan, want: Desired) -> list[Binding]:
+        """Make these bindings; returns those that are there now."""
+        made: list[Binding] = []
         for binding in bindings:
             if not self._bindable(binding, todo, want):
                 continue
@@ -628,9 +643,12 @@ class Topology:
                 )
             except DeclareRefused as error:  # somebody has just deleted it: the next comparison makes it anew
                 log.warning("queue %s is not bound to %s: %s", binding.queue, binding.exchange, error)
+            else:
+                made.append(binding)
+        return made
 
     def _bindable(self, binding: Binding, todo: Plan, want: Desired) -> bool:
-        exists = binding.queue in self._actual.queues or binding.queue in todo.queues
+        exists = binding.queue in todo.queues or not self.absent(binding.queue)
         kind = self._actual.exchanges.get(binding.exchange)
         return exists and kind in (None, want.exchanges[binding.exchange])
 

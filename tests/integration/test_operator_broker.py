@@ -176,11 +176,31 @@ async def test_what_is_deleted_by_hand_comes_back_with_its_binding(site: Site) -
             channel.queue_delete("one.dead")
             channel.exchange_delete(TASKS_EXCHANGE)
         await site.management.delete_policy(DEFAULT_POLICY)
+        (reading,) = await site.broker.read(["one"])
+        assert reading.missing
+        site.topology.missing("one")  # as the loop does with such a reading
         await site.compare("one")
         with site.channel() as channel:
             channel.confirm_delivery()
             channel.basic_publish(TASKS_EXCHANGE, "one", b"routed", mandatory=True)
         assert (await site.queue("one"))["policy"] == DEFAULT_POLICY
+
+
+async def test_new_queues_are_declared_without_listing_all_again(site: Site) -> None:
+    """Among thousands, made one by one, each would wait for a listing of all."""
+    async with site.connected():
+        await site.compare("one")
+        listed = site.topology.statistics["one"]
+        site.topology.serve({Key("media", name): (name, BUILT_IN) for name in ("one", "two", "three")}, may_drop=True)
+        await site.topology.compare()
+        assert site.topology.statistics["one"] is listed
+        with site.channel() as channel:
+            channel.confirm_delivery()
+            channel.basic_publish(TASKS_EXCHANGE, "three", b"routed", mandatory=True)
+        await site.compare("one", "two", "three")
+        assert (await site.queue("three"))["policy"] == DEFAULT_POLICY
+        assert await site.queue("three.dead")
+        assert site.topology.findings("three") == ()
 
 
 async def test_a_queue_with_other_arguments_is_left_alone_and_reported(site: Site) -> None:
