@@ -146,8 +146,13 @@ def test_a_scale_in_takes_the_idle_and_leaves_the_busy(recorded: Kube) -> None:
             recorded.patch(f"workqueue/{queue}", {"spec": {"minReplicas": 0}})
             eventually(lambda: evidence.release.replicas(queue) == 2, "the four idle ones are taken away")
             holders = {run.pod for run in evidence.runs(long_ones) if run.ended is None}
-            assert {pod for pod, uid in evidence.worker_pods(queue).items() if not uid.endswith("ending")} == holders
             assert len(holders) == 2, "the long tasks still run"
+
+            def staying() -> set[str]:
+                return {pod for pod, uid in evidence.worker_pods(queue).items() if not uid.endswith("ending")}
+
+            eventually(lambda: len(staying()) == 2, "the four are asked to end")
+            assert staying() == holders
         finally:
             evidence.open_gate(gate)
             recorded.patch(f"workqueue/{queue}", {"spec": {"minReplicas": 0}})
