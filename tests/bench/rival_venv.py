@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from brokers import Broker
@@ -13,11 +14,37 @@ RIVALS = Path(__file__).resolve().parent / "rivals"
 VENV = ROOT / "build" / "bench" / "rivals"
 REQUIREMENTS = ROOT / "requirements" / "bench.txt"
 
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one contender in one round.
+
+    Attributes:
+        rate: tasks a second.
+        cpu: microseconds of CPU that its process, or its processes together, needed for one.
+    """
+
+    rate: float
+    cpu: float
+
+    @classmethod
+    def told(cls, line: str) -> "Speed":
+        """As a script prints it."""
+        rate, cpu = line.split()
+        return cls(float(rate), float(cpu))
+
+
 INSTALL_LIMIT = 600.0
 """Seconds to install the rivals."""
 
 LIMIT = 120.0
 """Seconds for one script; the slowest needs fifteen."""
+
+
+def used(pid: int) -> float:
+    """Seconds of CPU that a process has used, to the hundredth."""
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def rivals_python() -> Path:

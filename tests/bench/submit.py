@@ -8,13 +8,11 @@ the machine's cores, so that the ratios count, not the rates.
 """
 
 import json
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -22,7 +20,7 @@ from brokers import Broker, declare_work_queue, running_broker
 from http_clients import submit_all
 from producers import SUBMIT_TOKEN, Producer, ready_producer, submit_head
 from recording import Figure
-from rival_venv import environ, run_script
+from rival_venv import Speed, environ, run_script, used
 from waiting import eventually
 
 BODY = b"x" * 256
@@ -51,34 +49,9 @@ LIBRARIES = {
 """Name → script, and whether it waits for confirms."""
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Of one contender in one round.
-
-    Attributes:
-        rate: tasks a second.
-        cpu: microseconds of CPU that the process which publishes needs for one.
-    """
-
-    rate: float
-    cpu: float
-
-    @classmethod
-    def told(cls, line: str) -> "Speed":
-        """As a rival prints it."""
-        rate, cpu = line.split()
-        return cls(float(rate), float(cpu))
-
-
 def single(clients: int) -> str:
     """The name of one request a task."""
     return f"single, {clients} clients"
-
-
-def used(pid: int) -> float:
-    """Seconds of CPU that a process has used, to the hundredth."""
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def batch(producer: Producer) -> float:

@@ -20,7 +20,7 @@ import pika
 from brokers import Broker, declare_exchanges, declare_work_queue, running_broker
 from producers import SUBMIT_TOKEN, Producer, ready_producer
 from recording import Figure
-from rival_venv import LIMIT, RIVALS, environ, rivals_python, run_script
+from rival_venv import LIMIT, RIVALS, Speed, environ, rivals_python, run_script, used
 from waiting import eventually
 from workers import PYTHON_PATH, write_broker_files
 
@@ -143,8 +143,8 @@ def at_work(contender: Contender, broker: Broker, queue: str, folder: Path) -> I
         process.wait(30)
 
 
-def rate(contender: Contender, broker: Broker, queue: str, folder: Path) -> float:
-    """Tasks a second."""
+def speed(contender: Contender, broker: Broker, queue: str, folder: Path) -> Speed:
+    """How fast it works, and at what expense."""
     tasks = TASKS[contender.prefetch]
     first, last = int(tasks * (1 - RUN_UP)), int(tasks * RUN_UP)
     with broker.channel() as channel:
@@ -154,19 +154,19 @@ def rate(contender: Contender, broker: Broker, queue: str, folder: Path) -> floa
             return int(channel.queue_declare(queue, passive=True).method.message_count)
 
         eventually(lambda: ready() >= tasks, f"the tasks are there: {contender.name}")
-        with at_work(contender, broker, queue, folder):
+        with at_work(contender, broker, queue, folder) as process:
             until = time.perf_counter() + LIMIT
 
-            def below(level: int) -> tuple[float, int]:
+            def below(level: int) -> tuple[float, float, int]:
                 while (count := ready()) > level:
                     assert time.perf_counter() < until, f"{contender.name}: {count} tasks are left; {folder / 'output'}"
                     time.sleep(0.01)
-                return time.perf_counter(), count
+                return time.perf_counter(), sum(map(used, members(process.pid))), count
 
-            began, had = below(first)
-            ended, left = below(last)
+            began, before, had = below(first)
+            ended, after, left = below(last)
         channel.queue_delete(queue)
-    return (had - left) / (ended - began)
+    return Speed((had - left) / (ended - began), (after - before) / (had - left) * 1e6)
 
 
 def memory(contender: Contender, broker: Broker, queue: str, folder: Path) -> float:
@@ -177,7 +177,7 @@ def memory(contender: Contender, broker: Broker, queue: str, folder: Path) -> fl
             lambda: channel.queue_declare(queue, passive=True).method.consumer_count > 0, "it consumes", limit=60
         )
         time.sleep(SETTLED)  # nothing tells that somebody else's worker has started all that it starts
-        total = sum(_share(int(entry.name)) for entry in Path("/proc").iterdir() if _of(entry, process.pid))
+        total = sum(map(_share, members(process.pid)))
     return total / 1024
 
 
@@ -199,6 +199,11 @@ def latency(contender: Contender, broker: Broker, queue: str, folder: Path, prod
         return float(run_script(contender.submitter, "latency", str(STARTS), variables=variables))
 
 
+def members(session: int) -> list[int]:
+    """The processes of a session that has one process for each place, and none that comes and goes."""
+    return [int(entry.name) for entry in Path("/proc").iterdir() if _of(entry, session)]
+
+
 def _of(entry: Path, session: int) -> bool:
     """Whether a process belongs to a session."""
     try:
@@ -216,23 +221,28 @@ def _share(pid: int) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
 
 
-def pace(prefetch: int, rates: Mapping[str, Sequence[float]]) -> list[Figure]:
-    """The figures of all contenders with so many tasks at once, from their rates in each round; bare pika is first."""
-    bare, *others = rates
+def pace(prefetch: int, speeds: Mapping[str, Sequence[Speed]]) -> list[Figure]:
+    """The figures of all contenders with so many tasks at once, from their speeds in each round; bare pika is first."""
+    bare, *others = speeds
     celery = next((name for name in others if name.startswith("Celery")), None)
+    work = f"worker, {prefetch} at once:"
 
     def ratio(name: str, other: str, floor: float | None = None) -> Figure:
-        title = f"worker, {prefetch} at once: {name} ÷ {other}"
-        values = tuple(round(one / two, 3) for one, two in zip(rates[name], rates[other], strict=True))
+        title = f"{work} {name} ÷ {other}"
+        values = tuple(round(one.rate / two.rate, 3) for one, two in zip(speeds[name], speeds[other], strict=True))
         return Figure(title if floor is None else f"{title} (over)", values, floor=floor)
 
     return [
         *(ratio(name, bare, 0.8 if name == THREAD else None) for name in others),
         *([ratio(PROCESS, celery, 1.0)] if celery is not None else []),
-        *(Figure(f"worker, {prefetch} at once: {name}", tuple(values), unit="/s") for name, values in rates.items()),
+        *(Figure(f"{work} {name}", tuple(one.rate for one in found), unit="/s") for name, found in speeds.items()),
         *(
-            Figure(f"worker, {prefetch} at once: {name}, a task", tuple(1e6 / value for value in values), unit="µs")
-            for name, values in rates.items()
+            Figure(f"{work} {name}, time a task", tuple(1e6 / one.rate for one in found), unit="µs")
+            for name, found in speeds.items()
+        ),
+        *(
+            Figure(f"{work} {name}, CPU a task", tuple(one.cpu for one in found), unit="µs")
+            for name, found in speeds.items()
         ),
     ]
 
@@ -249,17 +259,14 @@ def working_figures(repeats: int) -> list[Figure]:
             return f"work-{next(numbers)}"
 
         for prefetch in TASKS:
-            rates: dict[str, list[float]] = {}
+            speeds: dict[str, list[Speed]] = {}
             for number in range(repeats):
                 for contender in contenders(broker, folder, prefetch):
-                    found = rate(contender, broker, queue(), folder)
-                    rates.setdefault(contender.name, []).append(found)
-                    print(
-                        f"working: {contender.name}, {prefetch} at once, {number + 1}: {found:.0f}/s",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-            figures += pace(prefetch, rates)
+                    found = speed(contender, broker, queue(), folder)
+                    speeds.setdefault(contender.name, []).append(found)
+                    told = f"{found.rate:.0f}/s, {found.cpu:.0f} µs"
+                    print(f"working: {contender.name}, {prefetch}, {number + 1}: {told}", file=sys.stderr, flush=True)
+            figures += pace(prefetch, speeds)
         idle = contenders(broker, folder, 1)
         figures += [
             Figure(f"idle worker's memory: {contender.name}", (memory(contender, broker, queue(), folder),), unit="MiB")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from loads import Arrival, Load, burst, mixed, steps_and_sine
 from picture import picture, series
 from recording import Delivery, Figure, Pod, Recording, Sheet, Spent, Task, percentile, spent, table
+from rival_venv import Speed
 from run import WORKS, parse, read, title, write
 
 BEGAN = 1000.0
@@ -162,7 +163,7 @@ def test_the_command_line_runs_all_but_leaves_out_what_only_warren_has(tmp_path:
 
 def test_submits_are_compared_within_their_round_and_at_the_same_guarantees_by_a_floor() -> None:
     names = [submit.BARE, submit.BATCH, *map(submit.single, submit.CONCURRENT), *submit.LIBRARIES]
-    rounds = [{name: submit.Speed(rate * number, 1.0) for number, name in enumerate(names, 1)} for rate in (100, 900)]
+    rounds = [{name: Speed(rate * number, 1.0) for number, name in enumerate(names, 1)} for rate in (100, 900)]
     found = {figure.name: figure for figure in submit.figures(rounds)}
     assert found["submit: batch ÷ bare pika, confirms pipelined (over)"].values == (2.0, 2.0)
     floors = {name for name, figure in found.items() if figure.floor is not None}
@@ -178,11 +179,19 @@ def test_submits_are_compared_within_their_round_and_at_the_same_guarantees_by_a
 
 
 def test_workers_are_compared_within_their_round_and_with_celery_by_the_process() -> None:
-    rates = {working.BARE: [1000.0, 2000.0], working.THREAD: [900.0, 2200.0], working.PROCESS: [800.0, 1600.0]}
-    alone = {figure.name: figure for figure in working.pace(100, rates)}
+    rates = {
+        working.BARE: (1000, 2000),
+        working.THREAD: (900, 2200),
+        working.PROCESS: (800, 1600),
+        "Celery": (400, 400),
+    }
+    speeds = {name: [Speed(rate, 50.0) for rate in found] for name, found in rates.items()}
+    celery = {"Celery, prefork 1": speeds.pop("Celery")}
+    alone = {figure.name: figure for figure in working.pace(100, speeds)}
     assert alone["worker, 100 at once: Warren, thread ÷ bare pika with a handler thread (over)"].values == (0.9, 1.1)
     assert not any("Celery" in name for name in alone)
-    found = {figure.name: figure for figure in working.pace(1, {**rates, "Celery, prefork 1": [400.0, 400.0]})}
+    found = {figure.name: figure for figure in working.pace(1, {**speeds, **celery})}
     figure = found["worker, 1 at once: Warren, process ÷ Celery, prefork 1 (over)"]
     assert (figure.values, figure.floor) == ((2.0, 4.0), 1.0)
-    assert found["worker, 1 at once: bare pika with a handler thread, a task"].values == (1000.0, 500.0)
+    assert found["worker, 1 at once: bare pika with a handler thread, time a task"].values == (1000.0, 500.0)
+    assert found["worker, 1 at once: Celery, prefork 1, CPU a task"].values == (50.0, 50.0)
