@@ -388,7 +388,7 @@ class Topology:
         statistics: of each queue, as last listed.
         problem: why the broker cannot be compared or mended at present; empty while it can.
         compared: whether it has been, at least once on this connection.
-        declaring: whether queues are being declared right now.
+        declaring: whether the last comparison found queues to declare; they are there, or soon will be.
     """
 
     def __init__(
@@ -493,6 +493,7 @@ class Topology:
         try:
             await self._mend(self._want)
         except (ManagementUnavailable, BrokerUnavailable) as error:
+            self.declaring = False
             self._failures += 1
             self._full_at = float("-inf")
             if self._failures >= FAILURES or not self.compared:
@@ -524,6 +525,7 @@ class Topology:
             raise
         todo = plan(want, self._actual, self._owned if self._may_drop else lambda _name: False)
         todo = replace(todo, queues=tuple(name for name in todo.queues if self.absent(name)))
+        self.declaring = bool(todo.queues)
         await self._apply(todo, want)
         if not todo.empty and not self._wake.is_set():  # else it is listed again in a moment
             await self._list(loop.time(), full=True)
@@ -602,11 +604,9 @@ class Topology:
                     self._changed([name])
 
         bound: set[Binding] = set()
-        self.declaring = bool(new)
         try:
             results = await asyncio.gather(*(work() for _ in range(DECLARING)), return_exceptions=True)
         finally:
-            self.declaring = False
             self._actual = replace(self._actual, bindings=self._actual.bindings | bound)
         for result in results:
             if result is not None:
