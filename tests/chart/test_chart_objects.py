@@ -528,6 +528,16 @@ def test_the_broker_keeps_its_volume() -> None:
     assert container["readinessProbe"]["tcpSocket"] == {"port": "amqp"}
 
 
+def test_what_starts_slowly_on_a_busy_node_is_not_killed_for_it() -> None:
+    """Five minutes for the first sign of life of operator and producer; seen: half of one on a node with load 100."""
+    found = pods(render())
+    for part in ("operator", "producer"):
+        (container,) = found[f"Deployment/warren-{part}"]["containers"]
+        probe = container["startupProbe"]
+        assert probe["httpGet"] == container["livenessProbe"]["httpGet"]
+        assert probe["periodSeconds"] * probe["failureThreshold"] == 300
+
+
 def test_from_one_broker_to_three_restarts_none() -> None:
     """The first one's pod and files stay as they are; the others go to machines of their own if there are some."""
     one, three = (render({"broker": {"replicas": replicas}}) for replicas in (1, 3))
