@@ -106,7 +106,7 @@ class WorkerKilled(Fault):
     def inject(self) -> Hit:
         pod, task, _ = self.at_work()
         for process in self.stage.processes(pod):
-            if process.inner == 1 and process.kill():
+            if process.own and process.kill():
                 return Hit(f"{pod.name} with {task}", frozenset({pod.name}))
         raise NoVictim
 
@@ -173,7 +173,7 @@ def _end(fault: Fault, component: str) -> Hit:
     pod = fault.choose(fault.stage.pods(component))
     how = fault.draw.choice(("killed", "deleted", "deleted by force"))
     if how == "killed":
-        if not any(process.inner == 1 and process.kill() for process in fault.stage.processes(pod)):
+        if not any(process.own and process.kill() for process in fault.stage.processes(pod)):
             raise NoVictim
     else:
         grace = () if how == "deleted" else ("--force", "--grace-period=0")

@@ -12,12 +12,14 @@ class Process:
 
     Attributes:
         pid: on this machine.
-        inner: its number inside the pod's container; 1 is the container's own program.
+        inner: its number inside the container, or inside the pod, where its containers share their processes.
+        own: it is the container's own program, which the container runtime started and not another one of the pod.
         command: its command line.
     """
 
     pid: int
     inner: int
+    own: bool
     command: str
 
     def kill(self) -> bool:
@@ -32,6 +34,7 @@ class Process:
 def processes(uid: str) -> list[Process]:
     """The processes of the pod with this uid, without the one that holds its namespaces open."""
     found = []
+    members = set()
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -42,7 +45,8 @@ def processes(uid: str) -> list[Process]:
             status = (folder / "status").read_text("utf-8")
         except (FileNotFoundError, ProcessLookupError):  # it has just ended
             continue
-        inner = next((line.split()[-1] for line in status.splitlines() if line.startswith("NSpid:")), "")
-        if command and command != "/pause" and inner:
-            found.append(Process(int(folder.name), int(inner), command))
-    return sorted(found, key=lambda process: process.pid)
+        facts = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        members.add(int(folder.name))
+        if command and command != "/pause" and "NSpid" in facts:
+            found.append((int(folder.name), int(facts["NSpid"].split()[-1]), int(facts["PPid"]), command))
+    return [Process(pid, inner, parent not in members, command) for pid, inner, parent, command in sorted(found)]
