@@ -302,10 +302,10 @@ def _interruptions(entries: Entries) -> tuple[Surplus, ...]:
 
 
 def _surplus(task: str, harm: Harm, worker: str, span: tuple[float, float], faults: Iterable[Fault]) -> Surplus:
-    """With the fault that explains it best: one that met this very worker, else the last to begin."""
+    """With the fault that explains it best: one that met this very worker, else the nearest to the beginning."""
     began, until = span
     fitting = [fault for fault in faults if fault.explains(harm, worker, began, until)]
-    cause = max(fitting, key=lambda fault: (fault.workers is not None, fault.began), default=None)
+    cause = max(fitting, key=lambda fault: (fault.workers is not None, -abs(fault.began - began)), default=None)
     return Surplus(task, harm, worker, began, until, cause)
 
 

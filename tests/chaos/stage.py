@@ -42,8 +42,8 @@ STORMY = "cedar"
 QUEUES = (*STEADY, STORMY)
 
 NODES = 3
-TIME_LIMIT = 15
-"""Seconds for one task: three times the longest that is meant to end, so that a busy machine breaks none off."""
+TIME_LIMIT = 30
+"""Seconds for one task: six times the longest that is meant to end, so that a busy machine breaks none off."""
 LETTER_LIMIT = 10
 """Seconds that a worker waits for the confirm of a dead letter."""
 ATTEMPT_LIMIT = TIME_LIMIT + LETTER_LIMIT + 5.0
@@ -52,9 +52,12 @@ ATTEMPT_LIMIT = TIME_LIMIT + LETTER_LIMIT + 5.0
 WELL_LIMIT = 300.0
 """Seconds for brokers and nodes to be well again after a fault. Two idle cores take 20 for a broker; a node that was
 lost tells of itself within 10, and a replica that was cut off has to catch up."""
-DRAIN_LIMIT = 300.0
-"""Seconds, after the last fault, for everything that was confirmed to come to its end. A connection that broke in
-silence is noticed after 20; a task that overruns its limit takes three times that; what has gathered is worked off."""
+CONSUMER_TIMEOUT = TIME_LIMIT + 300.0
+"""Seconds after which a broker takes back what it gave out, whatever it believes of the consumer."""
+DRAIN_LIMIT = CONSUMER_TIMEOUT + 150.0
+"""Seconds, after the last fault, for everything that was confirmed to come to its end: what a broker that was cut off
+had given out may come back that late, a task that overruns its limit takes three times that, and the rest is worked
+off."""
 UP_LIMIT = 900.0
 """Seconds for two nodes more: containerd, kubelet and the images of each."""
 

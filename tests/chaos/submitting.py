@@ -36,12 +36,12 @@ class Mix:
     """
 
     shares: tuple[tuple[str, float], ...] = (
-        ("brief", 0.885),
+        ("brief", 0.888),
         ("long", 0.06),
         ("fail", 0.02),
         ("hopeless", 0.02),
         ("crash", 0.01),
-        ("overrun", 0.005),
+        ("overrun", 0.002),
     )
 
     def body(self, draw: random.Random) -> str:
