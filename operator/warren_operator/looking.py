@@ -167,6 +167,7 @@ class Looker:
         queue = entry.item.queue
         counts, statistics = reading.counts, self._topology.statistics.get(queue)
         glance = (
+            entry.item.generation,
             reading.unknown if counts is None else (counts.ready, counts.consumers, counts.suspect),
             None if statistics is None else statistics.totals,
             self._reports.version(queue),
