@@ -285,7 +285,7 @@ def decide(spec: Scaling, seen: Observation, memory: Memory, now: float) -> Deci
     if asked is None:
         return _blind(spec, seen, memory)
     bounded, bound = _bounded(spec, asked)
-    floor = _clamp(spec, _floor(spec, seen))
+    floor = min(_floor(spec, seen), spec.ceiling)
     past = memory.wanted or ((now, current),)  # after a restart: what is there was wanted until now
     memory = replace(
         memory,

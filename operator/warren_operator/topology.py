@@ -255,7 +255,9 @@ def plan(want: Desired, have: Actual, owned: Callable[[str], bool]) -> Plan:
         queues=tuple(name for name in want.all_queues if name not in have.queues and name not in have.refused)
         if have.default_queue_type == "quorum"
         else (),
-        bindings=tuple(sorted(want.bindings - have.bindings)),
+        bindings=tuple(
+            sorted(binding for binding in want.bindings - have.bindings if binding.queue not in have.refused)
+        ),
         drop=tuple(sorted(name for name in have.policies if name not in want.policies and owned(name))),
     )
 
@@ -426,6 +428,7 @@ class Topology:
         self._listing = 0.0
         self._grown = False
         self._refused: dict[str, str] = {}
+        self._pardon_at = float("-inf")
 
     def serve(self, queues: Mapping[Key, tuple[str, QueueSettings]], *, may_drop: bool) -> None:
         """Say which queues are to be there.
@@ -506,8 +509,9 @@ class Topology:
     async def _mend(self, want: Desired) -> None:
         loop = asyncio.get_running_loop()
         full = loop.time() - self._full_at >= FULL_EVERY
-        if full:
-            self._refused.clear()  # a limit may have been raised: they are tried again
+        if loop.time() >= self._pardon_at:
+            self._refused.clear()  # a limit may have been raised, or a right given: they are tried again
+            self._pardon_at = loop.time() + FULL_EVERY
         # What has just been listed is known well enough to declare what is new: declaring what is there harms nothing.
         known = self._grown and self.compared and not full and loop.time() - self._listed_at < LONGEST_REST
         self._grown = False

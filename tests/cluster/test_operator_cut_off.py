@@ -14,6 +14,8 @@ from operators import LocalOperator, operator_beside
 from steady import BUSY, IDLE, NONE, SPARE, at_work, lasting, told, untouched, well_again
 from waiting import eventually
 
+from warren_operator.observation import STATISTICS_AGE
+
 ROLE = "role/warren-operator"
 
 
@@ -38,7 +40,7 @@ def test_statistics_are_missing(evidence: Evidence, beside: LocalOperator) -> No
     try:
         with untouched(evidence):
             told(evidence, BUSY, "TopologyUnknown", "management API cannot be reached", "see that the plugin")
-            lasting(evidence, 22)  # until what was known is too old
+            lasting(evidence, STATISTICS_AGE + 1)  # until what was known is too old
         task = evidence.submit(NONE, "0")
         eventually(lambda: any(run.ended for run in evidence.runs({task})), "a worker comes for a new task")
         kube.patch(f"workqueue/{IDLE}", {"spec": {"minReplicas": 0}})

@@ -38,7 +38,7 @@ def test_a_queue_that_may_not_be_declared(evidence: Evidence) -> None:
         ctl(kube, "set_permissions", "--vhost", "/", "warren-operator", "", ".*", ".*")
         try:
             ctl(kube, "delete_queue", SPARE)
-            told(evidence, SPARE, "TopologyUnknown", "refused", "give the operator's user all rights")
+            told(evidence, SPARE, "QueueRefused", "does not declare queue", "give the operator's user all rights")
             assert "backlog unknown" in evidence.status(SPARE)["decision"]["reason"]
             lasting(evidence, 3)
         finally:
