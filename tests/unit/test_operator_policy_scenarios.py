@@ -487,3 +487,11 @@ def test_a_budget_that_shrinks_takes_workers_though_tasks_are_ready() -> None:
 def test_a_budget_of_nothing_holds_a_queue_at_zero_and_says_so() -> None:
     decision = Story(replace(BURST, budget=0)).read((10, 0))
     assert (decision.replicas, decision.limit) == (0, Limit.BUDGET)
+
+
+def test_a_minimum_that_is_lowered_is_no_steady_traffic() -> None:
+    story = Story(Scaling(max_replicas=5, min_replicas=1), replicas=1)
+    for _ in range(ZERO_READINGS):
+        assert story.read((0, 0), fleet(1)).limit is Limit.MIN_REPLICAS
+    story.spec = replace(story.spec, min_replicas=0)
+    assert story.read((0, 0), fleet(1)).replicas == 0

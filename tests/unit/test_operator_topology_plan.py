@@ -152,7 +152,10 @@ def test_a_queue_that_the_broker_refuses_is_told_in_its_words_and_not_asked_for_
     have = met(target)
     queues = {name: queue for name, queue in have.queues.items() if name not in ("one", "two")}
     have = replace(have, queues=queues, refused={"one": "queue limit in vhost '/' (3) is reached"})
-    assert plan(target, have, owned).queues == ("two",)
+    have = replace(have, bindings=frozenset(binding for binding in have.bindings if binding.queue in queues))
+    todo = plan(target, have, owned)
+    assert todo.queues == ("two",)
+    assert {binding.queue for binding in todo.bindings} == {"two"}, "a refused queue leaves nothing to do"
     (finding,) = findings(target, have, "one")
     assert finding.reason == REFUSED
     assert "queue one: queue limit" in finding.message
