@@ -445,21 +445,25 @@ class Topology:
             self._grown = True
             self._wake.set()
         else:
-            self.wake()
+            self._compare_all()
 
     def retire(self) -> None:
         """Do nothing until `serve` is called again: another operator keeps the broker."""
         self._want = None
 
     def wake(self) -> None:
-        """Compare everything at once: something is missing, or is new."""
+        """Compare everything at once, and try again what was refused: the broker may be another one, or has new rules."""
+        self._pardon_at = float("-inf")
+        self._compare_all()
+
+    def _compare_all(self) -> None:
         self._full_at = float("-inf")
         self._wake.set()
 
     def missing(self, queue: str) -> None:
         """Somebody found a queue missing: compare at once, unless that is known, or beyond our means."""
         if self.compared and not self.absent(queue) and not self.findings(queue):
-            self.wake()
+            self._compare_all()
 
     def absent(self, queue: str) -> bool:
         """Whether a queue is known not to be there, so that it need not be asked for."""
