@@ -368,6 +368,7 @@ def observe(inputs: Inputs) -> View:
             time_so_far=inputs.time_so_far,
             arrival_rate=_arrival_rate(inputs),
             ending=len(inputs.target.ending),
+            consumers=0 if inputs.counts is None else inputs.counts.consumers,
         ),
         unknown=unknown if backlog is None else "",
         busy=sum(worker.busy is True for worker in workers),

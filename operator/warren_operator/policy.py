@@ -7,7 +7,8 @@ share is divided elsewhere (`budgets.py`); here it is one more bound.
 Three principles:
 
 * What is not known changes nothing. A failed reading holds the workers; it never takes one away.
-* Up is free, down is not. More workers come at once and in one step; a worker goes only when it has nothing to do.
+* Up is free, down is not. More workers come at once, as fast as they can start; a worker goes only when it has nothing
+  to do.
 * A reading of zero is weak evidence, because a queue without a leader reads as empty. It counts when it is repeated.
 """
 
@@ -35,6 +36,15 @@ old by then."""
 PENDING_LIMIT = 300.0
 """Seconds that a pod may be pending before more pods are held back. A cluster autoscaler needs them, and minutes."""
 
+STEP = 3
+"""Workers that may be starting at once, or half as many as are up where that is more. Pods that start share the processors
+of their node, half a second of work each and more: of a dozen at once all are as late as the last, while three by three
+the first are at work before the last are made, and the last are hardly later. (A HorizontalPodAutoscaler makes four, or
+doubles, each 15 s; here the next one is made when one is up.)"""
+
+STARTING_FOR = 3.0
+"""Seconds after which a worker that is not up holds back no other one: it waits for something else than a processor, for
+its image, a volume or a node. The API server tells a pod's age in whole seconds, so it may be two."""
 
 FLOOR_SPAN = 30.0
 """Seconds in which the largest floor counts: the rate of arrival is measured, and a measurement wobbles."""
@@ -70,7 +80,7 @@ class Scaling:
         max_wait: seconds that a task should wait at most; None where only `backlog_per_worker` rules.
         concurrency: tasks at once in one worker.
         budget: workers that the queue may have of a budget that it shares; None where it shares none.
-        max_step: workers that may be starting at once; None for any number.
+        max_step: workers that may be starting at once; None for `STEP`, or half as many as are up.
         stabilization: seconds; workers stay that were wanted at some moment within it.
         fallback: None for none.
         paused: change nothing.
@@ -133,6 +143,11 @@ class Worker:
     silent: bool = False
     age: float = 0.0
 
+    @property
+    def up(self) -> bool:
+        """Whether it has started, as far as is known of it alone: it may report before its probe has told so."""
+        return self.phase is Phase.READY or (self.phase is not Phase.FAILING and self.busy is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
@@ -163,6 +178,7 @@ class Observation:
         ending: pods that are being deleted and still run.
         counted: the broker's statistics are at hand. They alone know of tasks that no worker reports.
         statistics_age: seconds since they were read.
+        consumers: of the queue, as last counted; those of pods that are being deleted among them.
     """
 
     backlog: Backlog | None
@@ -176,6 +192,13 @@ class Observation:
     counted: bool = True
     statistics_age: float = 0.0
     time_so_far: float | None = None
+    consumers: int = 0
+
+    @property
+    def up(self) -> int:
+        """Workers that have started. The broker counts them as consumers well before the first of them reports."""
+        consuming = min(self.consumers - self.ending, len(self.workers))
+        return max(consuming, sum(worker.up for worker in self.workers))
 
 
 class Rule(StrEnum):
@@ -402,16 +425,25 @@ def _blind(spec: Scaling, seen: Observation, memory: Memory) -> Decision:
 
 
 def _up(spec: Scaling, seen: Observation, wanted: int) -> tuple[int, Limit]:
-    """Straight to what is wanted, unless more pods would only meet the same fate as those that are there."""
+    """To what is wanted, as fast as pods start, unless more would only meet the same fate as those that are there."""
     ready = sum(worker.phase is Phase.READY for worker in seen.workers)
     failing = sum(worker.phase is Phase.FAILING for worker in seen.workers)
     if failing and failing >= ready:
         return seen.replicas, Limit.FAILING
     if any(worker.phase is Phase.PENDING and worker.age > PENDING_LIMIT for worker in seen.workers):
         return seen.replicas, Limit.PENDING
-    if spec.max_step is not None and wanted > ready + spec.max_step:
-        return max(seen.replicas, ready + spec.max_step), Limit.MAX_STEP
+    most = _most_started(spec, seen)
+    if wanted > most:
+        return max(seen.replicas, most), Limit.MAX_STEP
     return wanted, Limit.NONE
+
+
+def _most_started(spec: Scaling, seen: Observation) -> int:
+    """Replicas of which no more start at once than may."""
+    if spec.max_step is not None:
+        return seen.up + spec.max_step
+    started = max(seen.up, sum(worker.up or worker.age > STARTING_FOR for worker in seen.workers))
+    return started + max(STEP, started // 2)
 
 
 @dataclass(frozen=True, slots=True)

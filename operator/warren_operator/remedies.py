@@ -66,6 +66,9 @@ class Situation:
 
 def remedies(situation: Situation) -> tuple[str, ...]:
     """What would change the decision, the nearest first; empty where only other tasks or workers would."""
+    if situation.scaling.max_step is None:
+        # What only waits until others have started comes in a second by itself, and needs no advice.
+        situation = situation.wanting(max_step=MAX_REPLICAS)
     found = situation.decision()
     if situation.scaling.paused:
         then = situation.wanting(paused=False).decision().replicas
@@ -145,11 +148,10 @@ def _more_budget(at: Situation, found: Decision) -> tuple[str, Situation]:
 
 
 def _larger_step(at: Situation, found: Decision) -> tuple[str, Situation]:
-    ready = sum(worker.phase is Phase.READY for worker in at.seen.workers)
-    step = min(max(found.asked or 0, at.scaling.min_replicas), at.scaling.ceiling) - ready
+    step = min(max(found.asked or 0, at.scaling.min_replicas), at.scaling.ceiling) - at.seen.up
     if at.scaling.max_step is None or step <= at.scaling.max_step:
         return "", at
-    text = f"Raise behavior.scaleUp.maxStep to {step}, or wait until those that start are ready"
+    text = f"Raise behavior.scaleUp.maxStep to {step}, or wait until those that start are up"
     return text, at.wanting(max_step=step)
 
 

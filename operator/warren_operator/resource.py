@@ -221,7 +221,12 @@ class ScaleUp(Model):
 
     max_step: Annotated[
         int | None,
-        Field(ge=1, le=MAX_REPLICAS, description="Workers that may be starting at once. Default: as many as needed."),
+        Field(
+            ge=1,
+            le=MAX_REPLICAS,
+            description="Workers that may be starting at once. Default: 3, or half as many as are up where that is more; "
+            "those that have been starting for 3s do not count.",
+        ),
     ] = None
 
 

@@ -10,7 +10,8 @@ SETTLING_EVERY = 0.1
 taken away: that takes tens of milliseconds."""
 
 GROWING_EVERY = 0.1
-"""Seconds between two readings while more workers are wanted: a burst takes a moment to arrive."""
+"""Seconds between two readings while more workers are wanted: a burst takes a moment to arrive, and those that start
+make room for others."""
 
 IDLE_EVERY = 0.75
 """Seconds between two readings of a queue that has neither, or that cannot be read. A producer's word that tasks have
@@ -25,7 +26,7 @@ ACTING_EVERY = 0.05
 
 def next_look(seen: Observation, decision: Decision, *, enforced: bool = True) -> float:
     """Seconds from a decision, that is carried out or not, until the queue is due again."""
-    if decision.replicas > seen.replicas and enforced:
+    if enforced and (decision.replicas > seen.replicas or decision.limit is Limit.MAX_STEP):
         return GROWING_EVERY
     if not _is_active(seen, decision):
         return IDLE_EVERY

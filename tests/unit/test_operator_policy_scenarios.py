@@ -9,6 +9,7 @@ from warren_operator.policy import (
     FLOOR_SPAN,
     IDLE_FOR,
     SILENT_QUIET,
+    STARTING_FOR,
     ZERO_READINGS,
     Backlog,
     Decision,
@@ -23,7 +24,8 @@ from warren_operator.policy import (
     decide,
 )
 
-BURST = Scaling(max_replicas=12, backlog_per_worker=5)
+# How many start at once is a story of its own, further down.
+BURST = Scaling(max_replicas=12, backlog_per_worker=5, max_step=12)
 
 
 def ready(name: str, *, busy: bool | None = False, idle_for: float = 60.0, silent: bool = False) -> Worker:
@@ -61,11 +63,15 @@ class Story:
         counted: bool = True,
         age: float = 0.0,
         so_far: float | None = None,
+        consumers: int = 0,
+        ending: int = 0,
     ) -> Decision:
         """One reading (ready, unacked), decided on and carried out."""
         self.now += after
         known = None if backlog is None else Backlog(*backlog)
-        seen = Observation(known, self.replicas, workers, rollout, settled, service, rate, 0, counted, age, so_far)
+        seen = Observation(
+            known, self.replicas, workers, rollout, settled, service, rate, ending, counted, age, so_far, consumers
+        )
         decision = decide(self.spec, seen, self.memory, self.now)
         self.replicas, self.memory = decision.replicas, decision.memory
         return decision
@@ -336,6 +342,59 @@ def test_a_step_waits_for_the_one_before() -> None:
     assert story.read((100, 0), fleet(0, 10)).replicas == 20
 
 
+PACED = replace(BURST, max_step=None)
+
+
+def starting(count: int, *, age: float = 0.0, first: int = 0) -> tuple[Worker, ...]:
+    """So many that have been made and have not reported."""
+    return tuple(Worker(f"new-{number}", Phase.PENDING, age=age) for number in range(first, first + count))
+
+
+def test_the_next_ones_start_as_those_before_come_up() -> None:
+    story = Story(PACED)
+    first = story.read((60, 0))
+    assert (first.asked, first.replicas, first.limit) == (12, 3, Limit.MAX_STEP)
+    assert story.read((60, 0), starting(3)).replicas == 3
+    assert story.read((59, 1), (*starting(2), *fleet(0, 1))).replicas == 4, "one is up: one more"
+    assert story.read((57, 3), fleet(0, 3)).replicas == 6
+    assert story.read((54, 6), fleet(0, 6)).replicas == 9
+    last = story.read((51, 9), fleet(0, 9))
+    assert (last.replicas, last.limit) == (12, Limit.NONE)
+
+
+def test_more_start_at_once_where_more_are_up() -> None:
+    """From 3 to 100 in seven steps: as many nodes as a hundred pods need start more than three at a time."""
+    story = Story(replace(PACED, max_replicas=100), replicas=3)
+    steps = [story.read((500, 0), fleet(0, story.replicas)).replicas for _ in range(10)]
+    assert steps == [6, 9, 13, 19, 28, 42, 63, 94, 100, 100]
+
+
+def test_a_worker_that_reports_is_up_before_its_probe_says_so() -> None:
+    story = Story(PACED, replicas=3)
+    told = tuple(replace(worker, busy=True) for worker in starting(3))
+    assert story.read((57, 3), told).replicas == 6
+
+
+def test_the_broker_knows_its_consumers_before_they_report() -> None:
+    story = Story(PACED, replicas=3)
+    assert story.read((57, 3), starting(3), consumers=2).replicas == 5
+    assert story.read((57, 3), starting(5), consumers=4, ending=2).replicas == 5, "two of them are about to go"
+    assert story.read((57, 3), starting(5), consumers=90).replicas == 8, "others consume as well"
+
+
+def test_one_that_waits_for_an_image_holds_back_no_other() -> None:
+    story = Story(PACED, replicas=3)
+    assert story.read((60, 0), starting(3, age=STARTING_FOR)).replicas == 3
+    assert story.read((60, 0), starting(3, age=STARTING_FOR + 0.1)).replicas == 6
+    assert story.read((60, 0), (*starting(3, age=9.0), *starting(3, first=3))).replicas == 6
+
+
+def test_a_pod_that_cannot_start_is_not_up() -> None:
+    """Its last report may be from before it failed."""
+    bad = Worker("bad", Phase.FAILING, busy=False)
+    assert Story(PACED, replicas=3).read((60, 0), (bad, *fleet(0, 2))).replicas == 5
+
+
 def test_stabilization_keeps_what_was_wanted_within_the_window() -> None:
     story = Story(replace(BURST, stabilization=30))
     story.read((60, 0))
@@ -364,7 +423,7 @@ def test_somebody_else_s_replicas_are_taken_as_they_are() -> None:
     assert story.settle((0, 2), fleet(7, 2)).replicas == 2, "raised by hand: the idle ones go"
 
 
-WAIT = Scaling(max_replicas=50, backlog_per_worker=None, max_wait=30.0)
+WAIT = Scaling(max_replicas=50, backlog_per_worker=None, max_wait=30.0, max_step=50)
 
 
 def test_the_longest_wait_asks_by_little_s_law() -> None:

@@ -53,6 +53,10 @@ def spec_of(**fields: object) -> Warren:
     return Warren(parse_spec({"scaleTargetRef": {"name": "worker"}, **fields}, QUEUE), start=0.0)
 
 
+def pod_seconds(record: Record) -> float:
+    return sum(gone - created for created, _, gone in record.pods if gone is not None)
+
+
 def run(trace: Trace, scaler: Warren | Rival | Fixed, timing: Timing = EXACT, concurrency: int = 1) -> Record:
     return World(trace, scaler, timing, concurrency, seed=1).run()
 
@@ -74,11 +78,24 @@ def test_what_a_worker_needs_besides_the_work_delays_the_next_task() -> None:
 
 
 def test_a_burst_from_zero_waits_for_one_pod_start_and_no_more() -> None:
-    record = run(trace_of([(0.0, 2.0)] * 60), spec_of(maxReplicas=12))
+    record = run(trace_of([(0.0, 2.0)] * 60), spec_of(maxReplicas=12, behavior={"scaleUp": {"maxStep": 12}}))
     assert [number for _, number in record.replicas[:2]] == [0, 1], "the first task is told at once"
     assert max(number for _, number in record.replicas) == 12
     assert record.waits[0] == pytest.approx(2.0)
     assert record.ended[-1] == pytest.approx(12.0, abs=0.2), "5 rounds of 2 s after a start of 2 s"
+
+
+def test_pods_that_start_a_few_at_a_time_are_at_work_sooner_and_done_no_later() -> None:
+    """Where the processors are what a start takes, as on one small node."""
+    burst = trace_of([(0.0, 2.0)] * 60)
+    timing = replace(EXACT, start=0.9, start_work=0.7, processors=2)
+    at_once, paced = (
+        run(burst, spec_of(maxReplicas=12, **step), timing)
+        for step in ({"behavior": {"scaleUp": {"maxStep": 12}}}, {})
+    )
+    assert min(paced.waits) < min(at_once.waits) / 2
+    assert paced.ended[-1] < at_once.ended[-1] + 0.5
+    assert pod_seconds(paced) < 0.9 * pod_seconds(at_once)
 
 
 def test_pods_that_start_together_share_the_processors() -> None:

@@ -204,6 +204,7 @@ class Warren:
             service_time=self.reports.service_time(QUEUE, now),
             time_so_far=self.reports.time_so_far(QUEUE, now),
             arrival_rate=rate if reporting else None,
+            consumers=world.consumers,
         )
 
     def _act(self, what: tuple[Decision, bool]) -> None:
