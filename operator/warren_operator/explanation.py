@@ -124,7 +124,9 @@ def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
         Limit.MAX_REPLICAS: f", maxReplicas is {scaling.max_replicas}{scheduled}",
         Limit.MIN_REPLICAS: f", minReplicas is {scaling.min_replicas}{scheduled}",
         Limit.BUDGET: f", the shared budget has {scaling.budget} for it",
-        Limit.MAX_STEP: f", at most {scaling.max_step} start at once" if scaling.max_step else ", the next as these start",
+        Limit.MAX_STEP: f", at most {scaling.max_step} start at once"
+        if scaling.max_step
+        else ", the next as these start",
         Limit.STABILIZATION: f", {count} {stay} for {format_duration(scaling.stabilization)}",
         Limit.FLOOR: f", {count} {stay}: steady traffic has needed as many within {format_duration(FLOOR_SPAN)}",
         Limit.PAUSED: f", {count} {stay}: paused",

@@ -490,8 +490,8 @@ def _worker(pod: "Pod", inputs: Inputs, statistics: Statistics | None, *, unhear
     else:
         phase = Phase.STARTING if pod.running else Phase.PENDING
     age = max(0.0, inputs.wall - pod.created)
-    if phase is Phase.PENDING and (pod.scheduled or unheard) and age < SILENCE:
+    if phase is Phase.PENDING and (pod.node or unheard) and age < SILENCE:
         # Its container is about to start, or has: Kubernetes tells that later than the broker has its consumer. A
         # signal to end would meet it in between, where it may get lost.
         phase = Phase.STARTING
-    return Worker(pod.name, phase, busy, idle_for, silent, age)
+    return Worker(pod.name, phase, busy, idle_for, silent, age, pod.node)

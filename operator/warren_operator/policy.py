@@ -37,14 +37,14 @@ PENDING_LIMIT = 300.0
 """Seconds that a pod may be pending before more pods are held back. A cluster autoscaler needs them, and minutes."""
 
 STEP = 3
-"""Workers that may be starting at once, or half as many as are up where that is more. Pods that start share the processors
-of their node, half a second of work each and more: of a dozen at once all are as late as the last, while three by three
-the first are at work before the last are made, and the last are hardly later. (A HorizontalPodAutoscaler makes four, or
-doubles, each 15 s; here the next one is made when one is up.)"""
+"""Workers that may be starting at once on each node that has any, or half as many as are up where that is more. Pods
+that start share the processors of their node, half a second of work each and more: of a dozen at once all are as late
+as the last, while three by three the first are at work before the last are made, and the last are hardly later. (A
+HorizontalPodAutoscaler makes four, or doubles, each 15 s; here the next one is made when one is up.)"""
 
 STARTING_FOR = 3.0
-"""Seconds after which a worker that is not up holds back no other one: it waits for something else than a processor, for
-its image, a volume or a node. The API server tells a pod's age in whole seconds, so it may be two."""
+"""Seconds after which a worker that is not up holds back no other one: it waits for something else than a processor,
+for its image, a volume or a node. The API server tells a pod's age in whole seconds, so it may be two."""
 
 FLOOR_SPAN = 30.0
 """Seconds in which the largest floor counts: the rate of arrival is measured, and a measurement wobbles."""
@@ -80,7 +80,8 @@ class Scaling:
         max_wait: seconds that a task should wait at most; None where only `backlog_per_worker` rules.
         concurrency: tasks at once in one worker.
         budget: workers that the queue may have of a budget that it shares; None where it shares none.
-        max_step: workers that may be starting at once; None for `STEP`, or half as many as are up.
+        max_step: workers that may be starting at once; None for `STEP` on a node, or half as many as
+            are up.
         stabilization: seconds; workers stay that were wanted at some moment within it.
         fallback: None for none.
         paused: change nothing.
@@ -134,6 +135,7 @@ class Worker:
         silent: it has been ready for so long that it should have reported, and has not: not a Warren worker, or its
             reports got lost.
         age: seconds since the pod was made.
+        node: that it is on; empty until it has one.
     """
 
     name: str
@@ -142,6 +144,7 @@ class Worker:
     idle_for: float = 0.0
     silent: bool = False
     age: float = 0.0
+    node: str = ""
 
     @property
     def up(self) -> bool:
@@ -443,7 +446,8 @@ def _most_started(spec: Scaling, seen: Observation) -> int:
     if spec.max_step is not None:
         return seen.up + spec.max_step
     started = max(seen.up, sum(worker.up or worker.age > STARTING_FOR for worker in seen.workers))
-    return started + max(STEP, started // 2)
+    nodes = len({worker.node for worker in seen.workers if worker.node}) or 1
+    return started + max(STEP * nodes, started // 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,8 +224,8 @@ class ScaleUp(Model):
         Field(
             ge=1,
             le=MAX_REPLICAS,
-            description="Workers that may be starting at once. Default: 3, or half as many as are up where that is more; "
-            "those that have been starting for 3s do not count.",
+            description="Workers that may be starting at once. Default: 3 on each node that has any, or half as many "
+            "as are up where that is more; those that have been starting for 3s do not count.",
         ),
     ] = None
 

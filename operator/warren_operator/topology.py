@@ -452,7 +452,7 @@ class Topology:
         self._want = None
 
     def wake(self) -> None:
-        """Compare everything at once, and try again what was refused: the broker may be another one, or has new rules."""
+        """Compare everything at once, and try again what was refused: the broker may be another, or have new rules."""
         self._pardon_at = float("-inf")
         self._compare_all()
 

@@ -81,7 +81,7 @@ class Pod:
         over: it has ended for good and its ReplicaSet no longer counts it.
         failing: why it cannot start; empty if it can.
         cost: its pod-deletion-cost, None without one.
-        scheduled: it has a node.
+        node: that it is on; empty until it has one.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Pod:
     over: bool
     failing: str
     cost: str | None
-    scheduled: bool = False
+    node: str = ""
 
 
 def read_deployment(body: Mapping[str, Any]) -> Deployment:
@@ -141,7 +141,7 @@ def read_pod(body: Mapping[str, Any]) -> Pod | None:
         over=phase in ("Succeeded", "Failed"),
         failing=_failing(status),
         cost=(metadata.get("annotations") or {}).get(DELETION_COST),
-        scheduled=bool((body.get("spec") or {}).get("nodeName")),
+        node=(body.get("spec") or {}).get("nodeName") or "",
     )
 
 

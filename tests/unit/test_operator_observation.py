@@ -357,7 +357,9 @@ def test_service_time_follows_a_change() -> None:
 )
 def test_a_pod_that_has_just_got_its_node_is_starting(scheduled: bool, age: int, phase: Phase) -> None:
     """Taken away at this moment, the signal to end could meet a container that is not yet the worker."""
-    young = pod("young", running=False, ready=False, ready_since=None, created=WALL - age, scheduled=scheduled)
+    young = pod(
+        "young", running=False, ready=False, ready_since=None, created=WALL - age, node="one" if scheduled else ""
+    )
     (worker,) = see(pods=(young,)).seen.workers
     assert worker.phase is phase
 

@@ -369,6 +369,16 @@ def test_more_start_at_once_where_more_are_up() -> None:
     assert steps == [6, 9, 13, 19, 28, 42, 63, 94, 100, 100]
 
 
+def test_more_start_at_once_where_they_are_spread_over_nodes() -> None:
+    story = Story(replace(PACED, max_replicas=100), replicas=3)
+    spread = tuple(replace(worker, node=f"node-{number}") for number, worker in enumerate(starting(3)))
+    assert story.read((500, 0), spread).replicas == 9
+    alone = tuple(replace(worker, node="node-1") for worker in starting(3))
+    assert Story(PACED, replicas=3).read((60, 0), alone).replicas == 3
+    unplaced = starting(3)
+    assert Story(PACED, replicas=3).read((60, 0), unplaced).replicas == 3
+
+
 def test_a_worker_that_reports_is_up_before_its_probe_says_so() -> None:
     story = Story(PACED, replicas=3)
     told = tuple(replace(worker, busy=True) for worker in starting(3))

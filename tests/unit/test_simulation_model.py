@@ -90,8 +90,7 @@ def test_pods_that_start_a_few_at_a_time_are_at_work_sooner_and_done_no_later() 
     burst = trace_of([(0.0, 2.0)] * 60)
     timing = replace(EXACT, start=0.9, start_work=0.7, processors=2)
     at_once, paced = (
-        run(burst, spec_of(maxReplicas=12, **step), timing)
-        for step in ({"behavior": {"scaleUp": {"maxStep": 12}}}, {})
+        run(burst, spec_of(maxReplicas=12, **step), timing) for step in ({"behavior": {"scaleUp": {"maxStep": 12}}}, {})
     )
     assert min(paced.waits) < min(at_once.waits) / 2
     assert paced.ended[-1] < at_once.ended[-1] + 0.5
