@@ -4,19 +4,23 @@ Producer and workers know one address, as in Kubernetes: that of the Service, be
 """
 
 import itertools
+import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
 import pytest
-from broker_clusters import BrokerCluster, Member, broker_cluster
+from broker_clusters import BrokerCluster, Member, Service, broker_cluster
 from brokers import Broker, declare_work_queue
 from producers import SUBMIT_TOKEN, ready_producer
 from waiting import eventually
-from workers import Workers, workers_on
+from workers import Worker, Workers, workers_on, write_broker_files
+
+from warren_operator.settings import BUILT_IN
+from warren_operator.topology import definition
 
 NODES = frozenset({0, 1, 2})
 QUEUE = "task_queue"
@@ -25,6 +29,13 @@ OLD = [f"light before the cluster {number}" for number in range(5)]
 
 RECOVERY_LIMIT = 90.0
 """Seconds: a node that falls silent counts as lost after 20, heartbeats of a client take as long."""
+
+
+HELD = "held"
+"""A queue under the operator's own policy."""
+
+LOST = 2
+"""The node that a worker loses."""
 
 
 @dataclass
@@ -179,6 +190,106 @@ def test_the_loss_of_the_leader_s_node_loses_no_task(
         everywhere(cluster)
         running.goes_on()
     assert cluster.running(leader) == NODES
+
+
+@pytest.fixture
+def held(three: tuple[BrokerCluster, Broker], folder: Path) -> Iterator[Workers]:
+    """Workers on a queue that is led by a node which none of them loses."""
+    cluster, broker = three
+    with broker.channel() as channel:
+        declare_work_queue(channel, HELD)
+    broker.ctl("set_policy", HELD, f"^{HELD}$", json.dumps(definition(BUILT_IN)), "--apply-to", "quorum_queues")
+    everywhere(cluster, HELD)
+    cluster.lead(HELD, 0)
+    with workers_on(broker, HELD, folder / "workers") as workers:
+        yield workers
+    broker.ctl("purge_queue", HELD)
+
+
+def start_at(workers: Workers, name: str, host: str, port: int) -> Worker:
+    """A worker that knows one address, of one node or of a service."""
+    folder = workers.folder / name
+    write_broker_files(folder, replace(workers.broker, host=host, amqp_port=port))
+    return workers.start("gate_each_run", name, WARREN_BROKER_DIR=str(folder)).ready()
+
+
+@pytest.mark.parametrize("leads", [False, True], ids=["follower", "leader"])
+@pytest.mark.parametrize(
+    ("fault", "limit", "attempt"),
+    [
+        ("killed", 20.0, 1),
+        ("cut off from the other brokers", 20.0, 1),
+        ("cut off", 45.0, 1),
+        ("cut off from clients", 45.0, 2),
+    ],
+)
+def test_a_task_in_hand_comes_back_soon_where_its_broker_is_lost(
+    three: tuple[BrokerCluster, Broker], held: Workers, fault: str, limit: float, attempt: int, leads: bool
+) -> None:
+    """Within the limits that docs/adr/0007 reckons out, in seconds; RabbitMQ by itself takes a minute more.
+
+    And it does not count as a failed attempt, but where the broker itself gives the client up.
+    """
+    cluster, _ = three
+    if leads:
+        cluster.lead(HELD, LOST)
+    with closing(Service(lambda: [at for number, at in cluster.addresses.items() if number == LOST], 5672)) as service:
+        start_at(held, "loses", "127.0.0.1", service.port)
+        held.publish("task")
+        held.wait_for_notes("start", 1)
+        start_at(held, "finds", cluster.addresses[1], 5672)
+        match fault:
+            case "killed":
+                cluster.kill(LOST)
+            case "cut off":
+                cluster.cut(LOST)
+            case "cut off from clients":
+                service.silence()
+            case _:
+                cluster.part(LOST)
+        again = eventually(
+            lambda: [note for note in held.notes("start") if note.worker == "finds"], "it comes back", limit=limit
+        )
+    assert [note.attempt for note in again] == [attempt]
+    match fault:
+        case "killed":
+            cluster.start(LOST)
+        case "cut off":
+            cluster.mend(LOST)
+        case "cut off from clients":
+            pass
+        case _:
+            cluster.join(LOST)
+    held.open_gate("task-1")
+    held.open_gate("task-2")
+    held.wait_until_empty()
+    everywhere(cluster, HELD)
+
+
+def test_a_worker_that_its_queue_has_forgotten_consumes_anew(
+    three: tuple[BrokerCluster, Broker], held: Workers
+) -> None:
+    """Its broker was out of the others' sight while the queue's leader changed. Its connection stands all the time."""
+    cluster, _ = three
+    worker = start_at(held, "forgotten", cluster.addresses[LOST], 5672)
+    cluster.part(LOST)
+    eventually(
+        lambda: [one for one in cluster.consumers(HELD, asked=0) if one.status == "suspected_down" and not one.active],
+        "the queue has lost sight of the consumer",
+    )
+    cluster.lead(HELD, 1)
+    eventually(
+        lambda: [one for one in cluster.consumers(HELD, asked=0) if one.status == "suspected_down" and one.active],
+        "the new leader has lost sight of it, too, and says that it were active",
+    )
+    cluster.join(LOST)
+    everywhere(cluster, HELD)
+    assert [one.status for one in cluster.consumers(HELD, asked=0)] == ["suspected_down"], "RabbitMQ has mended it"
+    held.publish("light one", "light two")
+    worker.wait_for_line("2 tasks wait, and the broker gives none to this worker: consuming anew")
+    held.wait_until_empty()
+    assert [(note.body, note.attempt) for note in held.notes("end")] == [("light one", 1), ("light two", 1)]
+    assert worker.metric("reconnects_total") == 0
 
 
 def test_the_first_node_with_an_empty_volume_joins_the_others(

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,16 +33,31 @@ class Member:
     online: frozenset[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A consumer, as its queue sees it.
+
+    Attributes:
+        active: whether the queue says that it gives it tasks.
+        status: in RabbitMQ's words: `up`, `suspected_down`, …
+    """
+
+    active: bool
+    status: str
+
+
 class Service:
     """Stands for the broker's Service: each new connection goes to a node that takes one.
 
     As with kube-proxy, a connection stays with its node, and nobody ends it where the node falls silent.
     """
 
-    def __init__(self, cluster: "BrokerCluster", port: int) -> None:
-        self._cluster = cluster
+    def __init__(self, addresses: Callable[[], Sequence[str]], port: int) -> None:
+        """`addresses` of the nodes that are ready at a time, `port` of theirs."""
+        self._addresses = addresses
         self._target = port
         self._turn = 0
+        self._silent = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -51,6 +66,10 @@ class Service:
     def port(self) -> int:
         """Where clients connect."""
         return int(self._listener.getsockname()[1])
+
+    def silence(self) -> None:
+        """Pass nothing on from now on, in either direction; no connection ends by that."""
+        self._silent = True
 
     def close(self) -> None:
         """End it all."""
@@ -74,10 +93,10 @@ class Service:
             return
         self._sockets += [client, server]
         for source, target in ((client, server), (server, client)):
-            threading.Thread(target=_pump, args=(source, target), daemon=True).start()
+            threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
 
     def _connect(self) -> socket.socket | None:
-        addresses = self._cluster.ready_addresses()
+        addresses = self._addresses()
         for _ in addresses:
             self._turn += 1
             with contextlib.suppress(OSError):
@@ -87,13 +106,15 @@ class Service:
         return None
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-    for end in (source, target):
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+            while data := source.recv(65536):
+                if not self._silent:
+                    target.sendall(data)
+        if not self._silent:
+            for end in (source, target):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
 
 
 @dataclass
@@ -128,7 +149,7 @@ class BrokerCluster:
             named: whether the others find it by its name; in Kubernetes they may not, for half a minute.
         """
         configuration, secret = self.folders
-        host = f"warren-rabbitmq-{number}.{DOMAIN}"
+        host = _host(number)
         docker(
             *("run", "--detach", "--name", self.container(number), "--hostname", host),
             *(
@@ -175,9 +196,42 @@ class BrokerCluster:
 
     def mend(self, number: int) -> None:
         """End the cut."""
-        alias = f"warren-rabbitmq-{number}.{DOMAIN}"
-        docker("network", "connect", "--alias", alias, self.network, self.container(number))
+        docker("network", "connect", "--alias", _host(number), self.network, self.container(number))
         self.wait_for(number)
+
+    def part(self, number: int) -> None:
+        """Cut a node off from the other nodes, at once and noticed by all of them; its clients stay."""
+        self._eval(number, "[{erlang:set_cookie(N, parted), erlang:disconnect_node(N)} || N <- nodes()].")
+
+    def join(self, number: int) -> None:
+        """End that."""
+        others = ", ".join(f"'{_node(other)}'" for other in range(3) if other != number)
+        self._eval(
+            number, f"[{{erlang:set_cookie(N, erlang:get_cookie()), net_kernel:connect_node(N)}} || N <- [{others}]]."
+        )
+
+    def lead(self, queue: str, number: int) -> None:
+        """Have a node lead a queue, and wait until it does."""
+        there = min(set(self.addresses) - {number})
+        said = ""
+
+        def look() -> bool:
+            nonlocal said
+            leader = self.member(queue).leader
+            assert leader is not None, "no leader"
+            if leader != number:
+                to = f"{{'%2F_{queue}', '{_node(number)}'}}"
+                said = self._eval(there, f"ra:transfer_leadership({{'%2F_{queue}', '{_node(leader)}'}}, {to}).")
+            assert leader == number, f"node {leader} leads; asked to hand over, it said {said}"
+            return True
+
+        eventually(look, f"node {number} leads {queue}", every=0.3)
+
+    def consumers(self, queue: str, *, asked: int) -> list[Consumer]:
+        """A queue's consumers, as the queue tells a node that has its leader or a way to it."""
+        columns = ("queue_name", "active", "activity_status")
+        rows = json.loads(self.ctl(asked, "rabbitmqctl", "list_consumers", "--formatter", "json", *columns))
+        return [Consumer(row["active"], row["activity_status"]) for row in rows if row["queue_name"] == queue]
 
     def lose(self, number: int) -> None:
         """End a node together with its volume."""
@@ -202,9 +256,20 @@ class BrokerCluster:
         members, online = (frozenset(map(_number, said[key])) for key in ("members", "online"))
         return Member(_number(said["leader"]) if "@" in said["leader"] else None, members, online)
 
+    def _eval(self, number: int, program: str) -> str:
+        return self.ctl(number, "rabbitmqctl", "eval", program).strip()
+
     def ctl(self, number: int, *command: str) -> str:
         """What one of RabbitMQ's own commands says on a node."""
         return docker("exec", self.container(number), command[0], "--quiet", *command[1:])
+
+
+def _host(number: int) -> str:
+    return f"warren-rabbitmq-{number}.{DOMAIN}"
+
+
+def _node(number: int) -> str:
+    return f"rabbit@{_host(number)}"
 
 
 def _number(node: str) -> int:
@@ -232,7 +297,7 @@ def broker_cluster() -> Iterator[tuple[BrokerCluster, Broker]]:
     with tempfile.TemporaryDirectory(prefix="warren-brokers-") as folder:
         cluster = BrokerCluster(network, files, files.write(Path(folder), further_user=(ADMIN, PASSWORD)), {})
         docker("network", "create", network)
-        amqp, management = Service(cluster, 5672), Service(cluster, 15672)
+        amqp, management = Service(cluster.ready_addresses, 5672), Service(cluster.ready_addresses, 15672)
         try:
             cluster.create(0)
             cluster.wait_for(0)

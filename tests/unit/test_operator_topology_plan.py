@@ -101,6 +101,7 @@ def test_the_definition_is_what_rabbitmq_wants() -> None:
     keys = definition(BUILT_IN)
     assert keys["delivery-limit"] == 20
     assert keys["consumer-timeout"] == 1_800_000
+    assert keys["consumer-disconnected-timeout"] == 5_000
     assert (keys["delayed-retry-type"], keys["delayed-retry-min"], keys["delayed-retry-max"]) == (
         "failed",
         1000,

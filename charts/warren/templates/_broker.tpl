@@ -55,8 +55,9 @@ default_queue_type = quorum
 cluster_formation.peer_discovery_backend = k8s
 cluster_formation.discovery_retry_limit = unlimited
 queue_leader_locator = balanced
-# Seconds until a node that says nothing counts as lost; the tasks of its clients wait so long. RabbitMQ's own 60 are for
-# networks with longer pauses than those within one Kubernetes cluster.
+# Seconds, give or take a quarter, until a node that says nothing counts as lost; the tasks of its clients wait so long,
+# and as long as the policies' consumer-disconnected-timeout. RabbitMQ's own 60 are for networks with longer pauses than
+# those within one Kubernetes cluster.
 net_ticktime = 20
 # Each queue lives on three nodes as soon as there are three, whenever it was declared. The same for one node, so that
 # going from one to three restarts nothing.

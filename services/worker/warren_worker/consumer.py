@@ -33,6 +33,12 @@ SHORTEST_STRAGGLE, LONGEST_STRAGGLE = 0.03, 0.25
 RETRY = Backoff(first=0.2, longest=5.0)
 """Delays while the queue cannot be consumed: short, since the operator declares it about when it starts workers."""
 
+QUIET = 20.0
+"""Seconds without a task after which an idle consumer looks whether tasks wait all the same …"""
+
+SECOND_LOOK = 2.0
+"""… and again after this many, before it believes that the broker has forgotten it: tasks pass by at all times."""
+
 
 class Session:
     """One channel with one consumer on it. What it delivered can be settled on it alone, and only while it lives.
@@ -45,9 +51,10 @@ class Session:
         consuming: whether the broker has agreed to deliver.
         unsettled: delivery tags that the broker waits for, in the order of their delivery.
         done: those of them that are to be acknowledged at the end of the turn.
+        delivered: how many tasks it has delivered so far.
     """
 
-    __slots__ = ("alive", "capacity", "channel", "consuming", "done", "tag", "unsettled")
+    __slots__ = ("alive", "capacity", "channel", "consuming", "delivered", "done", "tag", "unsettled")
 
     def __init__(self, channel: Channel, capacity: int) -> None:
         self.channel = channel
@@ -57,6 +64,7 @@ class Session:
         self.consuming = False
         self.unsettled: dict[int, None] = {}
         self.done: set[int] = set()
+        self.delivered = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +233,7 @@ class Consumer:
         self._delays = RETRY.delays()
         if session.alive and self._user is not None:
             session.consuming = True
+            self._loop.call_later(QUIET, partial(self._look, session, 0, suspected=False))
             self._user.on_consuming()
             self.places_changed()
 
@@ -233,10 +242,47 @@ class Consumer:
     ) -> None:
         delivery = Delivery(session, method.delivery_tag, method.redelivered, properties, body)
         session.unsettled[delivery.tag] = None
+        session.delivered += 1
         if self._cancelling is _nothing:  # it comes after the end of all that was waited for
             self.settle(delivery, Verdict.RETURN)
         elif session.alive and self._user is not None:
             self._user.on_delivery(delivery)
+
+    def _look(self, session: Session, delivered: int, *, suspected: bool) -> None:
+        """Ask how many tasks wait, if this consumer has not got any for a while although it has room.
+
+        A quorum queue may forget a consumer whose broker it has lost sight of for a while: the connection stands, both
+        are well again, and nothing comes (RabbitMQ 4.3.6; docs/adr/0007). Nobody but the consumer can notice.
+
+        Args:
+            session: that is looked at.
+            delivered: how much it had delivered when it was last looked at.
+            suspected: whether tasks waited then, too.
+        """
+        if not session.alive or not session.channel.is_open or self._cancelling is not None:
+            return
+        if session.unsettled or session.delivered > delivered:
+            self._loop.call_later(QUIET, partial(self._look, session, session.delivered, suspected=False))
+            return
+        session.channel.queue_declare(
+            self._queue, passive=True, callback=partial(self._on_looked, session, delivered, suspected=suspected)
+        )
+
+    def _on_looked(self, session: Session, delivered: int, frame: Any, *, suspected: bool) -> None:
+        if not session.alive or not session.channel.is_open or self._cancelling is not None:
+            return
+        idle = session.delivered == delivered
+        waiting = frame.method.message_count
+        if idle and waiting and suspected:
+            sentence = f"{waiting} tasks wait, and the broker gives none to this worker"
+            log.warning("queue %s: %s: consuming anew", self._queue, sentence)
+            _nack_all(session)
+            session.channel.close()
+            self._lose([session], sentence, cancelled=False)
+            self.places_changed()
+            return
+        again = SECOND_LOOK if idle and waiting else QUIET
+        self._loop.call_later(again, partial(self._look, session, session.delivered, suspected=idle and waiting > 0))
 
     def _acknowledge(self, session: Session) -> None:
         """Acknowledge all that was done in this turn, in as few frames as that takes.
