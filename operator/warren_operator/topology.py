@@ -40,9 +40,9 @@ DISCONNECTED = 5.0
 """Seconds after a queue has lost sight of a broker until it takes back what it gave out through it; RabbitMQ waits 60.
 
 Long enough for brokers that lost their connection alone to connect anew, which takes less than one. No longer, for two
-reasons. A worker that was cut off together with its broker has given up its connection by then: silence of brokers
-counts after 15 to 25 s, silence between broker and worker after 20 to 30 s. And if the queue's leader changes within that
-time, RabbitMQ 4.3.6 forgets to take the tasks back at all, which leaves them to the consumer timeout (docs/adr/0007)."""
+reasons. A worker that was cut off together with its broker gives its connection up about then: silence between brokers
+counts after 15 to 25 s, silence between broker and worker after 20 to 30 s. If the queue's leader changes meanwhile,
+RabbitMQ 4.3.6 forgets to take the tasks back, which leaves them to the consumer timeout (docs/adr/0007)."""
 
 STATISTICS_EVERY = 5.0
 """Seconds between two listings of the queues. The broker's own statistics are no fresher."""

@@ -105,7 +105,6 @@ class Service:
                 return server
         return None
 
-
     def _pump(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):

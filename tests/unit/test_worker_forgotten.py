@@ -6,10 +6,8 @@ from typing import Any, cast
 
 import pika
 import pytest
-from pika.adapters.select_connection import SelectConnection
 from pika.channel import Channel
 
-from warren_worker.broker_link import BrokerLink
 from warren_worker.consumer import QUIET, SECOND_LOOK, Consumer, Delivery, Session
 from warren_worker.loop import Loop, Timer
 from warren_worker.verdict import Verdict
@@ -118,11 +116,12 @@ class User:
 def stage() -> tuple[Clock, FakeBroker, User]:
     """A worker that has just begun to consume."""
     clock, broker, user = Clock(), FakeBroker(), User()
-    link = cast("BrokerLink", SimpleNamespace(start=lambda _user: None))
+    link: Any = SimpleNamespace(start=lambda _user: None)
+    connection: Any = broker
     consumer = Consumer(cast("Loop", clock), link, "q", 60.0, lambda: 1)
     user.consumer = consumer
     consumer.start(user)
-    consumer.on_connected(cast("SelectConnection", broker))
+    consumer.on_connected(connection)
     return clock, broker, user
 
 
