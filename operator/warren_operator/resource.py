@@ -83,6 +83,32 @@ Duration = Annotated[
 """A duration as written in Kubernetes; `seconds` reads it."""
 
 
+def _longer_than_zero(sentence: str) -> pydantic.AfterValidator:
+    def check(text: str) -> str:
+        if seconds(text) <= 0:
+            raise ValueError(sentence)
+        return text
+
+    return pydantic.AfterValidator(check)
+
+
+def _not_zero(sentence: str) -> dict[str, JsonValue]:
+    """The rules of a duration that `_longer_than_zero` checks, for the API server."""
+    return {
+        "x-kubernetes-validations": [*DURATION_RULES, rule(r"!self.matches('^(0+(\\.0+)?(ms|s|m|h))+$')", sentence)]
+    }
+
+
+NO_TIME_LIMIT = "timeLimit is zero: write how long one task may take, such as 25m"
+NO_WAIT = "maxWait is zero: write how long a task may wait, such as 30s"
+NO_TTL = "messageTTL is zero: write how long a task may wait, such as 24h, or leave it out if it may wait for ever"
+
+TimeLimit = Annotated[Duration, _longer_than_zero(NO_TIME_LIMIT), Field(json_schema_extra=_not_zero(NO_TIME_LIMIT))]
+MaxWait = Annotated[Duration, _longer_than_zero(NO_WAIT), Field(json_schema_extra=_not_zero(NO_WAIT))]
+# RabbitMQ itself would take zero, and dead-letter each task that no worker waits for at that very moment.
+MessageTtl = Annotated[Duration, _longer_than_zero(NO_TTL), Field(json_schema_extra=_not_zero(NO_TTL))]
+
+
 def seconds(duration: str) -> float:
     """Seconds in a duration that has been checked."""
     return parse_duration(duration)
@@ -123,7 +149,7 @@ class QueueSpec(Model):
         Field(ge=1, le=1_000_000_000, description="Tasks that may wait; more are refused. Default: the release's."),
     ] = None
     message_ttl: Annotated[
-        Duration | None,
+        MessageTtl | None,
         Field(
             alias="messageTTL",
             description="A task that waits longer than this is dead-lettered. Default: the release's, else never.",
@@ -192,28 +218,12 @@ class Target(Model):
         ),
     ] = None
     max_wait: Annotated[
-        Duration | None,
+        MaxWait | None,
         Field(
             description="As many workers as start a task within this time: ceil((arrival rate + ready / this) × "
-            "service time). Until five tasks have ended, backlogPerWorker rules, 5 if it is not given.",
-            json_schema_extra={
-                "x-kubernetes-validations": [
-                    *DURATION_RULES,
-                    rule(
-                        r"!self.matches('^(0+(\\.0+)?(ms|s|m|h))+$')",
-                        "maxWait is zero: write how long a task may wait, such as 30s",
-                    ),
-                ]
-            },
+            "service time). Until five tasks have ended, backlogPerWorker rules, 5 if it is not given."
         ),
     ] = None
-
-    @pydantic.field_validator("max_wait")
-    @classmethod
-    def _positive(cls, text: str | None) -> str | None:
-        if text is not None and seconds(text) <= 0:
-            raise ValueError("maxWait is zero: write how long a task may wait, such as 30s")
-        return text
 
 
 class ScaleUp(Model):
@@ -338,19 +348,10 @@ class Spec(Model):
     queue: QueueSpec = QueueSpec()
     retry: Retry = Retry()
     time_limit: Annotated[
-        Duration | None,
+        TimeLimit | None,
         Field(
             description="Hard limit of one task; the broker takes a task back after this and five minutes more. "
-            "Default: the release's.",
-            json_schema_extra={
-                "x-kubernetes-validations": [
-                    *DURATION_RULES,
-                    rule(
-                        r"!self.matches('^(0+(\\.0+)?(ms|s|m|h))+$')",
-                        "timeLimit is zero: write how long one task may take, such as 25m",
-                    ),
-                ]
-            },
+            "Default: the release's."
         ),
     ] = None
     scale_target_ref: ScaleTargetRef
@@ -381,8 +382,6 @@ class Spec(Model):
     def _consistent(self) -> "Spec":
         if self.min_replicas > self.max_replicas:
             raise ValueError("minReplicas is larger than maxReplicas: write a minReplicas of at most maxReplicas")
-        if self.time_limit is not None and seconds(self.time_limit) <= 0:
-            raise ValueError("timeLimit is zero: write how long one task may take, such as 25m")
         return self
 
 

@@ -9,7 +9,7 @@ import pydantic
 import yaml
 
 from warren_contract.settings import SettingError, setting, whole_number
-from warren_operator.resource import Duration, Key, Model, QueueSettings, Retry, first_problem
+from warren_operator.resource import Key, MessageTtl, Model, QueueSettings, Retry, TimeLimit, first_problem
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 """Where Kubernetes tells a pod its namespace."""
@@ -26,9 +26,9 @@ class DefaultsFile(Model):
     """The defaults file, written with the words of the WorkQueue."""
 
     max_length: int | None = pydantic.Field(default=None, ge=1)
-    message_ttl: Duration | None = pydantic.Field(default=None, alias="messageTTL")
+    message_ttl: MessageTtl | None = pydantic.Field(default=None, alias="messageTTL")
     retry: Retry = Retry()
-    time_limit: Duration | None = None
+    time_limit: TimeLimit | None = None
 
 
 @dataclass(frozen=True, slots=True)

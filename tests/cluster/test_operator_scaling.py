@@ -272,6 +272,7 @@ def test_an_autoscaler_on_the_same_deployment_is_left_alone(release: Release) ->
         ({"queue": {"name": "warren.mine"}}, "are reserved: choose another"),
         ({"queue": {"name": "no spaces"}}, "write letters, digits"),
         ({"target": {"maxWait": "0s"}}, "write how long a task may wait, such as 30s"),
+        ({"queue": {"messageTTL": "0s"}}, "write how long a task may wait, such as 24h, or leave it out"),
         ({"schedule": [{"start": "0 8 * * *", "end": "0 9 * * *"}]}, "write minReplicas, maxReplicas or both"),
         (
             {"schedule": [{"start": "0 8 * * *", "end": "0 9 * * *", "minReplicas": 3, "maxReplicas": 2}]},

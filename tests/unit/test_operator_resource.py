@@ -66,7 +66,8 @@ def test_a_minimal_spec_has_the_schema_s_defaults() -> None:
         ({**MINIMAL, "maxReplica": 2}, "spec.maxReplica: unknown field: remove it or mend its spelling"),
         ({**MINIMAL, "maxReplicas": "2"}, "spec.maxReplicas: Input should be a valid integer"),
         ({**MINIMAL, "timeLimit": "25"}, "spec.timeLimit: '25' is not a duration"),
-        ({**MINIMAL, "timeLimit": "0s"}, "timeLimit is zero"),
+        ({**MINIMAL, "timeLimit": "0s"}, "spec.timeLimit: timeLimit is zero: write how long"),
+        ({**MINIMAL, "queue": {"messageTTL": "0m0.0s"}}, "spec.queue.messageTTL: messageTTL is zero: write how long"),
         ({**MINIMAL, "timeLimit": "9999h"}, "write at most 720h"),
         ({**MINIMAL, "retry": {"minDelay": "10m", "maxDelay": "1s"}}, "write a minDelay of at most maxDelay"),
         ({**MINIMAL, "queue": {"name": "amq.gen"}}, "reserved"),
@@ -152,7 +153,18 @@ def test_the_defaults_file_is_read(tmp_path: Path) -> None:
     assert settings.defaults == QueueSettings(5, 2, BUILT_IN.min_delay, BUILT_IN.max_delay, 60)
 
 
-@pytest.mark.parametrize("text", ["maxLenght: 5", "maxLength: many", "timeLimit: 25", "- a list", "a: [broken"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "maxLenght: 5",
+        "maxLength: many",
+        "timeLimit: 25",
+        "timeLimit: 0s",
+        "messageTTL: 0s",
+        "- a list",
+        "a: [broken",
+    ],
+)
 def test_a_wrong_defaults_file_ends_the_program_with_a_sentence(tmp_path: Path, text: str) -> None:
     with pytest.raises(SettingError) as caught:
         load(tmp_path, text)
