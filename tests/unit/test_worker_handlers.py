@@ -91,10 +91,16 @@ def test_whatever_a_task_carries_makes_valid_http(task: Task) -> None:
         assert all(" " <= character <= "~" for character in value)
 
 
-@pytest.mark.parametrize("url", ["", "localhost", "ftp://a/", "http://", "http://a:x/", "http://a/ b", "http://a/ä"])
+@pytest.mark.parametrize("url", ["", "localhost", "ftp://a/", "http://", "http://[a/", "http://a/ b", "http://a/ä"])
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(SettingError, match="WARREN_HTTP_URL"):
         http_handler.make({"WARREN_HTTP_URL": url})
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "x"])
+def test_what_is_no_port_is_refused_in_our_own_words(port: str) -> None:
+    with pytest.raises(SettingError, match=r"WARREN_HTTP_URL=.* is wrong: write a port from 1 to 65535, such as"):
+        http_handler.make({"WARREN_HTTP_URL": f"http://localhost:{port}/"})
 
 
 def test_a_service_that_answers_no_connection_is_given_up_long_before_the_deadline(

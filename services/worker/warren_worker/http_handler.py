@@ -79,7 +79,13 @@ def parse_url(text: str) -> SplitResult:
         raise ValueError("write an address such as http://localhost:9000/tasks")
     if url.username is not None or url.password is not None:
         raise ValueError("leave user and password out of the address: it is shown in logs")
-    if url.port == 0 or not text.isprintable() or " " in text or not text.isascii():
+    try:
+        port = url.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError("write a port from 1 to 65535, such as http://localhost:9000/tasks")
+    if not text.isprintable() or " " in text or not text.isascii():
         raise ValueError("write an address such as http://localhost:9000/tasks, percent-encoded where need be")
     return url
 
