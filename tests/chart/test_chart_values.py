@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chart import CHART, ChartError, helm, render
+from chart import CHART, ChartError, find, helm, pod_spec, render
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
@@ -80,6 +80,7 @@ def test_a_typing_error_is_refused(path: str) -> None:
         ("queues/mail/exec/command", "cat"),
         ("queues/mail/http/url", "localhost:9000"),
         ("queues/mail/http/url", "http://user:password@mailer/"),
+        ("queues/mail/http/url", "http://:9000/"),
         ("queues/mail/recycle/maxMemory", "200MB"),
         ("queues/mail/maxBodyBytes", 0),
         ("queues/mail/mode", "DryRun"),
@@ -120,6 +121,8 @@ def test_a_wrong_value_is_refused_by_its_path(path: str, value: Any) -> None:
         "image",
         "credentials",
         "networkPolicy",
+        "worker/exec",
+        "worker/http",
         "worker/replicas",
         "worker/retry",
         "worker/retry/minDelay",
@@ -161,6 +164,17 @@ def test_a_key_with_nothing_below_it_is_named(path: str) -> None:
         ({"queues": {"mail": {"handler": "exec"}}}, "handler exec needs queues.mail.exec.command"),
         ({"queues": {"mail": {"handler": "http"}}}, "handler http needs queues.mail.http.url"),
         (
+            {"queues": {"mail": {"handler": "exec", "exec": {"command": ["", "-"]}}}},
+            "queues.mail.exec.command begins with an empty text: write the program first, then its arguments",
+        ),
+        *(
+            (
+                {"queues": {"mail": {"handler": "http", "http": {"url": f"http://{host}:{port}/tasks"}}}},
+                f"queues.mail.http.url has the port {port}: write one from 1 to 65535, such as",
+            )
+            for host, port in [("mailer", "99999"), ("mailer", "0"), ("[::1]", "65536"), ("mailer", "smtp")]
+        ),
+        (
             {"queues": {"mail": {"handler": "exec", "exec": {"command": ["cat"]}, "executor": "thread"}}},
             "set queues.mail.executor to process",
         ),
@@ -172,11 +186,47 @@ def test_a_key_with_nothing_below_it_is_named(path: str) -> None:
         ({"queues": {"mail": {"replicas": {"min": 11}}}}, "replicas.min is 11 and replicas.max is 10"),
         ({"queues": {"mail": {"retry": {"minDelay": "10m"}}}}, "retry.minDelay is 10m and retry.maxDelay is 5m"),
         ({"queues": {"mail": {"image": {"repository": "mail"}}}}, "set queues.mail.image.tag or .digest"),
+        ({"broker": {"image": {"tag": None}}}, "broker.image names the repository rabbitmq but no version: set broker"),
+        ({"broker": {"image": {"tag": ""}}}, "set broker.image.tag or .digest to a RabbitMQ of 4.3.1 or later"),
+        ({"broker": {"image": {"repository": None}}}, "broker.image.repository is empty: leave it out"),
+        ({"operator": {"image": {"repository": ""}}}, "operator.image.repository is empty: leave it out"),
+        ({"queues": {"mail": {"messageTTL": "0s"}}}, "queues.mail: messageTTL is 0s: write how long a task may wait"),
+        ({"queues": {"mail": {"timeLimit": "0ms"}}}, "queues.mail: timeLimit is 0ms: write how long one task may take"),
+        ({"worker": {"timeLimit": "0s"}}, "worker.timeLimit is 0s: write how long one task may take, such as 25m"),
+        ({"worker": {"target": {"maxWait": "0s"}}}, "target.maxWait is 0s: write how long a task may wait"),
     ],
 )
 def test_what_cannot_work_is_refused_with_a_remedy(values: dict[str, Any], sentence: str) -> None:
     """What the schema cannot say, a sentence does."""
     assert sentence in refusal(values)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://mailer",
+        "https://mailer:443",
+        "http://mailer:/",
+        "http://[::1]/",
+        "http://[::1]:65535",
+        "http://m/a:b?c:d",
+    ],
+)
+def test_a_service_s_address_is_passed_on_as_it_is(url: str) -> None:
+    """With a port or without one, and whatever stands behind the host."""
+    manifests = render({"queues": {"mail": {"handler": "http", "http": {"url": url}}}})
+    spec = pod_spec(find(manifests, "Deployment", "warren-worker-mail"))
+    assert spec is not None
+    assert {"name": "WARREN_HTTP_URL", "value": url} in spec["containers"][0]["env"]
+
+
+def test_a_broker_s_digest_needs_no_tag() -> None:
+    """What the refusal of an image without a version names as the second remedy works."""
+    digest = f"sha256:{'0' * 64}"
+    manifests = render({"broker": {"image": {"tag": None, "digest": digest}}})
+    spec = pod_spec(find(manifests, "StatefulSet", "warren-rabbitmq"))
+    assert spec is not None
+    assert spec["containers"][0]["image"] == f"rabbitmq@{digest}"
 
 
 def test_names_that_collide_can_be_parted() -> None:

@@ -1,10 +1,20 @@
 {{/* What the schema cannot say. Each mistake ends the rendering with a sentence that names the value and the remedy. */}}
 {{- define "warren.checks" -}}
+{{- range $part := list "worker" "producer" "operator" "broker" }}
+{{- if not (index $.Values $part).image.repository }}
+{{- fail (printf "%s.image.repository is empty: leave it out for the chart's own, or write the image's name without its tag" $part) }}
+{{- end }}
+{{- end }}
 {{- $brokers := int .Values.broker.replicas }}
 {{- if not (has $brokers (list 1 3)) }}
 {{- fail (printf "broker.replicas is %d: set it to 1, or to 3 to outlive the loss of any one node; other sizes are for a cluster of your own, see broker.external" $brokers) }}
 {{- end }}
 {{- if not .Values.broker.external.enabled }}
+{{- with .Values.broker.image }}
+{{- if not (or .tag .digest) }}
+{{- fail (printf "broker.image names the repository %s but no version: set broker.image.tag or .digest to a RabbitMQ of 4.3.1 or later, such as 4.3-management" .repository) }}
+{{- end }}
+{{- end }}
 {{- $running := dig "spec" "replicas" 0 (lookup "apps/v1" "StatefulSet" .Release.Namespace (include "warren.brokerHost" .) | default dict) | int }}
 {{- if gt $running $brokers }}
 {{- fail (printf "broker.replicas is %d, but RabbitMQ runs on %d nodes here: without the majority of its nodes every queue would stand still and its tasks with it. Set broker.replicas to %d; to become smaller, install a release of its own in another namespace and let the workers here finish first" $brokers $running $running) }}
@@ -36,6 +46,7 @@
 {{- if or (lt $timeout 1) (gt $timeout 3600000) }}
 {{- fail (printf "producer.submitTimeout is %s: write how long a submit may wait for the broker, from 1ms to 1h, such as 10s" .Values.producer.submitTimeout) }}
 {{- end }}
+{{- include "warren.refuseZero" (list "worker.timeLimit" .Values.worker.timeLimit "how long one task may take, such as 25m") }}
 {{- $own := list }}
 {{- range $name := list "BROKER_DIR" "LOG_FORMAT" "LOG_LEVEL" "QUEUE" "HANDLER" "EXEC_COMMAND" "HTTP_URL" "CONCURRENCY" "EXECUTOR" "TIME_LIMIT" "MAX_ATTEMPTS" "MAX_BODY" "MAX_TASKS_PER_CHILD" "MAX_MEMORY_PER_CHILD" "WORKER_NAME" "HEALTH_PORT" }}
 {{- $own = append $own (print "WARREN_" $name) }}
@@ -58,11 +69,24 @@
 {{- if and (eq $settings.handler "exec") (not $settings.exec.command) }}
 {{- fail (printf "queues.%s: handler exec needs queues.%s.exec.command: write the program and its arguments as a list" $key $key) }}
 {{- end }}
+{{- if and (eq $settings.handler "exec") (not (first $settings.exec.command)) }}
+{{- fail (printf "queues.%s.exec.command begins with an empty text: write the program first, then its arguments, such as [convert, \"-\", \"png:-\"]" $key) }}
+{{- end }}
 {{- if and (eq $settings.handler "exec") (ne $settings.executor "process") }}
 {{- fail (printf "queues.%s: executor thread cannot end a program; set queues.%s.executor to process" $key $key) }}
 {{- end }}
 {{- if and (eq $settings.handler "http") (not $settings.http.url) }}
 {{- fail (printf "queues.%s: handler http needs queues.%s.http.url: write where tasks are to be POSTed" $key $key) }}
+{{- end }}
+{{- $port := include "warren.port" (default "" $settings.http.url) }}
+{{- if and $port (or (not (regexMatch "^[0-9]{1,5}$" $port)) (lt (atoi $port) 1) (gt (atoi $port) 65535)) }}
+{{- fail (printf "queues.%s.http.url has the port %s: write one from 1 to 65535, such as http://localhost:9000/tasks" $key $port) }}
+{{- end }}
+{{- range $check := list
+  (list "timeLimit" $settings.timeLimit "how long one task may take, such as 25m")
+  (list "messageTTL" (get $settings "messageTTL") "how long a task may wait, such as 24h, or leave it out if it may wait for ever")
+  (list "target.maxWait" (dig "target" "maxWait" "" $settings) "how long a task may wait, such as 30s") }}
+{{- include "warren.refuseZero" (prepend (rest $check) (printf "queues.%s: %s" $key (first $check))) }}
 {{- end }}
 {{- $given := keys (default dict $settings.env) }}
 {{- range $settings.extraEnv }}
@@ -81,6 +105,17 @@
 {{- end }}
 {{- if and (dig "image" "repository" "" $entry) (not (dig "image" "tag" "" $entry)) (not (dig "image" "digest" "" $entry)) }}
 {{- fail (printf "queues.%s.image names the repository %s but no version: set queues.%s.image.tag or .digest" $key $entry.image.repository $key) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Takes (list "name of a duration" value-or-empty "what to write"). */}}
+{{- define "warren.refuseZero" -}}
+{{- $name := index . 0 }}
+{{- $remedy := index . 2 }}
+{{- with index . 1 }}
+{{- if lt (include "warren.milliseconds" . | int64) 1 }}
+{{- fail (printf "%s is %s: write %s" $name . $remedy) }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -21,3 +21,8 @@
 {{- mulf (regexFind "^[0-9.]+" $text | float64) (get $units (regexFind "[A-Za-z]*$" $text) | float64) | floor | int64 }}
 {{- end }}
 {{- end }}
+
+{{/* What an address has behind its host and a colon; empty where it names no port. */}}
+{{- define "warren.port" -}}
+{{- regexFind ":[^]:]*$" (regexFind "^https?://[^/?#]*" . | trimPrefix "http:" | trimPrefix "https:") | trimPrefix ":" }}
+{{- end }}
