@@ -100,7 +100,7 @@ class Loop:
                 self._reports.add(event, now)
                 self._may_go(event, now)
             case TasksSubmitted():
-                entry = self.entries.get(self._owners.get(event.queue, Key("", "")))
+                entry = self._entry_of(event.queue)
                 if entry is not None and entry.hinted_at is None:
                     entry.hinted_at = asyncio.get_running_loop().time()
                 self.hint([event.queue])
@@ -113,10 +113,15 @@ class Loop:
     def _may_go(self, state: WorkerState, now: float) -> None:
         """A worker that has just become idle, and whose queue was empty when last read, is looked at when it counts."""
         report = self._reports.of(state.queue).get(state.worker)
-        entry = self.entries.get(self._owners.get(state.queue, Key("", "")))
+        entry = self._entry_of(state.queue)
         if report is not None and report.idle_since == now and entry is not None and entry.memory.zeros:
             self._agenda.hasten(entry.item.key, now + IDLE_FOR + JUST_AFTER)
             self._wake.set()
+
+    def _entry_of(self, queue: str) -> Entry | None:
+        """The WorkQueue that has this queue; None where there is none, or it has not been taken in yet."""
+        key = self._owners.get(queue)
+        return None if key is None else self.entries.get(key)
 
     def hint(self, queues: list[str] | None = None) -> None:
         """Read these queues at once, or all."""
