@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from prometheus_client import Histogram
 
-from warren_operator.actuation import Actuator, Outdated, ScaleIn
+from warren_operator.actuation import Actuator, Outdated, ScaleIn, ranks
 from warren_operator.background import Background
 from warren_operator.entry import Entry
 from warren_operator.explanation import Explained, Problem
@@ -69,14 +69,20 @@ class Actor:
         self._background.start(self._act(entry, target, told, decision))
 
     def rank(self, entry: Entry, target: Key, order: Sequence[str]) -> None:
-        """Have pods marked in the order in which they will probably be free; the entry says `acting` until then."""
-        entry.acting = True
-        entry.ranked_at = asyncio.get_running_loop().time()
-        self._background.start(self._rank(entry, target, order))
+        """Have pods marked in the order in which they will probably be free, so that a scale-in finds them marked.
 
-    async def _rank(self, entry: Entry, target: Key, order: Sequence[str]) -> None:
+        The entry says `acting` until that is over. Where they are marked so already, there is nothing to do.
+        """
+        entry.ranked_at = asyncio.get_running_loop().time()
+        state = self._workloads.target(target)
+        costs = ranks(state, order) if state is not None else {}
+        if costs:
+            entry.acting = True
+            self._background.start(self._mark(entry, target, costs))
+
+    async def _mark(self, entry: Entry, target: Key, costs: Mapping[str, str]) -> None:
         try:
-            await self._actuator.rank(target, order, lambda: self._workloads.target(target))
+            await self._actuator.mark(target.namespace, costs)
         except (Outdated, KubeError) as error:
             log.info("%s: the pods are not marked ahead: %s", entry.item.key, error)  # a scale-in marks them itself
         finally:

@@ -99,7 +99,7 @@ class Actuator:
         if state is None:
             raise Outdated(f"Deployment {target} is gone")
         wanted_marks = marks(state, order)
-        await self._mark(target.namespace, wanted_marks)
+        await self.mark(target.namespace, wanted_marks)
         await self._until_seen(wanted_marks, look)
         state = look()
         if state is None or not {pod.name for pod in state.pods}.issuperset(victims):
@@ -108,18 +108,13 @@ class Actuator:
             raise Outdated(f"a worker of {target} took a task while it was being marked")
         await self.scale(target, order.current, order.wanted)
 
-    async def rank(self, target: Key, order: Sequence[str], look: Callable[[], TargetState | None]) -> None:
-        """Mark pods in the order in which they will probably be free, so that a scale-in finds them marked.
+    async def mark(self, namespace: str, marks: Mapping[str, str | None]) -> None:
+        """Give pods these costs; None takes a cost off.
 
         Raises:
             Outdated: a pod is gone.
             KubeError: refused, or not reachable.
         """
-        state = look()
-        if state is not None:
-            await self._mark(target.namespace, ranks(state, order))
-
-    async def _mark(self, namespace: str, marks: Mapping[str, str | None]) -> None:
         results = await asyncio.gather(
             *(self._set_cost(Key(namespace, name), cost) for name, cost in marks.items()), return_exceptions=True
         )

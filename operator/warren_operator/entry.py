@@ -40,7 +40,7 @@ class Entry:
         acting: a change of replicas is under way.
         expected: replicas that the watch has yet to bring back, and the time until which that is waited for.
         act_after: no change before this time, after one that was refused.
-        ranked_at: time at which the pods were last marked ahead of a scale-in.
+        ranked_at: time at which it was last seen to that the pods are marked ahead of a scale-in.
         trouble: why the last change was refused.
         decisions: the last changes of replicas, newest first.
         scalings: changes of replicas that were carried out, by direction and limit, for the metrics.

@@ -172,6 +172,7 @@ class Looker:
             None if statistics is None else statistics.totals,
             self._reports.version(queue),
             target,
+            # A schedule changes it; and asking for it frees the share of a budget that a changed spec names no more.
             self._wants.usual(entry.item.key, spec, time.time()),
             entry.trouble,
             self._findings(entry),
