@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from warren_contract.backoff import Backoff
 from warren_contract.durations import DurationError, format_duration, parse_duration
-from warren_contract.ids import new_task_id
+from warren_contract.ids import TaskIdError, check_task_id, new_task_id
 from warren_contract.names import QueueNameError, check_queue_name, dead_queue
 from warren_contract.settings import BrokerSettings, SettingError, duration, one_of, setting, whole_number
 
@@ -71,6 +71,21 @@ def test_task_ids_are_uuid7_and_sort_by_time() -> None:
         assert (value.version, value.variant) == (7, uuid.RFC_4122)
         assert before <= value.int >> 80 <= time.time_ns() // 1_000_000
     assert first < second
+
+
+@given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255))
+def test_what_is_visible_is_a_task_id(text: str) -> None:
+    assert check_task_id(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "a b", "a\n", "ä", "\x7f", "a" * 256])
+def test_other_task_ids_are_refused(text: str) -> None:
+    with pytest.raises(TaskIdError, match="write 1 to 255 visible ASCII characters"):
+        check_task_id(text)
+
+
+def test_fresh_task_ids_may_be_given_again() -> None:
+    assert check_task_id(new_task_id())
 
 
 def test_task_ids_do_not_repeat() -> None:

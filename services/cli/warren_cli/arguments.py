@@ -1,7 +1,6 @@
 """The command line: what can be said, and how it is checked."""
 
 import argparse
-import re
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -12,14 +11,12 @@ from warren_cli import commands as further
 from warren_cli.client import DEFAULT_QUEUE
 from warren_cli.credentials import NAMESPACE, SECRET
 from warren_contract.durations import parse_duration
+from warren_contract.ids import check_task_id
 from warren_contract.names import check_queue_name
 from warren_contract.settings import duration, whole_number
 from warren_contract.task import MAX_PRIORITY
 
 DEFAULT_URL = "http://localhost:8080"
-
-_ID = re.compile(r"[\x21-\x7e]{1,255}")
-"""What the producer takes for one."""
 
 
 def parser(environ: Mapping[str, str], found: Iterable[EntryPoint] = ()) -> argparse.ArgumentParser:
@@ -99,7 +96,9 @@ def _add_submit(commands: Any, common: argparse.ArgumentParser) -> None:
         "-H", "--header", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="of the task's own"
     )
     submit.add_argument(
-        "--id", type=_checked(_id), help="of the task, for a caller that may have to submit it again (a new UUIDv7)"
+        "--id",
+        type=_checked(check_task_id),
+        help="of the task, for a caller that may have to submit it again (a new UUIDv7)",
     )
     submit.add_argument(
         "--retry-for",
@@ -154,12 +153,6 @@ def _address(text: str) -> str:
         good = False
     if not good or " " in text or not text.isprintable():
         raise ValueError(f"{text!r} is no address of a producer: write one such as {DEFAULT_URL} (WARREN_URL)")
-    return text
-
-
-def _id(text: str) -> str:
-    if not _ID.fullmatch(text):
-        raise ValueError("write 1 to 255 visible ASCII characters, without spaces")
     return text
 
 

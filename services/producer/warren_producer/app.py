@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from warren_contract.aio import BrokerUnavailable
-from warren_contract.ids import new_task_id
+from warren_contract.ids import TASK_ID_PATTERN, new_task_id
 from warren_contract.names import QUEUE_NAME_PATTERN
 from warren_contract.task import MAX_PRIORITY
 from warren_producer import metadata
@@ -322,9 +322,7 @@ _SUBMIT_REQUEST: dict[str, Any] = {
             metadata.IDEMPOTENCY_KEY,
             "The task's id, for a caller that may have to send it again; a new UUIDv7 by default. It does not remove "
             "duplicates: sent twice, a task is in the queue twice under this id, by which its handler can tell.",
-            pattern=r"^[\x21-\x7e]+$",
-            minLength=1,
-            maxLength=metadata.MAX_SHORT,
+            pattern=f"^{TASK_ID_PATTERN}$",
             example=new_task_id(),
         ),
         _header(metadata.TASK_TYPE, "Handler name, where one queue serves several.", maxLength=metadata.MAX_SHORT),
@@ -376,7 +374,7 @@ _BATCH_REQUEST: dict[str, Any] = {
                     "properties": {
                         BODY: _TEXT,
                         BODY_BASE64: {"type": "string", "format": "byte"},
-                        "id": {**_SHORT, "minLength": 1, "pattern": r"^[\x21-\x7e]+$"},
+                        "id": {"type": "string", "pattern": f"^{TASK_ID_PATTERN}$"},
                         "content_type": _SHORT,
                         "type": _SHORT,
                         "priority": {"type": "integer", "minimum": 0, "maximum": MAX_PRIORITY},

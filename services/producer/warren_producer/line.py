@@ -19,8 +19,8 @@ from warren_producer.metadata import (
     milliseconds,
     printable,
     short,
+    task_id,
     trace_context,
-    visible,
 )
 
 BODY = "body"
@@ -138,7 +138,7 @@ def _properties(said: Mapping[str, Any], now: float) -> TaskProperties:
     parents = [text["traceparent"]] if "traceparent" in text else []
     states = [text["tracestate"]] if "tracestate" in text else []
     properties = TaskProperties(
-        id=visible("id", text["id"]) if "id" in text else new_task_id(),
+        id=task_id("id", text["id"]) if "id" in text else new_task_id(),
         submitted_at=int(now * 1000),
         content_type=short("content_type", text.get("content_type")),
         type=short("type", text.get("type")),

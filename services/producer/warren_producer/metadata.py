@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from warren_contract.durations import DurationError, parse_duration
-from warren_contract.ids import new_task_id
+from warren_contract.ids import TaskIdError, check_task_id, new_task_id
 from warren_contract.task import MAX_PRIORITY, RESERVED_HEADER_PREFIX, TaskProperties
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
@@ -61,7 +61,6 @@ _KNOWN = {
     name.lower(): name for name in (IDEMPOTENCY_KEY, TASK_TYPE, TASK_PRIORITY, TASK_EXPIRATION, TASK_CORRELATION_ID)
 }
 _SINGLE = {**_KNOWN, CONTENT_TYPE.lower(): CONTENT_TYPE}
-_VISIBLE = re.compile(r"[\x21-\x7e]+")
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]*")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
@@ -106,7 +105,7 @@ def task_properties(headers: Iterable[tuple[bytes, bytes]], now: float) -> TaskP
     priority = single.get(TASK_PRIORITY)
     expiration = single.get(TASK_EXPIRATION)
     properties = TaskProperties(
-        id=visible(IDEMPOTENCY_KEY, single[IDEMPOTENCY_KEY]) if IDEMPOTENCY_KEY in single else new_task_id(),
+        id=task_id(IDEMPOTENCY_KEY, single[IDEMPOTENCY_KEY]) if IDEMPOTENCY_KEY in single else new_task_id(),
         submitted_at=int(now * 1000),
         content_type=short(CONTENT_TYPE, single.get(CONTENT_TYPE)),
         type=short(TASK_TYPE, single.get(TASK_TYPE)),
@@ -195,11 +194,12 @@ def short(field: str, text: str | None) -> str | None:
     return text or None
 
 
-def visible(field: str, text: str) -> str:
+def task_id(field: str, text: str) -> str:
     """A task's id, or MetadataError."""
-    if not _VISIBLE.fullmatch(text) or len(text) > MAX_SHORT:
-        raise MetadataError(field, f"write 1 to {MAX_SHORT} visible ASCII characters, without spaces")
-    return text
+    try:
+        return check_task_id(text)
+    except TaskIdError as error:
+        raise MetadataError(field, str(error)) from error
 
 
 def _priority(text: str) -> int:
