@@ -115,25 +115,22 @@ class WorkerDeleted(Fault):
     """A worker's pod is deleted in good order: it finishes what it has in hand."""
 
     kind = "worker deleted"
+    flags: ClassVar[tuple[str, ...]] = ()
 
     def inject(self) -> Hit:
         pod, task, _ = self.at_work()
-        self.stage.kube.kubectl("delete", "pod", pod.name, "--wait=false")
-        return Hit(f"{pod.name} with {task}")
+        self.stage.kube.kubectl("delete", "pod", pod.name, "--wait=false", *self.flags)
+        return Hit(f"{pod.name} with {task}", frozenset({pod.name}))
 
 
-class WorkerForced(Fault):
+class WorkerForced(WorkerDeleted):
     """A worker's pod is deleted without grace."""
 
     kind = "worker deleted by force"
     harms = ALL
     echo = 120.0
     """The pod is gone from the list at once, its processes when its node hears of it: a lost one, when it is back."""
-
-    def inject(self) -> Hit:
-        pod, task, _ = self.at_work()
-        self.stage.kube.kubectl("delete", "pod", pod.name, "--force", "--grace-period=0", "--wait=false")
-        return Hit(f"{pod.name} with {task}", frozenset({pod.name}))
+    flags = ("--force", "--grace-period=0")
 
 
 class HandlerKilled(Fault):
