@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pika
 import pika.channel
 from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.exceptions import AMQPError, ChannelClosedByBroker
+from pika.exceptions import AMQPConnectionError, AMQPError, ChannelClosedByBroker
 
 from warren_contract.backoff import Backoff
 from warren_contract.settings import SettingError
@@ -27,7 +27,8 @@ ANSWER_LIMIT = 10.0
 leader needs seconds; past this the connection is not worth waiting for."""
 
 CLOSE_LIMIT = 5.0
-"""Seconds for the closing handshake; the broker cleans up after a client that does not wait for it."""
+"""Seconds for the closing handshake; the broker cleans up after a client that does not wait for it. Then the connection
+is cut: pika itself would wait for ever, with its socket, for a broker that has none to send heartbeats."""
 
 
 class BrokerUnavailable(Exception):
@@ -90,6 +91,17 @@ class Channel:
                 answer.set_exception(_as_error(reason))
 
 
+class _AsyncioConnection(AsyncioConnection):
+    """pika's, with an end that waits for nobody."""
+
+    def abort(self, why: str) -> None:
+        """End it at once; the callback on its closing follows, with the reason.
+
+        pika has no public way: its `close` waits for the broker's answer on each channel, then on the connection.
+        """
+        self._terminate_stream(AMQPConnectionError(why))  # type: ignore[attr-defined]  # not in the stubs
+
+
 class Connection:
     """One AMQP connection.
 
@@ -98,7 +110,7 @@ class Connection:
         closed: ends with the reason once the connection is closed, from whichever side; never raises when awaited.
     """
 
-    def __init__(self, raw: AsyncioConnection, closed: asyncio.Future[BaseException]) -> None:
+    def __init__(self, raw: _AsyncioConnection, closed: asyncio.Future[BaseException]) -> None:
         self.raw = raw
         self.closed = closed
 
@@ -123,7 +135,7 @@ class Connection:
         def on_close(_connection: object, reason: BaseException) -> None:
             _resolve(closed, reason)
 
-        raw = AsyncioConnection(
+        raw = _AsyncioConnection(
             parameters,
             on_open_callback=on_open,
             on_open_error_callback=on_error,
@@ -165,10 +177,15 @@ class Connection:
         return Channel(raw, loop)
 
     async def close(self) -> None:
-        """Close the connection, if it is open, and wait until it is (for a bounded time)."""
-        if self.raw.is_open:
-            self.raw.close()
-        await asyncio.wait([self.closed], timeout=CLOSE_LIMIT)
+        """Close the connection, if it is open, and wait until it is; where the broker does not answer, cut it."""
+        try:
+            if self.raw.is_open:
+                self.raw.close()
+            await asyncio.wait([self.closed], timeout=CLOSE_LIMIT)
+        finally:
+            if not self.closed.done():
+                self.raw.abort(f"the broker did not answer to the end of the connection within {CLOSE_LIMIT:g} s")
+        await self.closed
 
 
 async def keep_connected(
