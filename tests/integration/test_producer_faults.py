@@ -1,18 +1,20 @@
 """What a producer says and does while its broker is away, silent, blocked or not set up yet."""
 
 import itertools
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from brokers import Broker, declare_exchanges, declare_work_queue, running_broker
-from producers import Producer, producer_environment, running_producer
+from producers import Producer, producer_environment, running_producer, submit_head
 from proxies import Proxy, proxy_to
 from waiting import eventually
 
@@ -156,10 +158,21 @@ def test_an_alarm_is_503_at_once_and_reading_goes_on(broker: Broker, tmp_path: P
             batch = client.post(f"/v1/queues/{QUEUE}/tasks:batch", content=b'{"body": "x"}\n')
             assert refusal(batch)["code"] == "broker_blocked"
             assert client.get(f"/v1/queues/{QUEUE}").json()["ready"] == 0
-            with producer_on(broker, tmp_path / "late") as (_, late):
-                # A producer that starts now finds out before it takes any task.
-                eventually(lambda: refusal(submit(late))["code"] == "broker_blocked", "it knows without a task")
         eventually(lambda: submit(client, **{"Idempotency-Key": "taken"}).status_code == 202, "it recovers by itself")
+    assert ids(broker) == ["taken"], "what was refused is not there"
+
+
+def test_a_producer_that_starts_in_an_alarm_takes_no_task_until_it_is_over(broker: Broker, tmp_path: Path) -> None:
+    """It finds out before it takes any task, and needs nobody to restart it."""
+    with ExitStack() as meanwhile:
+        meanwhile.enter_context(alarm(broker))
+        with producer_on(broker, tmp_path) as (producer, client):
+            eventually(lambda: refusal(submit(client))["code"] == "broker_blocked", "it knows without a task")
+            assert "alarm" in refusal(submit(client, **{"Idempotency-Key": "refused"}))["message"]
+            assert "alarm" in client.get("/readyz").text
+            meanwhile.close()
+            producer.wait_until_ready()
+            assert submit(client, **{"Idempotency-Key": "taken"}).status_code == 202
     assert ids(broker) == ["taken"], "what was refused is not there"
 
 
@@ -219,6 +232,35 @@ def test_a_confirm_that_stays_out_ends_with_the_outcome_unknown_and_the_id(
         proxy.release()
         eventually(lambda: submit(client).status_code == 202, "later answers are told apart from earlier ones")
     assert ids(broker)[0] == "may-be", "this time it was there"
+
+
+@pytest.mark.parametrize("end", ["in good order", "by a reset"])
+def test_a_client_that_hangs_up_before_the_confirm_has_its_task_accepted_and_leaves_nothing(
+    broker: Broker, proxy: Proxy, tmp_path: Path, end: str
+) -> None:
+    via = {"WARREN_BROKER_HOST": "127.0.0.1", "WARREN_BROKER_PORT": str(proxy.port), "WARREN_SUBMIT_TIMEOUT": "60s"}
+    with producer_on(broker, tmp_path, **via) as (producer, client):
+        producer.wait_until_ready()
+        proxy.hold()
+        with producer.connect() as hasty:
+            if end == "by a reset":  # what close() sends where it shall not linger (socket(7))
+                hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            hasty.sendall(submit_head(QUEUE, "Idempotency-Key: hasty\r\nContent-Length: 1\r\n") + b"x")
+            eventually(lambda: broker.ready(QUEUE) == 1, "the broker has it, and the producer does not know yet")
+        assert client.get("/healthz").status_code == 200, "the producer has read on, and so of the end before it"
+        proxy.release()
+
+        def settled() -> bool:
+            lines = client.get("/metrics").text.splitlines()
+            return (
+                "warren_producer_tasks_in_flight 0.0" in lines
+                and f'warren_producer_tasks_submitted_total{{queue="{QUEUE}"}} 1.0' in lines
+            )
+
+        eventually(settled, "the confirm is taken in, and counted as any other")
+        assert submit(client, **{"Idempotency-Key": "next"}).status_code == 202
+        assert "Traceback" not in producer.log.read_text(), "nobody to answer is no error"
+    assert ids(broker) == ["hasty", "next"]
 
 
 def test_a_connection_that_breaks_leaves_those_in_flight_unknown(broker: Broker, proxy: Proxy, tmp_path: Path) -> None:
