@@ -25,6 +25,7 @@ class Heard:
         self.ends: list[tuple[int, Outcome]] = []
         self.broken: list[str] = []
         self.progress = 0
+        self.ended_before = 0
 
     def on_ready(self) -> None:
         """Nothing to note."""
@@ -38,6 +39,7 @@ class Heard:
     def on_broken(self, sentence: str, *, at_start: bool) -> None:
         assert not at_start
         self.broken.append(sentence)
+        self.ended_before = len(self.ends)
 
 
 class Stage:
@@ -94,6 +96,17 @@ def test_a_process_that_says_much_and_dies_has_all_of_it_heard(stage: Stage) -> 
             stage.turn()
     assert stage.heard.ends == [(7, DONE)]
     assert stage.heard.progress == 500
+
+
+def test_a_task_is_done_though_the_process_that_did_it_has_no_successor(stage: Stage) -> None:
+    with stage.fork() as end:
+        stage.executor.submit(JOB)
+        stage.far.shutdown(socket.SHUT_RD)  # it can be asked nothing more; that it is gone has not been noticed yet
+        end.sendall(wire.LEAVING_FRAME + wire.DONE_FRAME)
+        while not stage.heard.broken:
+            stage.turn()
+    assert stage.heard.ends == [(7, DONE)]
+    assert stage.heard.ended_before == 1, "whatever is in hand then is handed back"
 
 
 def test_the_longest_failure_gets_across() -> None:

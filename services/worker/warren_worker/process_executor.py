@@ -219,13 +219,16 @@ class ProcessExecutor:
             return  # an answer without a question, or too late: it is being killed, and the report comes with its end
         place.ticket = None
         del self._busy[ticket]
-        if place.leaving:
-            # The next one is forked before there is a task for it: this one has shown that it can live.
-            self._drop(place)
-            place = self._new_place()
-        self._idle.append(place)
+        # Told first: if the next one cannot be forked, the worker has all tasks back that have not ended.
         if self._reports is not None:
             self._reports.on_end(ticket, outcome)
+        if place.leaving:
+            self._drop(place)
+            if self._closed:
+                return
+            # The next one is forked before there is a task for it: this one has shown that it can live.
+            place = self._new_place()
+        self._idle.append(place)
 
     def _lost(self, place: _Place) -> None:
         """Its end of the socket is closed: it is dead or as good as dead, and its exit status will tell."""
