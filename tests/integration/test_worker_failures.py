@@ -98,6 +98,19 @@ def test_a_thread_that_hangs_is_a_failed_attempt_and_an_abnormal_end(workers: Wo
     workers.wait_until_empty()
 
 
+def test_a_task_behind_a_thread_that_hangs_is_handed_back_unblamed(workers: Workers) -> None:
+    """The broker gives the next task out as soon as the hanging one has failed, ahead of the worker's cancel."""
+    worker = workers.start("gate", WARREN_TIME_LIMIT="2s", WARREN_EXECUTOR="thread").ready()
+    workers.publish("stuck", "behind")
+    assert worker.exit_code() == 1
+    assert worker.output.count("TimeLimit") == 1, "no second task has waited for the thread until its own limit"
+    for name in ("stuck", "behind"):
+        workers.open_gate(name)
+    workers.start("gate").ready()
+    assert {note.body: note.attempt for note in workers.wait_for_notes("end", 2)} == {"stuck": 2, "behind": 1}
+    workers.wait_until_empty()
+
+
 def test_progress_is_logged_with_the_tasks_id(workers: Workers) -> None:
     worker = workers.start("chatty").ready()
     workers.publish("long one")

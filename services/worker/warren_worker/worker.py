@@ -411,15 +411,23 @@ class Worker:
 
     def _kill(self, tickets: list[int]) -> None:
         for ticket in tickets:
-            self._in_hand[ticket].killed = True
+            hand = self._in_hand.get(ticket)
+            if hand is None:  # it turned out with the one before that the executor is gone, and all its tasks with it
+                continue
+            hand.killed = True
             if not self._executor.kill(ticket, INTERRUPTED):
                 self.on_end(ticket, INTERRUPTED)
         if tickets:
-            self._loop.call_later(KILL_LIMIT, lambda: self._leave_behind(tickets))
+            self._loop.call_later(KILL_LIMIT, lambda: self._leave_behind(tickets, INTERRUPTED))
 
-    def _leave_behind(self, tickets: list[int]) -> None:
+    def _leave_behind(self, tickets: list[int], outcome: Outcome) -> None:
+        """Wait no longer for the ends that were ordered: what hangs in the kernel would keep its place for ever."""
         for ticket in tickets:
-            self.on_end(ticket, INTERRUPTED)
+            hand = self._in_hand.get(ticket)
+            if hand is not None:
+                text = "the handler's process was killed %.0f s ago and is still there: it is left behind"
+                log.error(text, KILL_LIMIT, extra={"task": hand.id})
+                self.on_end(ticket, outcome)
 
     def _close_if_done(self) -> None:
         if self._phase is not Phase.DRAINING or not self._cancelled or self._in_hand or self._dead_letters.pending:
@@ -472,7 +480,9 @@ class Worker:
         hand.killed = True
         outcome = Failed("TimeLimit", f"the handler took longer than the time limit of {self._settings.time_limit:g} s")
         if self._executor.kill(ticket, outcome):
+            self._loop.call_later(KILL_LIMIT, lambda: self._leave_behind([ticket], outcome))
             return
+        self._can_run = False  # the thread is lost: a delivery that crosses the cancel would wait for it, and be blamed
         log.error(
             "a handler's thread is past the time limit and cannot be killed: the worker ends after its other tasks, so "
             "that it is restarted; use WARREN_EXECUTOR=process to have handlers killed alone",
