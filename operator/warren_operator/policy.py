@@ -323,12 +323,12 @@ def decide(spec: Scaling, seen: Observation, memory: Memory, now: float) -> Deci
         return hold(limit or bound, replicas)
     stable = max(answer for _, answer in memory.wanted)
     floor = max(answer for _, answer in memory.floors)
-    kept = min(max(stable, floor), spec.ceiling)
-    if kept >= current:
-        return hold(bound if bounded == current else Limit.STABILIZATION if stable >= current else Limit.FLOOR)
+    kept = min(max(stable, floor), spec.ceiling, current)
+    held = bound if kept == bounded else Limit.STABILIZATION if stable >= kept else Limit.FLOOR
+    if kept == current:
+        return hold(held)
     down = _down(seen, memory, kept, spec.ceiling, now)
-    held = Limit.NONE if kept == bounded else Limit.STABILIZATION if kept == stable else Limit.FLOOR
-    return Decision(current, asked, current - down.count, down.limit or bound or held, memory, rule, down.victims)
+    return Decision(current, asked, current - down.count, down.limit or held, memory, rule, down.victims)
 
 
 def wanted(spec: Scaling, seen: Observation, memory: Memory) -> int:

@@ -310,6 +310,18 @@ def test_suspend_takes_all_workers_and_keeps_the_tasks_waiting() -> None:
     assert story.read((100, 0)).replicas == 0
 
 
+def test_what_stabilization_keeps_is_not_put_down_to_another_limit() -> None:
+    """Neither to the minimum, which is lower, nor, under a maximum that was lowered as well, to steady arrivals."""
+    story = Story(Scaling(max_replicas=12, min_replicas=1, stabilization=60.0), replicas=8)
+    for _ in range(2):  # the first one remembers the eight that were there
+        story.read((25, 0), fleet(0, 8), after=61)
+    decision = story.settle((0, 0), fleet(8))
+    assert (decision.replicas, decision.limit) == (5, Limit.STABILIZATION)
+    story.spec = replace(story.spec, max_replicas=3)
+    decision = story.read((0, 0), fleet(5))
+    assert (decision.replicas, decision.limit) == (3, Limit.STABILIZATION)
+
+
 def test_the_minimum_is_kept_and_named() -> None:
     decision = Story(Scaling(max_replicas=5, min_replicas=2)).read((0, 0))
     assert (decision.replicas, decision.limit) == (2, Limit.MIN_REPLICAS)
