@@ -44,10 +44,10 @@ class Load:
 
     @classmethod
     def drawn(cls, queue: str, seed: int) -> "Load":
-        """Two bursts of four to six tasks, some long, most of them short: apart, so that they are no steady traffic."""
+        """Three bursts of four to six tasks, some long, most of them short: apart, so that they are no steady traffic."""
         draw = random.Random(f"{seed} {queue}")
         plan = []
-        for begin in (draw.uniform(0, 12), draw.uniform(30, 40)):
+        for begin in (draw.uniform(0, 12), draw.uniform(30, 40), draw.uniform(58, 66)):
             long_ones = [draw.uniform(9, 14) for _ in range(draw.randint(1, 2))]
             short_ones = [draw.uniform(0.2, 6) for _ in range(draw.randint(3, 4))]
             tasks = [*long_ones, *short_ones]

@@ -44,11 +44,13 @@ def done_in(log: str) -> list[str]:
 
 def test_a_task_runs_a_second_for_each_dot(release: Release, three_workers: list[str]) -> None:
     """`Hello...` is three seconds of work: it is still in hand after two, and done later."""
+    submitted = time.monotonic()
     task_id = release.submit("Hello...")
     eventually(lambda: holder(release, task_id), "the task is in hand")
-    started = time.monotonic()
-    while time.monotonic() - started < 2:
-        assert not any(task_id in done_in(release.log(pod)) for pod in three_workers)
+    while time.monotonic() - submitted < 2:
+        done = any(task_id in done_in(release.log(pod)) for pod in three_workers)
+        # On a busy machine a look takes long, and tells of a time after its begin.
+        assert not done or time.monotonic() - submitted >= 3
     eventually(lambda: any(task_id in done_in(release.log(pod)) for pod in three_workers), "the task is done")
 
 
