@@ -44,7 +44,7 @@ class Load:
 
     @classmethod
     def drawn(cls, queue: str, seed: int) -> "Load":
-        """Three bursts of four to six tasks, some long, most of them short: apart, so that they are no steady traffic."""
+        """Three bursts of four to six tasks, some long, most of them short: apart, so as to be no steady traffic."""
         draw = random.Random(f"{seed} {queue}")
         plan = []
         for begin in (draw.uniform(0, 12), draw.uniform(30, 40), draw.uniform(58, 66)):
