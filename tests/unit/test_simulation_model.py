@@ -72,6 +72,13 @@ def test_a_worker_with_two_places_does_two_at_once() -> None:
     assert list(record.waits) == [0.0, 0.0, 2.0, 2.0]
 
 
+def test_a_worker_that_has_got_two_at_once_has_no_room_for_a_third() -> None:
+    """It takes both that wait when it begins to consume; the third comes a second later."""
+    orders = Ordered(0, 30.0, [(0.0, 1), (50.0, 0)])
+    record = run(trace_of([(0.0, 6.0), (0.0, 6.0), (3.0, 5.0)]), orders, concurrency=2)
+    assert list(record.waits) == [2.0, 2.0, 5.0]
+
+
 def test_what_a_worker_needs_besides_the_work_delays_the_next_task() -> None:
     record = run(trace_of([(0.0, 2.0)] * 2), Fixed(1), replace(EXACT, overhead=0.5))
     assert list(record.waits) == [0.0, 2.5]

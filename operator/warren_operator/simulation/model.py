@@ -309,9 +309,13 @@ class World:
         self.unacked += 1
         if self._waits[task] < 0:  # its first delivery
             self._waits[task] = now - self._trace.at[task]
-        if len(pod.tasks) < self._concurrency and not pod.queued:
-            pod.queued = True
-            self._free.append(pod)
+        if len(pod.tasks) < self._concurrency:
+            if not pod.queued:
+                pod.queued = True
+                self._free.append(pod)
+        elif pod.queued:  # it has just got several, and had said that it has room after the first of them
+            pod.queued = False
+            self._free.remove(pod)
         self._count += 1
         event = (now + self._trace.takes[task] + self.timing.overhead, self._count, self._end, (pod, task))
         heapq.heappush(self._events, event)
