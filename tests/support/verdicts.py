@@ -85,7 +85,8 @@ def harm(submitted: Collection[str], runs: Iterable[Run], killed: Collection[str
     """What happened to tasks that should not, a sentence for each.
 
     Each task is to run once, to its end, at its first delivery. What was in the hands of a pod that was killed may run
-    once more for it.
+    once more for it, also where the pod still came to its end: its network is gone before its processes are, and what
+    it has done then it can tell nobody.
 
     Args:
         submitted: ids of all tasks.
@@ -93,13 +94,16 @@ def harm(submitted: Collection[str], runs: Iterable[Run], killed: Collection[str
         killed: pods that were killed without grace.
     """
     of: dict[str, list[Run]] = {task: [] for task in submitted}
-    for run in runs:
+    last: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: run.started):
         of.setdefault(run.task, []).append(run)
+        last[run.pod] = run
     found = []
     for task, its in of.items():
-        cut = [run for run in its if run.ended is None and run.pod in killed]
+        in_hand = [run for run in its if run.pod in killed and (run.ended is None or last[run.pod] is run)]
+        cut = in_hand if len(its) > 1 else [run for run in in_hand if run.ended is None]
         whole = [run for run in its if run not in cut]
-        if not whole:
+        if all(run.ended is None for run in its):
             found.append(f"task {task} has never run to its end")
         # A delivery that reached a killed pod's worker, and not yet its handler, left no trace but the count.
         spare = len(cut) + (1 if killed and not cut else 0)

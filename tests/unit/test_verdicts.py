@@ -30,6 +30,15 @@ def test_what_a_killed_pod_had_in_hand_may_run_once_more() -> None:
     assert harm({"t"}, [cut], {"dead"}) == ["task t has never run to its end"]
 
 
+def test_a_killed_pod_may_come_to_the_end_of_what_it_had_in_hand_and_tell_nobody() -> None:
+    unheard = run(pod="dead")
+    again = run(pod="other", started=30, ended=40, deliveries=2)
+    assert harm({"t"}, [unheard, again], {"dead"}) == []
+    assert harm({"t"}, [unheard], {"dead"}) == []
+    earlier = run(task="u", pod="dead", started=1, ended=9)
+    assert harm({"t", "u"}, [earlier, unheard, again, run(task="u", pod="other", started=50)], {"dead"}) != []
+
+
 def test_a_pod_at_work_is_wronged_but_for_the_last_second() -> None:
     assert wronged([Removal("p", 15)], [run()]) == ["pod p was asked to end 5.00 s after it began with task t"]
     assert wronged([Removal("p", 10.9)], [run()]) == []
