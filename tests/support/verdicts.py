@@ -103,7 +103,7 @@ def harm(submitted: Collection[str], runs: Iterable[Run], killed: Collection[str
         in_hand = [run for run in its if run.pod in killed and (run.ended is None or last[run.pod] is run)]
         cut = in_hand if len(its) > 1 else [run for run in in_hand if run.ended is None]
         whole = [run for run in its if run not in cut]
-        if all(run.ended is None for run in its):
+        if not whole and all(run.ended is None for run in cut):
             found.append(f"task {task} has never run to its end")
         # A delivery that reached a killed pod's worker, and not yet its handler, left no trace but the count.
         spare = len(cut) + (1 if killed and not cut else 0)
