@@ -15,6 +15,7 @@ from pathlib import Path
 
 from brokers import ADMIN, PASSWORD, Broker, image
 from chart import BrokerFiles, broker_files
+from listeners import Listener, end
 from waiting import eventually
 
 DOMAIN = "warren-rabbitmq-nodes.warren.svc.cluster.local"
@@ -58,14 +59,13 @@ class Service:
         self._target = port
         self._turn = 0
         self._silent = False
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._sockets: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._servers: list[socket.socket] = []
+        self._listener = Listener(self._forward)
 
     @property
     def port(self) -> int:
         """Where clients connect."""
-        return int(self._listener.getsockname()[1])
+        return self._listener.port
 
     def silence(self) -> None:
         """Pass nothing on from now on, in either direction; no connection ends by that."""
@@ -73,25 +73,16 @@ class Service:
 
     def close(self) -> None:
         """End it all."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        for end in (self._listener, *self._sockets):
-            end.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._forward, args=(client,), daemon=True).start()
+        self._listener.close()
+        for server in self._servers:
+            end(server)
 
     def _forward(self, client: socket.socket) -> None:
         server = self._connect()
         if server is None:
-            client.close()
+            end(client)
             return
-        self._sockets += [client, server]
+        self._servers.append(server)
         for source, target in ((client, server), (server, client)):
             threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
 
@@ -111,9 +102,9 @@ class Service:
                 if not self._silent:
                     target.sendall(data)
         if not self._silent:
-            for end in (source, target):
+            for side in (source, target):
                 with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
+                    side.shutdown(socket.SHUT_RDWR)
 
 
 @dataclass

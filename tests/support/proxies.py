@@ -6,12 +6,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from listeners import Listener, end
+
 
 class Proxy:
     """Forwards bytes between clients of `port` and a server.
 
     Args:
-        host, port: of the server.
+        host, port: of the server. A client that meets none there is ended.
 
     Attributes:
         accepted: connections so far.
@@ -19,18 +21,16 @@ class Proxy:
 
     def __init__(self, host: str, port: int) -> None:
         self._server = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
         self._speaks = threading.Event()
         self._speaks.set()
         self.accepted = 0
         self._refusing = False
-        self._sockets: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._listener = Listener(self._forward)
 
     @property
     def port(self) -> int:
         """Where clients connect."""
-        return int(self._listener.getsockname()[1])
+        return self._listener.port
 
     def hold(self) -> None:
         """Keep back everything the server says from now on; what clients say still goes through."""
@@ -51,46 +51,37 @@ class Proxy:
 
     def cut(self) -> None:
         """End all connections without delivering what was kept back."""
-        for end in self._sockets:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-        self._sockets.clear()
+        self._listener.cut()
 
     def close(self) -> None:
         """End it all."""
-        with contextlib.suppress(OSError):  # closed before
-            self._listener.shutdown(socket.SHUT_RDWR)  # closing alone would leave it open as long as a thread accepts
         self._listener.close()
-        self.cut()
         self.release()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-                if self._refusing:
-                    client.close()
-                    continue
-                server = socket.create_connection(self._server, timeout=10)
-                self.accepted += 1
-            except OSError:
+    def _forward(self, client: socket.socket) -> None:
+        try:
+            if self._refusing:
                 return
-            server.settimeout(None)
-            self._sockets += [client, server]
-            for source, target, gate in ((client, server, None), (server, client, self._speaks)):
-                threading.Thread(target=_pump, args=(source, target, gate), daemon=True).start()
+            with socket.create_connection(self._server, timeout=10) as server:
+                server.settimeout(None)
+                self.accepted += 1
+                back = threading.Thread(target=self._pump, args=(server, client, self._speaks), daemon=True)
+                back.start()
+                self._pump(client, server, None)
+                back.join()
+        finally:
+            end(client)
 
-
-def _pump(source: socket.socket, target: socket.socket, gate: threading.Event | None) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            if gate is not None:
-                gate.wait()
-            target.sendall(data)
-    for end in (source, target):
+    @staticmethod
+    def _pump(source: socket.socket, target: socket.socket, gate: threading.Event | None) -> None:
         with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+            while data := source.recv(65536):
+                if gate is not None:
+                    gate.wait()
+                target.sendall(data)
+        for side in (source, target):
+            with contextlib.suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
