@@ -69,7 +69,7 @@ def table(rng: random.Random) -> bytes:
         return b"\x01aF" + nested(rng.choice([10, 300, 500, 3000, 15_000]))
     if kind < 0.1:  # near the largest frame
         return b"\x03bigS" + _sized(b"\xc3" * rng.randrange(100_000, 131_072))
-    return b"".join(_name(rng) + _value(rng, 0) for _ in range(rng.randrange(12)))
+    return b"".join(_name(rng) + value(rng) for _ in range(rng.randrange(12)))
 
 
 def _name(rng: random.Random) -> bytes:
@@ -77,7 +77,8 @@ def _name(rng: random.Random) -> bytes:
     return bytes([len(name)]) + name
 
 
-def _value(rng: random.Random, depth: int) -> bytes:
+def value(rng: random.Random, depth: int = 0) -> bytes:
+    """A header's value of any type, the type before it; `depth` tells how deep it lies in others."""
     kind = rng.choice(b"tbBsuIilfdDTSxVAF" if depth < 4 else b"tVSx")
     size = {"t": 1, "b": 1, "B": 1, "s": 2, "u": 2, "I": 4, "i": 4, "l": 8, "f": 4, "d": 8, "D": 5, "T": 8, "V": 0}
     tag = bytes([kind])
@@ -91,9 +92,9 @@ def _value(rng: random.Random, depth: int) -> bytes:
             + rng.choice([bytes(count), b"\xff" * count, b"\x7f" + b"\xff" * (count - 1), rng.randbytes(count)])[:count]
         )
     if letter == "A":
-        return tag + _sized(b"".join(_value(rng, depth + 1) for _ in range(rng.randrange(4))))
+        return tag + _sized(b"".join(value(rng, depth + 1) for _ in range(rng.randrange(4))))
     if letter == "F":
-        return tag + _sized(b"".join(_name(rng) + _value(rng, depth + 1) for _ in range(rng.randrange(4))))
+        return tag + _sized(b"".join(_name(rng) + value(rng, depth + 1) for _ in range(rng.randrange(4))))
     return tag + _sized(rng.randbytes(rng.choice([0, 1, 10, 1000])))
 
 

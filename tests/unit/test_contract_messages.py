@@ -114,7 +114,7 @@ def test_a_foreign_timestamp_stands_for_the_time_of_submission() -> None:
     assert TaskProperties.from_amqp(pika.BasicProperties(timestamp=1_600_000_000)).submitted_at == 1_600_000_000_000
 
 
-@pytest.mark.parametrize("submitted", [True, "yesterday", None, 1.5, [1]])
+@pytest.mark.parametrize("submitted", [True, "yesterday", None, 1.5, [1], 0, -1, 2**63 - 1, int(1e308)])
 def test_nonsense_in_foreign_headers_raises_nothing(submitted: Any) -> None:
     properties = pika.BasicProperties(
         headers={"x-warren-submitted-at": submitted, "x-warren-other": 1, "mine": 2}, expiration="soon"
@@ -139,6 +139,7 @@ def test_the_time_of_submission_is_only_told_where_the_sender_did() -> None:
     assert submitted_at(pika.BasicProperties()) is None
     assert submitted_at(pika.BasicProperties(timestamp=5)) == 5000
     assert submitted_at(pika.BasicProperties(timestamp=5, headers={"x-warren-submitted-at": 5001})) == 5001
+    assert submitted_at(pika.BasicProperties(timestamp=5, headers={"x-warren-submitted-at": int(1e308)})) == 5000
 
 
 @pytest.mark.parametrize(
@@ -155,6 +156,8 @@ def test_the_time_of_submission_is_only_told_where_the_sender_did() -> None:
         ({"x-acquired-count": "3", "x-delivery-count": [3]}, True, 1, 0),
         ({"x-acquired-count": True, "x-delivery-count": -3}, True, 1, 0),
         ({"x-delivery-count": 3}, True, 4, 0),  # a broker before 4.3
+        ({"x-delivery-count": 2**63 - 1}, True, 1, 0),
+        ({"x-acquired-count": int(1e308), "x-delivery-count": int(1e308)}, True, 1, 0),
     ],
 )
 def test_deliveries_are_counted_as_the_broker_counts(

@@ -1,9 +1,12 @@
 """What a dead letter carries: the task as it came, and the reason, within what a frame holds."""
 
 import datetime as dt
+import random
 import struct
+from dataclasses import replace
 from typing import Any
 
+import hostile
 import pika
 import pytest
 from hypothesis import given
@@ -19,8 +22,10 @@ from warren_contract.dead import (
     shorten,
     to_bytes,
 )
+from warren_contract.task import ACQUIRED_COUNT_HEADER, DELIVERY_COUNT_HEADER, SUBMITTED_AT_HEADER, submitted_at
 from warren_worker import envelope
 from warren_worker.envelope import EnvelopeError, address, entries, join, split
+from warren_worker.intake import take_in
 
 any_text = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 long_text = st.text("aä€🐇\ud800", min_size=1, max_size=20).map(lambda text: text * 2000)
@@ -214,6 +219,23 @@ def test_bytes_that_are_no_properties_are_told_and_the_reason_still_gets_through
 def test_whatever_the_bytes_there_is_a_letter(raw: bytes) -> None:
     got = split(address(raw, REASON, "the-id").raw)
     assert b"x-warren-exception" in got["headers"]
+
+
+@given(st.randoms(use_true_random=False), st.booleans())
+def test_whatever_a_sender_wrote_about_a_task_its_dead_letter_can_be_written(rng: random.Random, again: bool) -> None:
+    """pika reads some numbers that it cannot write, a floating-point one above all; the reason must have none."""
+    headers = b"".join(
+        bytes([len(name)]) + name.encode() + hostile.value(rng)
+        for name in (DELIVERY_COUNT_HEADER, ACQUIRED_COUNT_HEADER, SUBMITTED_AT_HEADER)
+    )
+    raw = join({"headers": len(headers).to_bytes(4, "big") + headers, "timestamp": rng.randbytes(8)})
+    try:
+        properties = read(raw)
+    except Exception:  # noqa: BLE001  of any type; the worker takes these letters for undecodable
+        return
+    taken = take_in(properties, 0, 1.0, redelivered=again, max_body=1)
+    reason = replace(REASON, attempts=taken.deliveries.attempt, submitted_at=submitted_at(properties))
+    assert b"x-warren-exception" in split(address(raw, reason, "the-id").raw)["headers"]
 
 
 def test_every_type_that_pika_writes_has_its_size() -> None:

@@ -96,9 +96,13 @@ class TaskProperties:
 
 
 def submitted_at(properties: pika.BasicProperties) -> int | None:
-    """Unix time in milliseconds at which a task was submitted; None where its sender did not say."""
+    """Unix time in milliseconds at which a task was submitted; None where its sender did not say.
+
+    A number beyond the year 9999 says nothing either. pika reads a floating-point header as a whole number of up to 309
+    digits, which no message can carry on: writing it into a dead letter would fail.
+    """
     submitted = (properties.headers or {}).get(SUBMITTED_AT_HEADER)
-    if isinstance(submitted, int) and not isinstance(submitted, bool):
+    if isinstance(submitted, int) and not isinstance(submitted, bool) and 0 < submitted <= LATEST_TIMESTAMP * 1000:
         return submitted
     timestamp: Any = properties.timestamp
     return timestamp * 1000 if isinstance(timestamp, int) and 0 < timestamp <= LATEST_TIMESTAMP else None
@@ -142,9 +146,13 @@ class Deliveries:
 
 FIRST_DELIVERY = Deliveries(1, 0)
 
+MAX_COUNT = 2**31 - 1
+"""Deliveries that a count can name; more is a sender's invention, and one more than a number's largest would not fit
+into a dead letter."""
+
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_COUNT else 0
 
 
 def _text(value: Any) -> str | None:
