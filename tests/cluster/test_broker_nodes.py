@@ -98,10 +98,8 @@ class Given:
 
     def queues(self) -> dict[str, dict[str, Any]]:
         """What a broker says of each durable queue of ours: leader, members, online."""
-        said = self.kube.kubectl(
-            *("exec", PODS[0], "--", "rabbitmqctl", "--quiet", "list_queues", "--formatter", "json"),
-            *("name", "type", "leader", "members", "online"),
-        )
+        columns = ("name", "type", "leader", "members", "online")
+        said = self.kube.rabbitmqctl("list_queues", "--formatter", "json", *columns)
         return {row["name"]: row for row in json.loads(said) if row["name"] in (QUEUE, f"{QUEUE}.dead")}
 
     def wait_until_everywhere(self) -> dict[str, dict[str, Any]]:

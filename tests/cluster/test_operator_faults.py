@@ -26,23 +26,18 @@ def evidence(recorded: Kube) -> Iterator[Evidence]:
         yield evidence
 
 
-def ctl(kube: Kube, *arguments: str) -> str:
-    """Run `rabbitmqctl` in the broker's pod."""
-    return kube.kubectl("exec", "warren-rabbitmq-0", "--", "rabbitmqctl", "--quiet", *arguments)
-
-
 def test_a_queue_that_may_not_be_declared(evidence: Evidence) -> None:
     """It is deleted, and the operator has lost the right to make it again."""
     kube = evidence.kube
     with untouched(evidence):
-        ctl(kube, "set_permissions", "--vhost", "/", "warren-operator", "", ".*", ".*")
+        kube.rabbitmqctl("set_permissions", "--vhost", "/", "warren-operator", "", ".*", ".*")
         try:
-            ctl(kube, "delete_queue", SPARE)
+            kube.rabbitmqctl("delete_queue", SPARE)
             told(evidence, SPARE, "QueueRefused", "does not declare queue", "give the operator's user all rights")
             assert "backlog unknown" in evidence.status(SPARE)["decision"]["reason"]
             lasting(evidence, 3)
         finally:
-            ctl(kube, "set_permissions", "--vhost", "/", "warren-operator", ".*", ".*", ".*")
+            kube.rabbitmqctl("set_permissions", "--vhost", "/", "warren-operator", ".*", ".*", ".*")
         well_again(evidence)
 
 
@@ -51,14 +46,14 @@ def test_a_queue_without_a_leader(evidence: Evidence) -> None:
     server = f"{{'%2F_{SPARE}', node()}}"
     evidence.kube.patch(f"workqueue/{SPARE}", {"spec": {"minReplicas": 0, "behavior": {"scaleDown": LONG}}})
     with untouched(evidence):
-        ctl(evidence.kube, "eval", f"ra:stop_server(quorum_queues, {server}).")
+        evidence.kube.rabbitmqctl("eval", f"ra:stop_server(quorum_queues, {server}).")
         try:
             evidence.kube.patch(f"workqueue/{SPARE}", {"spec": {"behavior": {"scaleDown": {"stabilization": "0s"}}}})
             told(evidence, SPARE, "QueueUnavailable", "leader", "see `rabbitmq-queues quorum_status`")
             lasting(evidence, 5)
         finally:
             evidence.kube.patch(f"workqueue/{SPARE}", {"spec": {"minReplicas": 1}})
-            ctl(evidence.kube, "eval", f"ra:restart_server(quorum_queues, {server}).")
+            evidence.kube.rabbitmqctl("eval", f"ra:restart_server(quorum_queues, {server}).")
         well_again(evidence)
 
 
@@ -118,7 +113,7 @@ def test_two_of_a_kind(evidence: Evidence) -> None:
 
 def test_a_foreign_policy_moves_nobody(evidence: Evidence) -> None:
     with untouched(evidence):
-        ctl(evidence.kube, "set_policy", "--priority", "99", "foreign", f"^{SPARE}$", '{"max-length": 7}')
+        evidence.kube.rabbitmqctl("set_policy", "--priority", "99", "foreign", f"^{SPARE}$", '{"max-length": 7}')
         try:
             message = eventually(
                 lambda: (
@@ -131,7 +126,7 @@ def test_a_foreign_policy_moves_nobody(evidence: Evidence) -> None:
             )
             assert "remove it, or give it a priority below" in message
         finally:
-            ctl(evidence.kube, "clear_policy", "foreign")
+            evidence.kube.rabbitmqctl("clear_policy", "foreign")
         eventually(lambda: evidence.condition(SPARE, "PolicyOverridden")["status"] == "False", "it is gone", limit=90)
 
 
