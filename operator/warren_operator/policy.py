@@ -427,8 +427,8 @@ def _blind(spec: Scaling, seen: Observation, memory: Memory) -> Decision:
     return Decision(seen.replicas, None, replicas, limit, memory)
 
 
-def _up(spec: Scaling, seen: Observation, wanted: int) -> tuple[int, Limit]:
-    """To what is wanted, as fast as pods start, unless more would only meet the same fate as those that are there."""
+def _up(spec: Scaling, seen: Observation, answer: int) -> tuple[int, Limit]:
+    """To the answer, as fast as pods start, unless more would only meet the same fate as those that are there."""
     ready = sum(worker.phase is Phase.READY for worker in seen.workers)
     failing = sum(worker.phase is Phase.FAILING for worker in seen.workers)
     if failing and failing >= ready:
@@ -436,9 +436,9 @@ def _up(spec: Scaling, seen: Observation, wanted: int) -> tuple[int, Limit]:
     if any(worker.phase is Phase.PENDING and worker.age > PENDING_LIMIT for worker in seen.workers):
         return seen.replicas, Limit.PENDING
     most = _most_started(spec, seen)
-    if wanted > most:
+    if answer > most:
         return max(seen.replicas, most), Limit.MAX_STEP
-    return wanted, Limit.NONE
+    return answer, Limit.NONE
 
 
 def _most_started(spec: Scaling, seen: Observation) -> int:
@@ -459,21 +459,21 @@ class _Down:
     victims: tuple[str, ...] = ()
 
 
-def _down(seen: Observation, memory: Memory, wanted: int, bound: int, now: float) -> _Down:
-    """Take away what does nothing: pods that are not up, then idle workers; busy ones only under a lowered bound."""
-    if seen.rollout and bound > 0:  # a bound of zero leaves nothing to choose between
+def _down(seen: Observation, memory: Memory, kept: int, ceiling: int, now: float) -> _Down:
+    """Take away what does nothing: pods that are not up, then idle workers; busy ones only under a lowered ceiling."""
+    if seen.rollout and ceiling > 0:  # a ceiling of zero leaves nothing to choose between
         return _Down(0, Limit.ROLLOUT)
     if not seen.settled and not seen.rollout:  # a rollout is never settled; it has more pods than replicas
         return _Down(0, Limit.UNSETTLED)
-    surplus = seen.replicas - wanted
-    forced = max(0, seen.replicas - bound)
+    surplus = seen.replicas - kept
+    forced = max(0, seen.replicas - ceiling)
     unborn = max(0, seen.replicas - len(seen.workers))  # asked for, and not even made yet
     if forced:
-        chosen = _removable(seen, memory, now)[: max(0, forced - unborn)]
+        chosen = _cheapest_first(seen, memory, now)[: max(0, forced - unborn)]
         return _Down(forced, Limit.NONE, tuple(worker.name for worker in chosen))
     if doubt := _in_doubt(seen, memory, now):
         return _Down(0, doubt)
-    idle = [worker for worker in _removable(seen, memory, now) if not _kept(worker, seen, memory, now)]
+    idle = [worker for worker in _cheapest_first(seen, memory, now) if not _occupied(worker, seen, memory, now)]
     chosen = idle[: max(0, surplus - unborn)]
     limit = Limit.NONE
     if any(worker.phase is Phase.STARTING and worker not in chosen for worker in seen.workers):
@@ -481,9 +481,8 @@ def _down(seen: Observation, memory: Memory, wanted: int, bound: int, now: float
         chosen = [worker for worker in chosen if worker.phase is not Phase.READY]
         limit = Limit.STARTING
     count = min(surplus, unborn + len(chosen))
-    if count == surplus:
-        limit = Limit.NONE
-    return _Down(count, limit if limit or count == surplus else Limit.BUSY, tuple(worker.name for worker in chosen))
+    held = Limit.NONE if count == surplus else limit or Limit.BUSY
+    return _Down(count, held, tuple(worker.name for worker in chosen))
 
 
 def _in_doubt(seen: Observation, memory: Memory, now: float) -> Limit:
@@ -498,13 +497,13 @@ def _in_doubt(seen: Observation, memory: Memory, now: float) -> Limit:
 _DELETION_ORDER = (Phase.PENDING, Phase.FAILING, Phase.STARTING, Phase.READY)
 
 
-def _removable(seen: Observation, memory: Memory, now: float) -> list[Worker]:
+def _cheapest_first(seen: Observation, memory: Memory, now: float) -> list[Worker]:
     """All workers, those first whose going costs least; among equals the youngest first."""
     return sorted(
         seen.workers,
         key=lambda worker: (
             _DELETION_ORDER.index(worker.phase),
-            _kept(worker, seen, memory, now),
+            _occupied(worker, seen, memory, now),
             worker.busy is not False,
             worker.busy is True,
             worker.age,
@@ -513,7 +512,7 @@ def _removable(seen: Observation, memory: Memory, now: float) -> list[Worker]:
     )
 
 
-def _kept(worker: Worker, seen: Observation, memory: Memory, now: float) -> bool:
+def _occupied(worker: Worker, seen: Observation, memory: Memory, now: float) -> bool:
     """Whether a worker has, or may have, something to do."""
     if worker.phase in (Phase.PENDING, Phase.FAILING):
         return False
