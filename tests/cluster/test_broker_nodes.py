@@ -1,20 +1,19 @@
 """Three brokers in an installed release, under load: they come, die, are rolled, and do not become one."""
 
-import itertools
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from chart import CHART
-from evidence_release import Evidence, evidence_of, values
+from evidence_release import evidence_of, values
 from kube import Kube
 from release import install, remove
+from steady_load import SteadyLoad
 from waiting import eventually
 
 QUEUE = "elder"
@@ -22,44 +21,6 @@ PODS = [f"warren-rabbitmq-{number}" for number in range(3)]
 
 RECOVERY_LIMIT = 120.0
 """Seconds: clients of a broker that vanished notice after 20; the rest is for two cores that start a broker again."""
-
-
-@dataclass
-class Load:
-    """A client that submits one short task after the other, and remembers those that were confirmed.
-
-    Attributes:
-        evidence: of the release.
-        confirmed: ids of the tasks.
-    """
-
-    evidence: Evidence
-    confirmed: set[str] = field(default_factory=set)
-    _stopped: threading.Event = field(default_factory=threading.Event)
-
-    def run(self) -> None:
-        """Submit until stopped, about ten a second."""
-        for _ in itertools.count():
-            if self._stopped.wait(0.1):
-                return
-            answer = self.evidence.release.http.post(f"/v1/queues/{QUEUE}/tasks", content="0.05")
-            if answer.status_code == 202:
-                self.confirmed.add(answer.json()["id"])
-            else:
-                assert answer.status_code == 503, answer.text
-
-    def stop(self) -> None:
-        """Submit no more."""
-        self._stopped.set()
-
-    def completed(self) -> set[str]:
-        """Ids of the tasks that were done."""
-        return {run.task for run in self.evidence.runs(set(self.confirmed)) if run.ended is not None}
-
-    def goes_on(self) -> None:
-        """Wait until a task that has yet to be submitted is confirmed and done."""
-        before = set(self.confirmed)
-        eventually(lambda: self.completed() - before, "a new task is done", limit=RECOVERY_LIMIT, every=1)
 
 
 @dataclass(frozen=True)
@@ -126,23 +87,21 @@ def given(cluster: Kube, images: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @contextmanager
-def load(given: Given) -> Iterator[Load]:
-    """The load for the time of a `with` statement; at its end everything that was confirmed has been done."""
+def load(given: Given) -> Iterator[SteadyLoad]:
+    """Short tasks, about ten a second; at the end everything that was confirmed has been done."""
     with evidence_of(given.kube) as evidence:
         eventually(lambda: evidence.release.queue(QUEUE)["exists"], "the operator has made the queue")
-        load = Load(evidence)
-        thread = threading.Thread(target=load.run)
-        thread.start()
-        try:
-            load.goes_on()
-            yield load
-        finally:
-            load.stop()
-            thread.join(60)
-        assert not thread.is_alive()
-        eventually(
-            lambda: load.confirmed <= load.completed(), "all confirmed tasks are done", limit=RECOVERY_LIMIT, every=1
+        load = SteadyLoad(
+            client=evidence.release.http,
+            queue=QUEUE,
+            body=lambda _number: "0.05",
+            completed=lambda tasks: {run.task for run in evidence.runs(tasks) if run.ended is not None},
+            pause=0.1,
+            every=1,
+            limit=RECOVERY_LIMIT,
         )
+        with load.running():
+            yield load
 
 
 def test_one_broker_becomes_three_and_runs_on(given: Given) -> None:

@@ -3,19 +3,17 @@
 Producer and workers know one address, as in Kubernetes: that of the Service, behind which are the nodes that are ready.
 """
 
-import itertools
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import httpx
 import pytest
 from broker_clusters import BrokerCluster, Member, Service, broker_cluster
 from brokers import Broker, declare_work_queue
 from producers import SUBMIT_TOKEN, ready_producer
+from steady_load import SteadyLoad
 from waiting import eventually
 from workers import Worker, Workers, workers_on, write_broker_files
 
@@ -36,50 +34,6 @@ HELD = "held"
 
 LOST = 2
 """The node that a worker loses."""
-
-
-@dataclass
-class Load:
-    """A client that submits one task after the other, and remembers those that were confirmed.
-
-    Attributes:
-        client: of the producer.
-        workers: that do the tasks.
-        confirmed: ids.
-    """
-
-    client: httpx.Client
-    workers: Workers
-    confirmed: set[str] = field(default_factory=set)
-    _stopped: threading.Event = field(default_factory=threading.Event)
-
-    def run(self) -> None:
-        """Submit until stopped, about a hundred a second."""
-        for number in itertools.count():
-            if self._stopped.wait(0.01):
-                return
-            answer = self.client.post(f"/v1/queues/{QUEUE}/tasks", content=f"light {number}")
-            if answer.status_code == 202:
-                self.confirmed.add(answer.json()["id"])
-            else:
-                assert answer.status_code == 503, answer.text
-
-    def stop(self) -> None:
-        """Submit no more."""
-        self._stopped.set()
-
-    def completed(self) -> set[str]:
-        """Ids of the tasks that were done."""
-        return {note.id for note in self.workers.notes("end")}
-
-    def goes_on(self) -> None:
-        """Wait until a task that has yet to be submitted is confirmed and done."""
-        before = set(self.confirmed)
-        eventually(
-            lambda: (self.confirmed - before) & self.completed(),
-            f"a new task is done; {len(before)} were confirmed before",
-            limit=RECOVERY_LIMIT,
-        )
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +59,8 @@ def three(nodes: tuple[BrokerCluster, Broker]) -> tuple[BrokerCluster, Broker]:
 
 
 @contextmanager
-def load(broker: Broker, folder: Path) -> Iterator[Load]:
-    """The load for the time of a `with` statement; at its end everything that was confirmed has been done."""
+def load(broker: Broker, folder: Path) -> Iterator[SteadyLoad]:
+    """Light tasks, about a hundred a second; at the end everything that was confirmed has been done."""
     with (
         ready_producer(broker, folder / "producer", WARREN_SUBMIT_TIMEOUT="5s") as producer,
         producer.client(SUBMIT_TOKEN) as client,
@@ -114,17 +68,17 @@ def load(broker: Broker, folder: Path) -> Iterator[Load]:
     ):
         for _ in range(3):  # likely on more than one node
             workers.start("light").ready()
-        load = Load(client, workers)
-        thread = threading.Thread(target=load.run)
-        thread.start()
-        try:
-            load.goes_on()
+        load = SteadyLoad(
+            client=client,
+            queue=QUEUE,
+            body="light {}".format,
+            completed=lambda tasks: tasks & {note.id for note in workers.notes("end")},
+            pause=0.01,
+            every=0.1,
+            limit=RECOVERY_LIMIT,
+        )
+        with load.running():
             yield load
-        finally:
-            load.stop()
-            thread.join(30)
-        assert not thread.is_alive()
-        eventually(lambda: load.confirmed <= load.completed(), "all confirmed tasks are done", limit=RECOVERY_LIMIT)
 
 
 @pytest.fixture
