@@ -32,7 +32,7 @@ def unused() -> pika.ConnectionParameters:
 def services(tmp_path: Path) -> Services:
     (tmp_path / "admin").write_text(TOKEN)
     outbox, board = Outbox(), Board()
-    publisher = Publisher(unused, outbox)
+    publisher = Publisher(unused, outbox, limit=1.0)
     observer = Observer(unused, board, outbox.resync)
     return Services(
         publisher=publisher,

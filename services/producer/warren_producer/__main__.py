@@ -99,7 +99,7 @@ async def serve(
         return connection_parameters(BrokerSettings.load(environ), name, blocked_timeout=blocked_timeout)
 
     outbox = Outbox()
-    publisher = Publisher(lambda: parameters("publish", BLOCKED_TIMEOUT), outbox)
+    publisher = Publisher(lambda: parameters("publish", BLOCKED_TIMEOUT), outbox, limit=settings.submit_timeout)
     board = Board()
     observer = Observer(lambda: parameters("read", None), board, outbox.resync)
     services = Services(

@@ -23,6 +23,9 @@ class Outcome(Enum):
     """No queue has it: the broker answered with a nack, as a queue at its limit does."""
     UNKNOWN = "unknown"
     """Nobody can tell: the channel or connection went away before the answer, or a Return fits several messages."""
+    LATE = "late"
+    """Nobody can tell yet: the broker's answer did not come in time."""
+
     STALLED = "stalled"
     """Nobody can tell yet: the broker stopped reading in an alarm, and takes the message or not once that is over."""
 

@@ -20,6 +20,7 @@ from warren_contract.backoff import Backoff
 from warren_contract.names import TASKS_EXCHANGE
 from warren_contract.task import TaskProperties
 from warren_producer.confirms import Confirms, Key, Outcome
+from warren_producer.deadlines import Deadlines
 from warren_producer.frames import PublishEncoder
 from warren_producer.outbox import Outbox
 
@@ -133,6 +134,7 @@ class Publisher:
     Args:
         parameters: of each connection attempt.
         outbox: sends events over the same connection, and is told of each confirmed task.
+        limit: seconds that a submit waits for its confirm.
         max_tasks: submits that may wait for their confirm at once; `QUEUE_SHARE` of them for one queue.
         max_bytes: bytes of their bodies together, likewise.
     """
@@ -142,11 +144,13 @@ class Publisher:
         parameters: Callable[[], pika.ConnectionParameters],
         outbox: Outbox,
         *,
+        limit: float,
         max_tasks: int = MAX_TASKS,
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self._parameters = parameters
         self._outbox = outbox
+        self._deadlines = Deadlines(limit, Outcome.LATE)
         self._max_tasks = max_tasks
         self._max_bytes = max_bytes
         self._lane: _Lane | None = None
@@ -253,27 +257,20 @@ class Publisher:
         for properties, body, ticket in messages:
             lane.confirms.add(Key(queue, properties.id), len(body), _Pending(queue, ticket))
 
-    async def submit(self, queue: str, properties: TaskProperties, body: bytes, limit: float) -> None:
+    async def submit(self, queue: str, properties: TaskProperties, body: bytes) -> None:
         """Publish a task and wait until a queue has it safely.
 
         Args:
             queue: its name.
             properties: the task's.
             body: its payload.
-            limit: seconds to wait for the confirm.
 
         Raises:
             NotAccepted: the task is in no queue; or, with cause `OUTCOME_UNKNOWN`, perhaps in one.
         """
         answer = self.publish(queue, properties, body)
-        try:
-            async with asyncio.timeout(limit):
-                outcome = await answer
-        except TimeoutError:
-            raise NotAccepted(
-                Cause.OUTCOME_UNKNOWN,
-                f"the broker did not confirm the task within {limit:g} s: it may or may not be in queue {queue!r}",
-            ) from None
+        self._deadlines.add(answer)
+        outcome = await answer
         match outcome:
             case Outcome.CONFIRMED:
                 return
@@ -283,6 +280,12 @@ class Publisher:
                 raise NotAccepted(
                     Cause.QUEUE_FULL,
                     f"queue {queue!r} refused the task: it is full (at its maxLength); try again later",
+                )
+            case Outcome.LATE:
+                raise NotAccepted(
+                    Cause.OUTCOME_UNKNOWN,
+                    f"the broker did not confirm the task within {self._deadlines.limit:g} s: it may or may not be in "
+                    f"queue {queue!r}",
                 )
             case Outcome.STALLED:
                 raise NotAccepted(

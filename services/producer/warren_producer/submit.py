@@ -63,7 +63,7 @@ class Submit:
             payload = await body.read(services.submit_timeout)
             started = time.perf_counter()
             try:
-                await services.publisher.submit(queue, properties, payload, services.submit_timeout)
+                await services.publisher.submit(queue, properties, payload)
             except NotAccepted as error:
                 raise as_api_error(error, properties.id) from error
         services.metrics.submit_seconds.observe(time.perf_counter() - started)
