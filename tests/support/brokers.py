@@ -80,15 +80,21 @@ class Broker:
         """Stop the container in good order and start it on its data; the broker after that, on other ports."""
         for action in ("stop", "start"):
             subprocess.run(["docker", action, self.container], capture_output=True, timeout=120, check=True)
-        broker = replace(self, amqp_port=self._published(5672), management_port=self._published(15672))
+        broker = replace(self, amqp_port=self.published(5672), management_port=self.published(15672))
         _wait_until_open(broker)
         return broker
 
-    def _published(self, port: int) -> int:
+    def published(self, port: int) -> int:
+        """Where clients reach a port of the container."""
         shown = subprocess.run(
             ["docker", "port", self.container, str(port)], capture_output=True, text=True, timeout=60, check=True
         )
         return int(shown.stdout.split()[0].rsplit(":", 1)[1])
+
+    def write_temporary(self, name: str, content: bytes) -> None:
+        """Write a file to the container's `/tmp`, which is all that can be written there."""
+        command = ["docker", "exec", "--interactive", self.container, "tee", f"/tmp/{name}"]  # noqa: S108
+        subprocess.run(command, input=content, capture_output=True, timeout=60, check=True)
 
     def ready(self, queue: str) -> int:
         """Messages that wait in `queue`."""
@@ -159,7 +165,7 @@ def _container(files: BrokerFiles, folder: Path) -> DockerContainer:
     configuration, secret = files.write(folder, further_user=(ADMIN, PASSWORD))
     return (
         DockerContainer(image())
-        .with_exposed_ports(5672, 15672)
+        .with_exposed_ports(5671, 5672, 15672)
         .with_env("RABBITMQ_USE_LONGNAME", "true")
         .with_volume_mapping(str(configuration), "/etc/rabbitmq", "ro")
         .with_volume_mapping(str(secret), "/etc/warren/rabbitmq", "ro")
