@@ -29,16 +29,16 @@ async def test_what_has_no_result_ends_at_its_limit_and_not_before() -> None:
 
 async def test_they_end_in_the_order_in_which_they_came() -> None:
     deadlines = Deadlines(LIMIT, "late")
-    ended: list[int] = []
+    ended: list[asyncio.Future[str]] = []
     (first,) = futures(deadlines, 1)
     await asyncio.sleep(LIMIT / 2)
     second, third = futures(deadlines, 2)
-    for number, future in enumerate((first, second, third)):
-        future.add_done_callback(lambda _future, number=number: ended.append(number))
+    for future in (third, first, second):
+        future.add_done_callback(ended.append)
     assert await asyncio.wait_for(first, PATIENCE) == "late"
     assert not second.done(), "it came later"
     assert await asyncio.wait_for(third, PATIENCE) == "late"
-    assert ended == [0, 1, 2]
+    assert ended == [first, second, third]
 
 
 @pytest.mark.parametrize("place", range(3))
