@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -203,8 +204,14 @@ class BoundedProtocol(HttpToolsProtocol):
             cycle.keep_alive = False
             self._deaf = True
 
+        # Weakly, since the request holds what is here: in a circle, it would all lie about until garbage is looked for.
+        this = weakref.ref(cycle)
+
         async def receive() -> Any:
-            return {"type": "http.disconnect"} if cycle is self._broken else await type(cycle).receive(cycle)
+            asked = this()
+            if asked is None or asked is self._broken:
+                return {"type": "http.disconnect"}
+            return await type(asked).receive(asked)
 
         cycle.receive = receive  # type: ignore[method-assign]
         if self.scope["method"] != "HEAD":
