@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from prometheus_client import Histogram
 
-from warren_operator.actuation import Actuator, Outdated, ScaleIn, ranks
+from warren_operator.actuation import Actuator, Contested, Outdated, ScaleIn, ranks
 from warren_operator.background import Background
 from warren_operator.entry import Entry
 from warren_operator.explanation import Explained, Problem
@@ -30,6 +30,10 @@ REACTION_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
 
 RETRY_EVERY = 1.0
 """Seconds until the next try of a change that the API server refused or did not answer."""
+
+CONTESTED = 3
+"""Times in a row that a change met a world other than expected, after which that is told and tried more slowly. Once is
+somebody's edit; time and again it is an admission rule, another controller, or a watch that stands still."""
 
 
 class Actor:
@@ -92,6 +96,7 @@ class Actor:
         loop = asyncio.get_running_loop()
         queue = entry.item.queue
         trouble: Problem | None = None
+        contested = 0
         try:
             if decision.replicas > decision.current:
                 await self._actuator.scale(target, decision.current, decision.replicas)
@@ -102,6 +107,14 @@ class Actor:
                     lambda: self._workloads.target(target),
                     lambda victims: forced or self._free(queue, victims),
                 )
+        except Contested as error:
+            contested = entry.contested + 1
+            log.info("%s: %s", entry.item.key, error)
+            if contested >= CONTESTED:
+                trouble = Problem(
+                    "ScalingRefused", f"replicas of Deployment {target.name} could not be changed: {error}"
+                )
+                entry.act_after = loop.time() + RETRY_EVERY
         except Outdated as error:
             log.info("%s: %s", entry.item.key, error)
         except KubeError as error:
@@ -112,7 +125,7 @@ class Actor:
             entry.expected = (decision.replicas, loop.time() + ECHO_LIMIT)
             self._carried_out(entry, told, decision)
         finally:
-            entry.trouble = trouble
+            entry.trouble, entry.contested = trouble, contested
             entry.acting = False
 
     def _carried_out(self, entry: Entry, told: Explained, decision: Decision) -> None:

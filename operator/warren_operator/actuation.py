@@ -36,6 +36,10 @@ class Outdated(Exception):
     """The world is no longer as the decision saw it; the next one is due at once."""
 
 
+class Contested(Outdated):
+    """The same, or so it seems: where it happens time and again, somebody is against the change."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScaleIn:
     """A decision to have fewer workers.
@@ -63,7 +67,7 @@ class Actuator:
         """Set the replicas of a Deployment through its scale subresource, provided that they still are `current`.
 
         Raises:
-            Outdated: somebody else changed them in between.
+            Contested: somebody else changed them in between, or an admission rule answers as if that were so.
             KubeError: refused, or not reachable.
         """
         path = DEPLOYMENTS.path(target.namespace, target.name, "scale")
@@ -74,7 +78,7 @@ class Actuator:
             await self._api.request("PATCH", path, body=body, media=JSON_PATCH)
         except KubeError as error:
             if error.conflict:
-                raise Outdated(f"replicas of {target} are no longer {current}") from error
+                raise Contested(f"the replicas are no longer {current}, or must not be changed: {error}") from error
             raise
 
     async def scale_in(
@@ -91,7 +95,8 @@ class Actuator:
             still_free: whether none of the victims has been given a task since.
 
         Raises:
-            Outdated: a victim is gone or has a task, the pods changed, or the replicas did.
+            Outdated: a victim is gone or has a task, the pods changed, or a rollout has begun.
+            Contested: the replicas changed, or the marks do not stay.
             KubeError: refused, or not reachable.
         """
         target, victims = order.target, order.victims
@@ -104,6 +109,9 @@ class Actuator:
         state = look()
         if state is None or not {pod.name for pod in state.pods}.issuperset(victims):
             raise Outdated(f"pods of {target} changed while they were being marked")
+        if order.wanted and (state.rollout or not state.settled):
+            # The patch would be divided between two ReplicaSets, and take others than the victims.
+            raise Outdated(f"a rollout of {target} began while pods were being marked")
         if not still_free(victims):
             raise Outdated(f"a worker of {target} took a task while it was being marked")
         await self.scale(target, order.current, order.wanted)
@@ -143,7 +151,7 @@ class Actuator:
                         return
                     await asyncio.sleep(SEEN_EVERY)
         except TimeoutError:
-            raise Outdated("the marks on the pods do not come back by the watch") from None
+            raise Contested("the marks on the pods that are to go do not come back by the watch") from None
 
 
 def marks(state: TargetState, order: ScaleIn) -> dict[str, str | None]:

@@ -42,6 +42,7 @@ class Entry:
         act_after: no change before this time, after one that was refused.
         ranked_at: time at which it was last seen to that the pods are marked ahead of a scale-in.
         trouble: why the last change was refused.
+        contested: how often in a row a change met a world other than expected.
         decisions: the last changes of replicas, newest first.
         scalings: changes of replicas that were carried out, by direction and limit, for the metrics.
 
@@ -80,6 +81,7 @@ class Entry:
     act_after: float = NEVER
     ranked_at: float = NEVER
     trouble: Problem | None = None
+    contested: int = 0
     decisions: History = ()
     scalings: dict[tuple[str, str], int] = field(default_factory=dict)
 

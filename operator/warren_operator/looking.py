@@ -151,6 +151,7 @@ class Looker:
         target = self._workloads.target(key)
         if target is None:
             text = f"Deployment {key.name} does not exist: make it, or name another in spec.scaleTargetRef.name"
+            self._wants.forget(entry.item.key)  # there are no workers that would need a budget
             self._teller.explain(entry, Explained(Problem("ScaleTargetMissing", text)))
             return IDLE_EVERY
         pause = self._too_early(entry, target, reading.counts)
@@ -218,10 +219,15 @@ class Looker:
         key = target_of(entry.item.key, spec)
         problem, override = self._problem(entry, spec, key, view), self._override(entry)
         if problem is not None and problem.reason in (AUTOSCALER_CONFLICT, BUDGET_UNKNOWN):
+            seen = view.seen
+            self._wants.occupy(entry.item.key, spec, seen.replicas, len(seen.workers) + seen.ending)
             self._teller.explain(entry, Explained(problem, override, view))
             return IDLE_EVERY
         scaling = self._wants.now(entry.item.key, spec, view.seen, entry.memory, time.time())
         decision = decide(scaling, view.seen, entry.memory, now)
+        if not decision.changes and entry.trouble is not None:
+            entry.trouble = None  # what was refused is not wanted any more, or has been done all the same
+            problem = self._problem(entry, spec, key, view)
         told = Explained(problem, override, view, decision, scaling, entry.memory, now)
         entry.memory = decision.memory
         if decision.replicas <= decision.current:

@@ -251,13 +251,18 @@ class Loop:
             known = self.entries.get(item.key)
             if known is None or known.item.uid != item.uid:
                 self.entries[item.key] = _new_entry(item, refusal, now)
-                self._expect(item)
+                if refusal is None:
+                    self._expect(item)
                 self._agenda.schedule(item.key, now)
             elif known.item.generation != item.generation or known.refusal != refusal:
                 known.item, known.refusal = item, refusal
                 self._agenda.schedule(item.key, now)
+            if refusal is not None:
+                self._wants.forget(item.key)  # what is not served uses nothing
         self._owners = dict(claims.owners)
-        self._topology.serve(claims.wanted, may_drop=all(item.spec is not None for item in items))
+        # A WorkQueue that is not known yet, or cannot be read, may own a policy that nobody else speaks for.
+        all_known = self.workloads.queues.synced and all(item.spec is not None for item in items)
+        self._topology.serve(claims.wanted, may_drop=all_known)
 
     def _expect(self, item: WorkQueue) -> None:
         """What a new one already uses of a budget must not be given to others before it has been looked at."""

@@ -122,8 +122,19 @@ class Wants:
         if shared is not None and key not in shared.demands:
             shared.demands[key] = Demand(wanted=replicas, replicas=replicas, pods=pods)
 
+    def occupy(self, key: Key, spec: Spec, replicas: int, pods: int) -> None:
+        """A WorkQueue that Warren leaves alone uses this much of its budget, no more and no less.
+
+        Args: as of `expect`.
+        """
+        shared = self._shared.get(spec.budget.name) if spec.budget else None
+        demand = Demand(wanted=replicas, replicas=replicas, pods=pods)
+        if spec.budget is not None and shared is not None and shared.demands.get(key) != demand:
+            shared.demands[key] = demand
+            self._divide(spec.budget.name, key)
+
     def forget(self, key: Key) -> None:
-        """A WorkQueue is gone: what it had of a budget is free."""
+        """A WorkQueue is gone, or not served: what it had of a budget is free."""
         self._usual.pop(key, None)
         self._leave(key, None)
 

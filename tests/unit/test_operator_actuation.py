@@ -1,10 +1,16 @@
 """Which pods are marked before a scale-in."""
 
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
 import pytest
 
-from warren_operator.actuation import RANKED, VICTIM_COST, ScaleIn, marks, ranks
+from warren_operator.actuation import RANKED, VICTIM_COST, Actuator, Outdated, ScaleIn, marks, ranks
 from warren_operator.resource import Key
 from warren_operator.workloads import Deployment, Pod, TargetState
+
+if TYPE_CHECKING:
+    from warren_operator.kube import Changes
 
 TARGET = Key("jobs", "worker")
 
@@ -66,3 +72,33 @@ def test_pods_are_marked_ahead_in_the_order_in_which_they_will_be_free(
 def test_a_flock_is_not_marked_ahead_as_a_whole() -> None:
     names = [f"w{number}" for number in range(3 * RANKED)]
     assert list(ranks(state(THREE, **dict.fromkeys(names)), names)) == names[:RANKED]
+
+
+class Server:
+    """Takes every change, and has something happen when the first pod is marked."""
+
+    def __init__(self, target: TargetState, then: TargetState) -> None:
+        self.target = target
+        self._then = then
+        self.scaled = False
+
+    async def request(self, _method: str, path: str, **_more: Any) -> dict[str, Any]:
+        """One call."""
+        self.target = self._then
+        self.scaled = self.scaled or path.endswith("/scale")
+        return {}
+
+
+@pytest.mark.parametrize(("rollout", "settled"), [(True, True), (False, False), (True, False)])
+async def test_a_rollout_that_begins_while_pods_are_marked_ends_the_scale_in(rollout: bool, settled: bool) -> None:
+    """The patch would be divided between two ReplicaSets, and take others than the victims."""
+    before = state(THREE, a=None, b=None, c=None)
+    marked = state(THREE, a=None, b=VICTIM_COST, c=None)
+    server = Server(before, replace(marked, rollout=rollout, settled=settled))
+    order = ScaleIn(TARGET, 3, 2, ("b",))
+    with pytest.raises(Outdated, match="rollout"):
+        await Actuator(cast("Changes", server)).scale_in(order, lambda: server.target, lambda _victims: True)
+    assert not server.scaled
+    quiet = Server(before, marked)
+    await Actuator(cast("Changes", quiet)).scale_in(order, lambda: quiet.target, lambda _victims: True)
+    assert quiet.scaled

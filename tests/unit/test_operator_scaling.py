@@ -134,3 +134,17 @@ def test_whatever_comes_and_goes_a_budget_is_never_overdrawn(story: list[tuple[s
             for other, count in replicas.items():
                 wants.expect(Key("jobs", other), items[other], count, count)
         assert sum(replicas.values()) <= 10
+
+
+def test_what_warren_leaves_alone_uses_what_it_has_of_a_budget_and_no_more() -> None:
+    changed: list[Key] = []
+    wants = Wants({"gpu": 8}, changed.append)
+    item = spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1})
+    assert ask(wants, A, item, 8).budget == 8
+    assert ask(wants, B, item, 8).budget == 0
+    changed.clear()
+    wants.occupy(A, item, replicas=3, pods=4)  # an HPA has it now, and one of its pods is ending
+    assert changed == [B]
+    assert ask(wants, B, item, 8).budget == 4
+    wants.occupy(A, item, replicas=3, pods=4)
+    assert changed == [B], "nothing is new"

@@ -1,0 +1,255 @@
+"""The loop against an API server and a broker that answer what a test wants them to: what trouble changes, and what is
+told of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from warren_operator.kube import KubeError
+from warren_operator.loop import Loop
+from warren_operator.observation import Counts, Reading, Statistics
+from warren_operator.resource import Condition, Key
+from warren_operator.settings import BUILT_IN, Settings
+from warren_operator.topology import Finding
+from warren_operator.workloads import Deployment
+
+if TYPE_CHECKING:
+    from warren_operator.broker import Broker, EventPublisher
+    from warren_operator.kube import Api
+    from warren_operator.topology import Topology
+
+NAMESPACE = "jobs"
+LIMIT = 30.0
+
+
+class Server:
+    """Answers every call, or refuses to change replicas.
+
+    Attributes:
+        refusal: of a change of replicas; None to take it.
+        scaled: how often a change of replicas was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.refusal: KubeError | None = None
+        self.scaled = 0
+
+    async def request(self, _method: str, path: str, **_more: Any) -> dict[str, Any]:
+        """One call."""
+        if path.endswith("/scale"):
+            self.scaled += 1
+            if self.refusal is not None:
+                raise self.refusal
+        return {}
+
+
+class Queues:
+    """A broker in which every queue has so many tasks, and the topology in it.
+
+    Attributes:
+        ready: tasks in each.
+        served: what was last to be there, and whether other policies might be dropped.
+    """
+
+    problem = ""
+    too_old = declaring = False
+    listening_since = 0.0
+
+    def __init__(self) -> None:
+        self.ready = 0
+        self.served: tuple[frozenset[Key], bool] | None = None
+        self.statistics: Mapping[str, Statistics] = {}
+
+    async def read(self, queues: list[str], **_more: bool) -> list[Reading]:
+        """Count."""
+        now = asyncio.get_running_loop().time()
+        return [Reading(Counts(self.ready, 0, now)) for _ in queues]
+
+    def serve(self, queues: Mapping[Key, Any], *, may_drop: bool) -> None:
+        """Note."""
+        self.served = (frozenset(queues), may_drop)
+
+    def absent(self, _queue: str) -> bool:
+        """None is."""
+        return False
+
+    def findings(self, _queue: str) -> tuple[Finding, ...]:
+        """Nothing is wrong."""
+        return ()
+
+    def tell(self, _state: object) -> None:
+        """Told."""
+
+
+class Bed:
+    """A loop, and what it works on."""
+
+    def __init__(self, budgets: Mapping[str, int] | None = None) -> None:
+        self.server, self.queues = Server(), Queues()
+        settings = Settings((NAMESPACE,), 0, BUILT_IN, "operator", budgets=budgets or {})
+        self.loop = Loop(
+            cast("Api", self.server),
+            settings,
+            cast("Broker", self.queues),
+            cast("Topology", self.queues),
+            cast("EventPublisher", self.queues),
+        )
+        self.workloads = self.loop.workloads
+
+    def sync(self) -> None:
+        """Everything has been listed."""
+        self.workloads.queues.synced = True
+        for mirror in self.workloads._mirrors:
+            mirror.synced = True
+
+    def deployment(self, name: str, replicas: int | None) -> None:
+        """There is a Deployment with so many replicas; None where it is gone."""
+        found = None if replicas is None else Deployment(f"uid of {name}", replicas, settled=True)
+        self.workloads._deployments[0]._copy.set(Key(NAMESPACE, name), found)
+
+    def work_queue(self, name: str, number: int = 1, **spec: Any) -> Key:
+        """There is a WorkQueue, made as the `number`-th."""
+        self.workloads.queues.take(
+            None,
+            {
+                "metadata": {
+                    "namespace": NAMESPACE,
+                    "name": name,
+                    "uid": f"uid of {name}",
+                    "generation": 1,
+                    "creationTimestamp": f"2026-01-01T00:00:0{number}Z",
+                },
+                "spec": {"scaleTargetRef": {"name": name}, "maxReplicas": 10, **spec},
+            },
+        )
+        return Key(NAMESPACE, name)
+
+    def ready(self, key: Key) -> Condition:
+        """The condition Ready as it was last written."""
+        written = self.loop.entries[key].written
+        assert written is not None, "nothing is written yet"
+        return next(item for item in written.conditions if item.type == "Ready")
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """In this block the loop turns."""
+        task = asyncio.create_task(self.loop.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def budget_of(bed: Bed, key: Key) -> int | None:
+    """What a WorkQueue may have of its budget, as of the latest look."""
+    told = bed.loop.entries[key].told
+    assert told is not None, "nothing is told yet"
+    return None if told.scaling is None else told.scaling.budget
+
+
+async def until(what: str, check: Any) -> None:
+    """Wait until `check` returns something true."""
+    last: object = None
+    try:
+        async with asyncio.timeout(LIMIT):
+            while True:
+                try:
+                    if check():
+                        return
+                    last = None
+                except (AssertionError, KeyError) as error:
+                    last = error
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"{what}: not within {LIMIT:g} s; {last!r}") from None
+
+
+async def test_no_policy_is_dropped_before_all_work_queues_are_known() -> None:
+    """An operator that starts while Deployments cannot be listed tells of it on the WorkQueues that it knows; that it
+    knows no other yet does not mean that there are none."""
+    bed = Bed()
+    bed.workloads._mirrors[0].problem = "cannot watch deployments: the Kubernetes API cannot be reached"
+    async with bed.running():
+        await until("the WorkQueues are taken in", lambda: bed.queues.served is not None)
+        assert bed.queues.served == (frozenset(), False)
+        key = bed.work_queue("a")
+        bed.sync()
+        await until("all are known", lambda: bed.queues.served == (frozenset({key}), True))
+
+
+async def test_a_work_queue_that_is_refused_takes_nothing_of_a_budget() -> None:
+    bed = Bed({"gpu": 8})
+    bed.sync()
+    bed.deployment("a", 6)
+    budget = {"budget": {"name": "gpu"}, "target": {"backlogPerWorker": 1}}
+    bed.queues.ready = 8
+    first = bed.work_queue("a", 1, **budget)
+    second = bed.work_queue("b", 2, **budget, scaleTargetRef={"name": "a"})
+    async with bed.running():
+        await until("the second is refused", lambda: bed.loop.entries[second].refusal)
+        await until("the first has the whole budget", lambda: budget_of(bed, first) == 8)
+
+
+async def test_what_a_work_queue_had_of_a_budget_is_free_once_its_deployment_is_gone() -> None:
+    bed = Bed({"gpu": 8})
+    bed.sync()
+    budget = {"budget": {"name": "gpu"}, "target": {"backlogPerWorker": 1}}
+    bed.deployment("a", 8)
+    bed.deployment("b", 0)
+    bed.queues.ready = 8
+    bed.work_queue("a", 1, **budget)
+    async with bed.running():
+        other = bed.work_queue("b", 2, **budget)
+        await until("the first has all of it", lambda: budget_of(bed, other) == 0)
+        bed.deployment("a", None)
+        await until("the other has it", lambda: budget_of(bed, other) == 8)
+
+
+@pytest.mark.parametrize("code", [409, 422])
+async def test_a_change_that_is_refused_time_and_again_is_told_in_the_api_server_s_words(code: int) -> None:
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.ready = 50
+    bed.server.refusal = KubeError(code, "Invalid", 'ValidatingAdmissionPolicy "most" denied request: at most 3')
+    key = bed.work_queue("a")
+    async with bed.running():
+        await until("it is told", lambda: bed.ready(key).reason == "ScalingRefused")
+        assert "at most 3" in bed.ready(key).message
+        before = bed.server.scaled
+        assert before < 10, "it is not tried without a pause"
+        bed.server.refusal = None
+        await until("it is tried again", lambda: bed.server.scaled > before)
+        bed.deployment("a", 10)
+        await until("all is well", lambda: bed.ready(key).status == "True")
+
+
+async def test_one_edit_by_somebody_else_is_no_trouble() -> None:
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.ready = 50
+    bed.server.refusal = KubeError(422, "Invalid", "the test failed")
+    key = bed.work_queue("a")
+    async with bed.running():
+        await until("the change meets other replicas", lambda: bed.server.scaled)
+        bed.server.refusal = None
+        await until("it is made", lambda: bed.server.scaled > 1)
+        assert bed.loop.entries[key].trouble is None
+
+
+async def test_a_refused_change_is_forgotten_once_it_is_not_wanted_any_more() -> None:
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.ready = 50
+    bed.server.refusal = KubeError(0, "Unreachable", "no answer within 10 s")
+    key = bed.work_queue("a")
+    async with bed.running():
+        await until("it is told", lambda: bed.ready(key).reason == "ScalingRefused")
+        bed.queues.ready = 0
+        await until("all is well", lambda: bed.ready(key).status == "True")
