@@ -18,8 +18,14 @@ HEAD_LIMIT = 10.0
 """Seconds from a connection's start, or from the last answer on it, until the next request's headers are complete.
 Bodies have the limit of `body`; without this one, connections that never finish their headers would pile up."""
 
-MAX_HEAD = 64 * 1024
-"""Bytes of a request's line and headers."""
+MAX_HEAD = 32 * 1024
+"""Bytes of a request's line and headers: twice what a task may carry in them."""
+
+MAX_HEADERS = 200
+"""Headers of a request: a task's own, and what proxies add. Short ones take far more memory than they have bytes."""
+
+MAX_CONNECTIONS = 3000
+"""Connections at a time. With a head as long as it may be on each, they take 150 MiB."""
 
 MAX_UNREAD = 16 * 1024 * 1024
 """Bytes of a body that are dropped after an early answer. A client whose connection is cut while it sends sees that in
@@ -98,10 +104,10 @@ class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with limits on what is not part of a request in work, and answers that are true.
 
     uvicorn itself limits the silence between two requests, but stops that clock at the first byte of the next one, has
-    no limit for the first request of a connection, collects headers, trailers and pipelined requests without end, and
-    waits for ever for a client that does not read. It answers 400 to bytes that are no HTTP also where a request before
-    them is in work, and the client takes that for this one's answer. And it drops a client that ends its own side once
-    its request is sent.
+    no limit for the first request of a connection, takes connections, headers, trailers and pipelined requests without
+    end, and waits for ever for a client that does not read. It answers 400 to bytes that are no HTTP also where a
+    request before them is in work, and the client takes that for this one's answer. And it drops a client that ends its
+    own side once its request is sent.
     """
 
     _clock: asyncio.TimerHandle | None = None
@@ -119,14 +125,22 @@ class BoundedProtocol(HttpToolsProtocol):
     """Nothing more is read: the connection ends with the answers to what came before."""
     _headers_done = False
     """Of the last request; what comes as a header after that is a trailer."""
+    _head = 0
+    """Bytes of the last request's line and headers so far."""
     _refusal = ""
     """Why the request that begins cannot be taken."""
     _broken: RequestResponseCycle | None = None
     """The request whose body will never be complete."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock for the first request."""
+        """Start the clock for the first request, or answer at once that there are too many connections."""
         super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._deaf = True
+            text = f"this server has {MAX_CONNECTIONS} connections already: try again in a moment"
+            transport.write(_answer("503 Service Unavailable", "overloaded", text, "retry-after: 1\r\n"))
+            transport.close()
+            return
         self.flow = _Flow(transport, lambda: bool(self.pipeline))
         self._start_clock()
 
@@ -175,12 +189,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if self.cycle.more_body:
                 self._break_off()
             return
-        body = json.dumps({"error": {"code": "bad_request", "message": self._refusal or msg}}).encode()
-        head = (
-            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+        self.transport.write(_answer("400 Bad Request", "bad_request", self._refusal or msg))
         self.transport.close()
         self._start_write_clock()
 
@@ -220,12 +229,23 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Headers follow."""
         self._headers_done = False
+        self._head = 0
         super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request's line."""
+        self._count_head(len(url))
+        super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; what comes after the body is dropped, lest it looks as if it had come before."""
-        if not self._headers_done:
-            super().on_header(name, value)
+        if self._headers_done:
+            return
+        self._count_head(len(name) + len(value))
+        if len(self.headers) >= MAX_HEADERS:
+            self._refusal = f"a request may have {MAX_HEADERS} headers: send fewer"
+            raise ValueError(self._refusal)
+        super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
@@ -252,6 +272,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """Nothing came in time."""
         super().timeout_keep_alive_handler()
         self._start_write_clock()
+
+    def _count_head(self, size: int) -> None:
+        self._head += size
+        if self._head > MAX_HEAD:
+            self._refusal = f"the headers of a request may have {MAX_HEAD} bytes: send less"
+            raise ValueError(self._refusal)
 
     def _in_work(self) -> bool:
         cycle: Any = self.cycle  # None before the first request, whatever uvicorn's annotation says
@@ -294,6 +320,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif left:
             self._start_write_clock()
+
+
+def _answer(status: str, code: str, message: str, more: str = "") -> bytes:
+    """An answer that ends its connection; `more` are further header lines, each with its end."""
+    body = json.dumps({"error": {"code": code, "message": message}}).encode()
+    head = (
+        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        f"x-content-type-options: nosniff\r\n{more}connection: close\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 class Answer:
