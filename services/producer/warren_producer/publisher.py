@@ -33,8 +33,8 @@ MAX_BYTES = 64 * 1024 * 1024
 """Bytes of task bodies that wait for their confirm at once: they may all lie in this process's memory."""
 
 QUEUE_SHARE = 0.5
-"""Of both limits, for one queue: a queue that confirms nothing, as one that has lost its majority, leaves room for
-submits to all others."""
+"""Of both limits, for one queue: one that confirms slowly leaves room for submits to all others. It is no help where a
+queue has lost its majority: RabbitMQ's channel process waits for it, and reads nothing for others (seen on 4.3.6)."""
 
 BATCH_SHARE = 0.5
 """Of both limits, and of one queue's share of them, for batches: they wait where single submits are refused."""
