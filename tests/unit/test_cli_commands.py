@@ -7,12 +7,13 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import h11
 import pytest
 from rich.console import Console
 
@@ -20,19 +21,25 @@ from warren_cli.__main__ import main
 from warren_cli.client import Client, QueueStatus, Refused, TaskOptions, Unreachable, WarrenError
 from warren_cli.credentials import Cluster, find_token
 from warren_cli.watch import Watch, watch
+from warren_producer.line import parse_line
+from warren_producer.metadata import task_properties
 
 
 @dataclass
 class Answers:
     """A scripted producer: what it answers next (202 when the script is over), and what it was asked.
 
-    An answer of None hangs up without one.
+    An answer of None hangs up without one. A batch is answered line by line, but for those in `whole`, which are
+    answered as one, also by other servers.
     """
 
     url: str = ""
     script: list[tuple[int, dict[str, Any], dict[str, str]] | None] = field(default_factory=list)
     asked: list[tuple[str, str, Mapping[str, str], bytes]] = field(default_factory=list)
+    whole: list[tuple[int, dict[str, Any]] | None] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    stop: Callable[[], None] = lambda: None
+    """From now on nobody is there."""
 
     def then(self, status: int, code: str = "", *, retry_after: int | None = None, **error: str) -> None:
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
@@ -47,23 +54,43 @@ class Answers:
         return [body for _, _, _, body in self.asked]
 
 
+class Told(BaseHTTPRequestHandler):
+    """HTTP, as far as the scripted producer needs it."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+    def chunks(self) -> bytes:
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def tell(self, status: int, data: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(json.dumps(data))), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(json.dumps(data).encode())
+
+
 @pytest.fixture
 def producer() -> Iterator[Answers]:
     answers = Answers()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *args: object) -> None:
-            """Say nothing."""
-
+    class Handler(Told):
         def answer_batch(self) -> None:
             """One step of the script for each line; a step of None hangs up."""
-            body = b""
-            while size := int(self.rfile.readline(), 16):
-                body += self.rfile.read(size)
-                self.rfile.readline()
-            self.rfile.readline()
+            body = self.chunks()
+            if (whole := answers.whole.pop(0) if answers.whole else None) is not None:
+                ids = [json.loads(line)["id"] for line in body.splitlines()]
+                answers.asked += [(self.command, self.path, {"Idempotency-Key": task_id}, b"") for task_id in ids]
+                self.tell(*whole)
+                return
             results: list[dict[str, Any]] = []
             worst = 202
             for number, line in enumerate(body.splitlines(), 1):
@@ -84,10 +111,7 @@ def producer() -> Iterator[Answers]:
                 results.append({"line": number, "id": said["id"], "error": {**data["error"], **wait}})
             first = next((result["error"] for result in results if "error" in result), None)
             data = {"results": results} | ({} if first is None else {"error": first})
-            self.send_response(worst)
-            self.send_header("Content-Length", str(len(json.dumps(data))))
-            self.end_headers()
-            self.wfile.write(json.dumps(data).encode())
+            self.tell(worst, data)
 
         def answer(self) -> None:
             if self.path.endswith("/tasks:batch"):
@@ -100,12 +124,7 @@ def producer() -> Iterator[Answers]:
             if step is None:
                 self.close_connection = True
                 return
-            status, data, headers = step
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(json.dumps(data))), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(json.dumps(data).encode())
+            self.tell(*step)
 
         do_GET = do_POST = answer  # noqa: N815  the base class's names
 
@@ -113,6 +132,12 @@ def producer() -> Iterator[Answers]:
         answers.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+
+        answers.stop = stop
         yield answers
         server.shutdown()
         thread.join()
@@ -192,6 +217,239 @@ def test_patience_ends(producer: Answers) -> None:
         warren.submit("x")
     assert waits == []
     assert len(producer.asked) == 1
+
+
+UNKNOWN = [(503, "outcome_unknown"), (500, "internal"), (502, ""), (504, ""), (503, ""), None]
+"""Ends of a try that leave open whether the task was accepted: answers, also of what stands before a producer, and a
+connection that breaks."""
+
+
+def end(producer: Answers, how: tuple[int, str] | None) -> None:
+    if how is None:
+        producer.script.append(None)
+    elif how[1]:
+        producer.then(*how)
+    else:
+        producer.script.append((how[0], {"detail": "bad gateway"}, {}))
+
+
+@pytest.mark.parametrize("first", [how for how in UNKNOWN if how != (500, "internal")])
+@pytest.mark.parametrize(
+    "last",
+    [(503, "broker_unavailable"), (503, "broker_blocked"), (503, "overloaded"), (404, "queue_unknown"), (401, "x")],
+)
+def test_a_refusal_after_a_try_in_doubt_keeps_the_id(
+    producer: Answers, first: tuple[int, str] | None, last: tuple[int, str]
+) -> None:
+    end(producer, first)
+    producer.then(*last, retry_after=99, field="f")
+    warren, waits = client(producer)
+    with warren, pytest.raises(Refused, match="for a reason; an earlier try may have been accepted") as caught:
+        warren.submit("x")
+    assert len(waits) == 1
+    [task_id] = set(producer.ids)
+    assert caught.value.id == task_id
+    assert task_id in str(caught.value)
+    assert (caught.value.status, caught.value.code, caught.value.field) == (*last, "f")
+    assert caught.value.retry_after == 99
+
+
+@pytest.mark.parametrize("how", UNKNOWN)
+def test_a_try_in_doubt_that_is_the_last_has_the_id(producer: Answers, how: tuple[int, str] | None) -> None:
+    end(producer, how)
+    warren, _ = client(producer, patience=0)
+    with warren, pytest.raises((Refused, Unreachable)) as caught:
+        warren.submit("x")
+    assert producer.ids == [caught.value.id]
+    assert "earlier" not in str(caught.value)
+    assert ("may have been accepted" in str(caught.value)) == (how != (503, "outcome_unknown")), "the producer says so"
+
+
+def test_nobody_there_after_a_try_in_doubt_does_not_mean_that_nothing_was_sent(producer: Answers) -> None:
+    producer.script.append(None)
+    with (
+        Client(producer.url, "t", sleep=lambda _: producer.stop()) as warren,
+        pytest.raises(Unreachable, match="an earlier try may have been accepted") as caught,
+    ):
+        warren.submit("x")
+    assert producer.ids == [caught.value.id]
+    assert not caught.value.refused
+
+
+@pytest.mark.parametrize("last", [(503, "broker_unavailable"), (503, "broker_blocked"), (404, "queue_unknown")])
+def test_a_refusal_without_any_doubt_is_plain(producer: Answers, last: tuple[int, str]) -> None:
+    producer.then(503, "queue_full")
+    producer.then(*last, retry_after=99)
+    warren, waits = client(producer)
+    with warren, pytest.raises(Refused, match=r"^for a reason$") as caught:
+        warren.submit("x")
+    assert caught.value.id is None
+    assert len(waits) == 1
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_what_an_ingress_says_of_a_lost_producer_is_tried_again_under_the_same_id(
+    producer: Answers, status: int
+) -> None:
+    end(producer, (status, ""))
+    warren, waits = client(producer)
+    with warren:
+        task_id = warren.submit("x")
+        assert producer.ids == [task_id] * 2
+        producer.whole.append((status, {}))
+        [found] = warren.submit_many(["x"])
+    assert found.error is None
+    assert producer.ids[2:] == [found.id] * 2
+    assert len(waits) == 2
+
+
+def test_a_refusal_of_a_whole_batch_leaves_the_doubt_about_its_lines(producer: Answers) -> None:
+    producer.then(503, "outcome_unknown", retry_after=1)
+    producer.then(503, "queue_full", retry_after=1)
+    producer.script.append((202, {}, {}))
+    warren, waits = client(producer)
+    warren._sleep = lambda _: producer.whole.append((401, {"error": {"code": "unauthorized", "message": "no"}}))
+    with warren:
+        unknown, full, accepted = warren.submit_many(["a", "b", "c"])
+    assert accepted.error is None
+    assert isinstance(unknown.error, Refused)
+    assert isinstance(full.error, Refused)
+    assert (unknown.error.code, unknown.error.id) == ("unauthorized", unknown.id)
+    assert "no; an earlier try may have been accepted" in str(unknown.error)
+    assert (full.error.code, full.error.id, str(full.error)) == ("unauthorized", None, "no")
+    assert waits == []
+
+
+@pytest.mark.parametrize("how", [None, (500, {}), (502, {}), (503, {}), (504, {}), (202, {"results": []})])
+def test_each_line_of_a_batch_in_doubt_has_its_own_id(
+    producer: Answers, how: tuple[int, dict[str, Any]] | None
+) -> None:
+    if how is None:
+        producer.script.append(None)
+    else:
+        producer.whole.append(how)
+    warren, _ = client(producer, patience=0)
+    with warren:
+        found = list(warren.submit_many(["a", "b"]))
+    assert all(task.error is not None and task.error.id == task.id for task in found)
+    assert all(task.id in str(task.error) for task in found)
+
+
+def test_lines_of_a_batch_that_the_last_try_could_not_reach_stay_in_doubt(producer: Answers) -> None:
+    producer.script.append(None)
+    with Client(producer.url, "t", sleep=lambda _: producer.stop()) as warren:
+        [found] = warren.submit_many(["a"])
+    assert isinstance(found.error, Unreachable)
+    assert (found.error.id, found.error.refused) == (found.id, False)
+
+
+def test_lines_that_nobody_ever_took_are_in_no_doubt() -> None:
+    with Client("http://127.0.0.1:1", "t") as warren:
+        [found] = warren.submit_many(["a"])
+    assert isinstance(found.error, Unreachable)
+    assert (found.error.id, found.error.refused) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("last", "words"), [((404, "queue_unknown"), "for a reason"), ((401, "unauthorized"), "for a reason")]
+)
+def test_the_command_shows_the_id_of_a_task_in_doubt(
+    producer: Answers,
+    environ: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    last: tuple[int, str],
+    words: str,
+) -> None:
+    producer.script.append(None)
+    producer.then(*last)
+    assert main(["submit", "x"], environ) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    first, remedy = said.err.splitlines()
+    assert words in first
+    assert "an earlier try may have been accepted" in first
+    assert remedy == f"To submit it again under the same id: --id {producer.ids[0]}"
+
+
+def test_the_command_shows_the_id_of_a_task_whose_answer_was_lost(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    producer.script.append(None)
+    assert main(["submit", "x", "--retry-for", "0s"], environ) == 1
+    assert f"--id {producer.ids[0]}" in capsys.readouterr().err
+
+
+def test_of_several_the_command_shows_all_ids_in_doubt(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for status, code in ((422, "invalid"), (202, ""), (503, "outcome_unknown"), (503, "outcome_unknown")):
+        producer.then(status, code)
+    assert main(["submit", "x", "--repeat", "4", "--retry-for", "0s"], environ) == 1
+    said = capsys.readouterr()
+    assert said.out.split() == [producer.ids[1]]
+    first, head, *rest = said.err.splitlines()
+    assert "1 tasks were submitted" in first
+    assert "may have been accepted" in head
+    assert rest == [f"  task 3: --id {producer.ids[2]}", f"  task 4: --id {producer.ids[3]}"]
+
+
+TEXTS = ["", "plain", "in ner", "ü", "half \udce9", *(
+    text for code in (*range(0x21), 0x7F, 0x85, 0xA0, 0x3000)
+    for text in (chr(code), chr(code) + "x", "x" + chr(code), "x" + chr(code) + "x")
+)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["type", "correlation_id", "content_type", "header A"])
+def test_one_task_and_many_may_carry_the_same_texts(name: str) -> None:
+    for text in TEXTS:
+        options = TaskOptions(headers={"A": text}) if name == "header A" else TaskOptions(**{name: text})  # type: ignore[arg-type]
+        good = text == text.strip(" ") and not any(char < " " or char in "\x7f\udce9" for char in text)
+        if not good:
+            for make in (lambda: options.http_headers("k"), lambda: options.line(b"", "k")):  # noqa: B023
+                with pytest.raises(ValueError, match=f"^{name}: .*leave them out"):
+                    make()
+            continue
+        sent = h11.Request(method="POST", target="/", headers=[(b"Host", b"x"), *options.http_headers("k")])
+        alone = task_properties(list(sent.headers), now=1.0)
+        line, _ = parse_line(options.line(b"", "k"), 1.0, 100)
+        assert alone == line
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        TaskOptions(correlation_id="a\nb"),
+        TaskOptions(type=" t"),
+        TaskOptions(headers={"A": "b "}),
+        TaskOptions(expiration="30s "),
+    ],
+)
+def test_what_cannot_be_sent_is_a_value_error_at_once(producer: Answers, options: TaskOptions) -> None:
+    warren, waits = client(producer, patience=0.5)
+    with warren:
+        with pytest.raises(ValueError, match="leave them out"):
+            warren.submit("x", options=options)
+        with pytest.raises(ValueError, match="leave them out"):
+            list(warren.submit_many(["x"], options=options))
+        with pytest.raises(ValueError, match=r"^id: 'k ' has spaces"):
+            warren.submit("x", options=TaskOptions(id="k "))
+    assert waits == []
+    assert producer.asked == []
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://x"])
+def test_an_address_that_cannot_be_asked_is_not_tried_again(url: str) -> None:
+    waits: list[float] = []
+    with Client(url, "t", patience=0.5, sleep=waits.append) as warren, pytest.raises(Unreachable) as caught:
+        warren.submit("x")
+    assert (caught.value.refused, caught.value.id, waits) == (True, None, [])
+
+
+@pytest.mark.parametrize("token", ["secret\n", " secret", "sec ret", "", "geheimnüs"])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(WarrenError, match="the token") as caught:
+        Client("http://127.0.0.1:1", token)
+    assert "sec" not in str(caught.value)
 
 
 def test_nobody_there_is_told_at_once() -> None:
@@ -296,6 +554,13 @@ def test_what_does_not_fit_together_is_usage_and_sends_nothing(
         (["submit", "x", "-H", "nameless"], "argument -H/--header: 'nameless' is no header: write NAME=VALUE"),
         (["submit", "x", "-H", "A=a\nb"], "argument -H/--header: 'a\\nb' has characters that no header can carry"),
         (["submit", "x", "--type", "caf\udce9"], "argument --type: 'caf\\udce9' has characters that no header can"),
+        (["submit", "x", "-H", "A= b"], "argument -H/--header: ' b' has spaces at its ends, which no header can carry"),
+        (["submit", "x", "-H", "A=b "], "argument -H/--header: 'b ' has spaces at its ends"),
+        (["submit", "x", "--type", " t"], "argument --type: ' t' has spaces at its ends"),
+        (["submit", "x", "--correlation-id", "c "], "argument --correlation-id: 'c ' has spaces at its ends"),
+        (["submit", "x", "--content-type", "text/x "], "argument --content-type: 'text/x ' has spaces at its ends"),
+        (["submit", "x", "--expiration", "30s "], "argument --expiration: '30s ' is not a duration"),
+        (["submit", "x", "--repeat", "2", "--type", "t "], "argument --type: 't ' has spaces at its ends"),
         (["submit", "x", "--id", "a b"], "argument --id: write 1 to 255 visible ASCII characters"),
         (["submit", "x", "--id", ""], "argument --id: write 1 to 255 visible ASCII characters"),
         (["queues", "--url", "localhost:8080"], "argument --url: 'localhost:8080' is no address of a producer: write"),

@@ -14,7 +14,7 @@ from warren_cli import arguments, commands
 from warren_cli.client import Client, Refused, Unreachable, WarrenError
 from warren_cli.credentials import Cluster, Scope, find_token
 from warren_cli.explain import explanation
-from warren_cli.submit import UsageError, submit
+from warren_cli.submit import Interrupted, UsageError, submit
 from warren_cli.view import table
 from warren_cli.watch import Watch, look, sample_json, watch
 
@@ -95,14 +95,17 @@ def _command(args: argparse.Namespace, client: Client) -> int:
 
 
 def _with_remedy(error: WarrenError, cluster: Cluster) -> str:
+    if isinstance(error, Interrupted) and error.in_doubt:
+        tasks = "\n".join(f"  task {number}: --id {task_id}" for number, task_id in error.in_doubt)
+        return f"{error}\nThese may have been accepted; to submit one of them again, do it under its id:\n{tasks}"
     cause = error.__cause__ if isinstance(error.__cause__, WarrenError) else error
+    if cause.id is not None:
+        return f"{error}\nTo submit it again under the same id: --id {cause.id}"
     if isinstance(cause, Unreachable) and cause.refused:
         command = " ".join(cluster.kubectl("port-forward", "service/warren-producer", "8080"))
         return f"{error}\nIf it runs in Kubernetes, forward its port in another terminal:\n  {command}"
     if isinstance(cause, Refused) and cause.code == "queue_unknown":
         return f"{error}\nThe queues that there are: warren queues"
-    if isinstance(cause, Refused) and cause.id is not None:
-        return f"{error}\nTo submit it again under the same id: --id {cause.id}"
     return str(error)
 
 

@@ -105,7 +105,7 @@ def _add_submit(commands: Any, common: argparse.ArgumentParser) -> None:
         type=_checked(_patience),
         default=60.0,
         metavar="DURATION",
-        help="try again on a 503 for this long (1m)",
+        help="try again on a 503, or where there is no answer, for this long (1m)",
     )
 
 
@@ -159,6 +159,8 @@ def _address(text: str) -> str:
 def _text(text: str) -> str:
     if not all(character.isprintable() for character in text):  # halves of surrogate pairs, too, which bytes become
         raise ValueError(f"{text!r} has characters that no header can carry: leave them out")
+    if text != text.strip():
+        raise ValueError(f"{text!r} has spaces at its ends, which no header can carry: leave them out")
     return text
 
 

@@ -23,7 +23,7 @@ DEFAULT_QUEUE = "task_queue"
 """The queue that an installation has from the start."""
 
 PATIENCE = 60.0
-"""Seconds for which a submit is tried again while the producer says 503."""
+"""Seconds for which a submit is tried again while the producer says 503, or cannot be heard."""
 
 READ_TIMEOUT = 30.0
 """Seconds to wait for an answer; the producer gives a submit 10 s for its body and 10 s for the broker's confirm."""
@@ -42,22 +42,37 @@ BATCH_TIMEOUT = 60.0
 """Seconds of silence to wait for while a batch is sent and answered; the producer needs 30 s at most when its broker is
 in trouble."""
 
+OUTCOME_UNKNOWN = "outcome_unknown"
+"""The producer's word for a task that it may have accepted."""
+
 _LINE_STATUS = {"queue_unknown": 404, "body_too_large": 413}
 """The status that a single submit would have had, for errors of a line that no other try would mend; else 422."""
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_UNSENDABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Characters that the producer takes in no property of a task; halves of surrogate pairs are not even UTF-8."""
+
+_LOST = frozenset({502, 503, 504})
+"""Statuses that are worth another try: the producer's own 503, and what an Ingress says when it gets no answer."""
 
 
 class WarrenError(Exception):
-    """Something did not work; the message is one sentence for people."""
+    """Something did not work; the message is one sentence for people.
+
+    Attributes:
+        id: of a task that may have been accepted, by this try or by an earlier one, in spite of the error. Submit it
+            again under this id only: a new one makes a new task of it. None if nothing was accepted.
+    """
+
+    id: str | None = None
 
 
 class Unreachable(WarrenError):
     """There was no answer from the producer.
 
     Attributes:
-        refused: no connection was made, so that nothing was sent.
+        refused: nothing was sent, by this try or by an earlier one; mostly because nobody takes connections there.
     """
 
     def __init__(self, message: str, *, refused: bool) -> None:
@@ -72,7 +87,6 @@ class Refused(WarrenError):
         status: of HTTP.
         code: the producer's word for the error.
         field: header or parameter that is wrong.
-        id: of the task, where it may have been accepted in spite of the error.
         retry_after: seconds after which it is worth trying again.
     """
 
@@ -81,7 +95,7 @@ class Refused(WarrenError):
         self.status = status
         self.code = str(detail.get("code", ""))
         self.field: str | None = detail.get("field")
-        self.id: str | None = detail.get("id")
+        self.id = detail.get("id")
         self.retry_after = retry_after
         self.results: tuple[Mapping[str, Any], ...] | None = None
         """Of a batch: what became of each line; None where no line was read."""
@@ -113,8 +127,9 @@ class TaskOptions:
         """As headers of the request.
 
         Raises:
-            ValueError: the name of one of the task's own headers cannot be sent.
+            ValueError: a text, or the name of one of the task's own headers, cannot be sent.
         """
+        self._check()
         known: dict[str, str | int | None] = {
             "Idempotency-Key": task_id,
             "Content-Type": self.content_type,
@@ -123,18 +138,16 @@ class TaskOptions:
             "X-Task-Expiration": self.expiration,
             "X-Task-Correlation-Id": self.correlation_id,
         }
-        for name, value in self.headers.items():
-            if not _HEADER_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} cannot be the name of a header: write letters, digits and '-'")
-            known[f"X-Task-Header-{name}"] = value
+        known |= {f"X-Task-Header-{name}": value for name, value in self.headers.items()}
         return [(name.encode(), str(value).encode()) for name, value in known.items() if value is not None]
 
     def line(self, body: bytes, task_id: str) -> bytes:
         """As a line of a batch.
 
         Raises:
-            ValueError: the name of one of the task's own headers cannot be sent.
+            ValueError: a text, or the name of one of the task's own headers, cannot be sent.
         """
+        self._check()
         said: dict[str, Any] = {}
         try:
             said["body"] = body.decode()
@@ -151,13 +164,31 @@ class TaskOptions:
             "priority": self.priority,
             "expiration": self.expiration,
             "correlation_id": self.correlation_id,
-            "headers": dict(self.headers) or None,
+            "headers": {name: str(value) for name, value in self.headers.items()} or None,
         }
-        for name in self.headers:
+        said |= {name: value for name, value in known.items() if value is not None}
+        return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+    def _check(self) -> None:
+        """Raise ValueError for what no header of HTTP carries as it is; a line could, but shall mean the same task."""
+        texts = {
+            "id": self.id,
+            "content_type": self.content_type,
+            "type": self.type,
+            "expiration": self.expiration,
+            "correlation_id": self.correlation_id,
+        }
+        for name, value in self.headers.items():
             if not _HEADER_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} cannot be the name of a header: write letters, digits and '-'")
-        said |= {name: value for name, value in known.items() if value is not None}
-        return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
+            texts[f"header {name}"] = str(value)  # so that a number goes, too, as it always did alone
+        for name, text in texts.items():
+            if not text:
+                continue
+            if _UNSENDABLE.search(text):
+                raise ValueError(f"{name}: {text!r} has characters that no header can carry: leave them out")
+            if text != text.strip(" "):
+                raise ValueError(f"{name}: {text!r} has spaces at its ends, which no header can carry: leave them out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +197,7 @@ class Submitted:
 
     Attributes:
         id: of the task.
-        error: why it was not accepted, or not surely; None if a queue has it safely.
+        error: why it was not accepted, or, where the error has an `id`, not surely; None if a queue has it safely.
     """
 
     id: str
@@ -179,7 +210,9 @@ class _Entry:
 
     id: str
     line: bytes
-    error: WarrenError | None = None
+    in_doubt: bool = False
+    """A try may have been accepted, whatever became of those after it."""
+    error: Refused | Unreachable | None = None
     retry_after: float | None = None
     """Seconds; None where another try would end in the same way."""
 
@@ -294,13 +327,20 @@ class Client:
     Args:
         url: the producer's, such as `http://localhost:8080`.
         token: of scope submit or admin to submit, of any scope to read.
-        patience: seconds for which `submit` tries again while the producer says 503; 0 tries once.
+        patience: seconds for which a submit is tried again while the producer says 503, or cannot be heard; 0 tries
+            once.
         sleep: waits between two tries.
+
+    Raises:
+        WarrenError: the address or the token is none.
     """
 
     def __init__(
         self, url: str, token: str, *, patience: float = PATIENCE, sleep: Callable[[float], None] = time.sleep
     ) -> None:
+        if not token.isascii() or not token.isprintable() or token.split() != [token]:
+            # Not shown: a token with a line's end too many is still the secret.
+            raise WarrenError("the token is not usable: it must be one word of visible ASCII characters")
         self._url = url.rstrip("/")
         self._patience = patience
         self._sleep = sleep
@@ -328,9 +368,9 @@ class Client:
     def submit(self, body: bytes | str, queue: str = DEFAULT_QUEUE, options: TaskOptions | None = None) -> str:
         """Submit a task and return its id once the broker has it safely.
 
-        While the producer says 503, or the connection breaks before the answer, it is tried again under the same id,
-        for as long as `patience` allows. A try whose answer got lost may have been accepted; then the queue holds two
-        copies of the task under one id.
+        While the producer says 503, an Ingress 502 or 504, or the connection breaks before the answer, it is tried
+        again under the same id, for as long as `patience` allows. A try whose answer got lost may have been accepted;
+        then the queue holds two copies of the task under one id.
 
         Args:
             body: the task; text is sent as UTF-8.
@@ -338,22 +378,28 @@ class Client:
             options: what goes with it.
 
         Raises:
-            Refused: the producer does not take it. `id` is set where it may have taken it all the same.
+            Refused: the producer does not take it.
             Unreachable: there is no answer.
-            ValueError: a header's name cannot be sent.
+            ValueError: an option, or a header's name, cannot be sent.
+
+        Both of the first have an `id` where this try or an earlier one may have been accepted all the same.
         """
         options = options or TaskOptions()
         task_id = options.id or new_task_id()
         headers = options.http_headers(task_id)
         content = body.encode() if isinstance(body, str) else body
         deadline = time.monotonic() + self._patience
+        in_doubt = False
         for delay in Backoff(first=0.5, longest=5.0).delays():
             try:
                 answer = self._request("POST", f"/v1/queues/{_quote(queue)}/tasks", content=content, headers=headers)
                 return str(answer.get("id", task_id))
             except (Refused, Unreachable) as error:
+                in_doubt = in_doubt or _may_be_accepted(error)
                 wait = _worth_waiting(error, delay)
                 if wait is None or time.monotonic() + wait > deadline:
+                    if in_doubt:
+                        raise _with_doubt(error, error.id or task_id) from error.__cause__
                     raise
                 self._sleep(wait)
         raise AssertionError("delays never end")
@@ -373,7 +419,7 @@ class Client:
             options: what goes with each; an `id` fits one task only.
 
         Raises:
-            ValueError: there is an `id` in the options, or a header's name cannot be sent.
+            ValueError: there is an `id` in the options, or one of them, or a header's name, cannot be sent.
         """
         options = options or TaskOptions()
         if options.id is not None:
@@ -402,6 +448,9 @@ class Client:
             if not pending or time.monotonic() + wait > deadline:
                 break
             self._sleep(wait)
+        for entry in batch:
+            if entry.in_doubt and entry.error is not None:
+                entry.error = _with_doubt(entry.error, entry.id)
         return [Submitted(entry.id, entry.error) for entry in batch]
 
     def _try_batch(self, batch: list[_Entry], queue: str, delay: float) -> None:
@@ -409,13 +458,14 @@ class Client:
         path = f"/v1/queues/{_quote(queue)}/tasks:batch"
         headers = {"Content-Type": "application/x-ndjson"}
         results: tuple[Mapping[str, Any], ...] = ()
-        rest: WarrenError | None = None
+        rest: Refused | Unreachable | None = None
         try:
             content = _pieces(entry.line for entry in batch)
             answer = self._request("POST", path, content=content, headers=headers, timeout=BATCH_TIMEOUT)
             results = tuple(answer.get("results", ()))
             if len(results) != len(batch):
-                rest = WarrenError(f"the producer at {self._url} answered for {len(results)} of {len(batch)} tasks")
+                message = f"the producer at {self._url} answered for {len(results)} of {len(batch)} tasks"
+                rest = Unreachable(message, refused=False)
         except Refused as error:
             results = error.results or ()
             rest = error
@@ -425,15 +475,16 @@ class Client:
             detail = result.get("error")
             entry.error, entry.retry_after = None, None
             if isinstance(detail, dict):
-                unknown = {"id": entry.id} if detail.get("code") == "outcome_unknown" else {}
                 wait = detail.get("retry_after")
                 entry.retry_after = float(wait) if isinstance(wait, int | float) else None
-                said = {name: _clean(value) for name, value in detail.items()} | unknown
+                said = {name: _clean(value) for name, value in detail.items()}
                 status = _LINE_STATUS.get(str(detail.get("code")), 422) if wait is None else 503
                 entry.error = Refused(str(said.get("message", "no reason given")), status, said, entry.retry_after)
         for entry in batch[len(results) :]:
             entry.error = rest
             entry.retry_after = None if rest is None else _worth_waiting(rest, delay)
+        for entry in batch:
+            entry.in_doubt = entry.in_doubt or (entry.error is not None and _may_be_accepted(entry.error))
 
     def queues(self) -> list[QueueStatus]:
         """All queues that the operator or a worker has told of, by name.
@@ -462,7 +513,10 @@ class Client:
         except httpx.ConnectTimeout as error:
             message = f"the producer at {self._url} does not take connections (waited {CONNECT_TIMEOUT:g} s)"
             raise Unreachable(message, refused=True) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            # Found before anything is sent, and by every other try, too.
+            raise Unreachable(f"cannot ask the producer at {self._url}: {error}", refused=True) from error
+        except httpx.HTTPError as error:
             what = str(error) or type(error).__name__
             raise Unreachable(f"no answer from the producer at {self._url}: {what}", refused=False) from error
         try:
@@ -487,34 +541,75 @@ def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(held)
 
 
-def _worth_waiting(error: WarrenError, delay: float) -> float | None:
+def _worth_waiting(error: Refused | Unreachable, delay: float) -> float | None:
     """Seconds until the next try; None if another try would end in the same way, or if nobody is there at all."""
     if isinstance(error, Refused):
-        return max(error.retry_after or 0.0, delay) if error.status == httpx.codes.SERVICE_UNAVAILABLE else None
-    return None if isinstance(error, Unreachable) and error.refused else delay
+        return max(error.retry_after or 0.0, delay) if error.status in _LOST else None
+    return None if error.refused else delay
+
+
+def _may_be_accepted(error: Refused | Unreachable) -> bool:
+    """Whether the try that ended like this may have been accepted.
+
+    A 5xx says nothing about the task, unless it is a producer's 503, whose code does: who stands in between says 502,
+    503 or 504 also of a producer that it lost after the request, and a producer 500 at any point.
+    """
+    if isinstance(error, Unreachable):
+        return not error.refused
+    if error.code == OUTCOME_UNKNOWN:
+        return True
+    return error.status >= httpx.codes.INTERNAL_SERVER_ERROR and not (
+        error.status == httpx.codes.SERVICE_UNAVAILABLE and error.code
+    )
+
+
+def _with_doubt(error: Refused | Unreachable, task_id: str) -> Refused | Unreachable:
+    """The last error of a task of which a try may have been accepted, this one or an earlier one, that says so.
+
+    Another object, since the tasks of a batch may share one error.
+    """
+    message = str(error)
+    if not isinstance(error, Refused) or error.code != OUTCOME_UNKNOWN:  # whose message says it
+        which = "it" if _may_be_accepted(error) else "an earlier try"
+        message += f"; {which} may have been accepted: submit it again under the same id only, {task_id}"
+    told: Refused | Unreachable
+    if isinstance(error, Refused):
+        told = Refused(message, error.status, {"code": error.code, "field": error.field}, error.retry_after)
+    else:
+        told = Unreachable(message, refused=False)
+    told.id = task_id
+    told.__cause__ = error.__cause__
+    return told
 
 
 def _refusal(response: httpx.Response, data: Any) -> Refused:
     error = data.get("error") if isinstance(data, dict) else None
     if not isinstance(error, dict):
+        lost = response.status_code in _LOST
         return Refused(
             f"{response.url.copy_with(query=None)} answered {response.status_code} in words that are no producer's: "
-            "is it the right address?",
+            + ("whoever stands in between has no answer of it" if lost else "is it the right address?"),
             response.status_code,
             {},
+            _seconds(response),
         )
     detail = {name: _clean(value) for name, value in error.items()}
-    seconds = response.headers.get("Retry-After", "")
     refused = Refused(
         str(detail.get("message", "no reason given")),
         response.status_code,
         detail,
-        float(seconds) if seconds.isascii() and seconds.isdigit() else None,
+        _seconds(response),
     )
     results = data.get("results")
     if isinstance(results, list) and all(isinstance(result, dict) for result in results):
         refused.results = tuple(results)
     return refused
+
+
+def _seconds(response: httpx.Response) -> float | None:
+    """What the answer says about when to try again."""
+    seconds = response.headers.get("Retry-After", "")
+    return float(seconds) if seconds.isascii() and seconds.isdigit() else None
 
 
 def _quote(queue: str) -> str:

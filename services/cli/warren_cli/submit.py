@@ -1,8 +1,9 @@
 """`warren submit`: tasks from words, a file or standard input, many in one request."""
 
 import argparse
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 from queue import Queue
@@ -19,7 +20,15 @@ class UsageError(WarrenError):
 
 
 class Interrupted(WarrenError):
-    """Submitting many tasks ended before the last one; the message says how far it came."""
+    """Submitting many tasks ended before the last one; the message says how far it came.
+
+    Attributes:
+        in_doubt: number, from 1, and id of each task that may have been accepted, and was not shown.
+    """
+
+    def __init__(self, message: str, in_doubt: Sequence[tuple[int, str]]) -> None:
+        super().__init__(message)
+        self.in_doubt = tuple(in_doubt)
 
 
 def submit(
@@ -66,15 +75,21 @@ def _submit_all(
     """In batches, shown in order; the first error ends it, once its batch has its answers."""
     done = 0
     failure: WarrenError | None = None
+    in_doubt: list[tuple[int, str]] = []
+    number = itertools.count(1)
     for several in _at_hand(bodies):
         for submitted in client.submit_many(several, queue, options):
+            place = next(number)
             if submitted.error is None:
                 show(submitted.id)
                 done += 1
-            else:
-                failure = failure or submitted.error
+                continue
+            failure = failure or submitted.error
+            if submitted.error.id is not None:
+                in_doubt.append((place, submitted.id))
         if failure is not None:
-            raise Interrupted(f"{failure} ({done} tasks were submitted; their ids are above)") from failure
+            message = f"{failure} ({done} tasks were submitted; their ids are above)"
+            raise Interrupted(message, in_doubt) from failure
     return done
 
 
