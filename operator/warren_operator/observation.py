@@ -25,6 +25,10 @@ STATISTICS_AGE = 30.0
 REPORT_AGE = 35.0
 """Seconds after which a report counts for nothing. A worker gives a sign of life each 10 s; three may get lost."""
 
+QUEUE_AGE = 3600.0
+"""Seconds for which a queue is remembered that has no reports and is not looked at. Between two bursts it has no
+workers, and what its tasks take is still good to know; but there is no end to the names of queues."""
+
 SILENCE = 15.0
 """Seconds that a pod may be ready without a report before it counts as silent, and after which a worker's word that it
 is idle no longer counts: one and a half signs of life."""
@@ -134,6 +138,7 @@ class Report:
 @dataclass(slots=True)
 class _Queue:
     reports: dict[str, Report] = field(default_factory=dict)
+    used_at: float = float("-inf")  # its latest report or look
     finished: float = 0.0
     seconds: float = 0.0
     weighed_at: float = 0.0
@@ -148,6 +153,7 @@ class WorkerReports:
 
     def __init__(self) -> None:
         self._queues: dict[str, _Queue] = {}
+        self._swept_at = float("-inf")
 
     def add(self, state: WorkerState, now: float) -> None:
         """Take in a report; one that is older than what is known of the worker is dropped."""
@@ -166,6 +172,9 @@ class WorkerReports:
             queue.active_at = now
         queue.reports[state.worker] = Report(state, now, idle_since)
         queue.version += 1
+        queue.used_at = now
+        if now - self._swept_at >= REPORT_AGE:
+            self._sweep(now)
 
     def of(self, queue: str) -> Mapping[str, Report]:
         """The latest report of each worker of a queue, by the worker's name."""
@@ -189,8 +198,7 @@ class WorkerReports:
             return
         for name in gone:
             known.reports.pop(name, None)
-        for name in [name for name, report in known.reports.items() if now - report.received > REPORT_AGE]:
-            del known.reports[name]
+        _drop_old(known, now)
 
     def service_time(self, queue: str, now: float) -> float | None:
         """Mean seconds of one task: (seconds finished + seconds running) / tasks finished; None until five have ended.
@@ -238,9 +246,20 @@ class WorkerReports:
         known = self._queues.setdefault(queue, _Queue(weighed_at=now))
         if known.arrivals is None:
             known.arrivals = Arrivals(now)
+        known.used_at = now
         if ready is not None:
             known.arrivals.note(ready + known.started, now)
         return known.arrivals.rate(now)
+
+    def _sweep(self, now: float) -> None:
+        """Drop what is too old, whoever looks: a standby operator never does, and nobody does at queues of others."""
+        self._swept_at = now
+        for known in self._queues.values():
+            _drop_old(known, now)
+        for name in [
+            name for name, known in self._queues.items() if not known.reports and now - known.used_at > QUEUE_AGE
+        ]:
+            del self._queues[name]
 
     @staticmethod
     def _weigh(queue: _Queue, before: WorkerState | None, state: WorkerState, now: float) -> None:
@@ -259,6 +278,11 @@ class WorkerReports:
         queue.finished = queue.finished * weight + count
         queue.seconds = queue.seconds * weight + spent
         queue.weighed_at = now
+
+
+def _drop_old(queue: _Queue, now: float) -> None:
+    for name in [name for name, report in queue.reports.items() if now - report.received > REPORT_AGE]:
+        del queue.reports[name]
 
 
 def _newly_started(before: WorkerState | None, state: WorkerState) -> int:

@@ -6,7 +6,18 @@ from typing import Any
 import pytest
 
 from warren_contract.events import RunningTask, WorkerState
-from warren_operator.observation import Counts, Inputs, Report, Statistics, View, WorkerReports, bare_since, observe
+from warren_operator.observation import (
+    QUEUE_AGE,
+    REPORT_AGE,
+    Counts,
+    Inputs,
+    Report,
+    Statistics,
+    View,
+    WorkerReports,
+    bare_since,
+    observe,
+)
 from warren_operator.policy import Phase
 from warren_operator.workloads import Deployment, Pod, TargetState
 
@@ -318,6 +329,60 @@ def test_reports_of_pods_that_are_gone_go_too_and_old_ones() -> None:
     reports.add(state("there", at=WALL + 40), 50)
     reports.forget("q", ["gone"], 50)
     assert set(reports.of("q")) == {"there"}
+
+
+def test_old_reports_go_where_nobody_looks() -> None:
+    """A standby operator hears all workers and looks at none; each burst from zero brings new names."""
+    reports = WorkerReports()
+    for second in range(1000):
+        reports.add(state(f"worker-{second}", at=WALL + second), second)
+    assert len(reports.of("q")) <= 2 * REPORT_AGE + 1
+    assert {f"worker-{second}" for second in range(1000 - int(REPORT_AGE), 1000)} <= set(reports.of("q"))
+
+
+def test_old_reports_of_one_queue_go_with_the_reports_of_another() -> None:
+    reports = WorkerReports()
+    reports.add(state("a"), 0)
+    reports.add(state("b", queue="other"), REPORT_AGE + 1)
+    assert set(reports.of("q")) == set()
+    assert set(reports.of("other")) == {"b"}
+
+
+def test_not_every_report_searches_all_for_old_ones() -> None:
+    reports = WorkerReports()
+    for name, at in (("a", 0.0), ("b", REPORT_AGE - 1), ("c", REPORT_AGE + 1), ("d", 2 * REPORT_AGE)):
+        reports.add(state(name), at)
+    assert set(reports.of("q")) == {"b", "c", "d"}, "searched when c came, and not again when d came"
+    reports.add(state("e"), 2 * REPORT_AGE + 1)
+    assert set(reports.of("q")) == {"c", "d", "e"}
+
+
+def test_a_worker_that_was_silent_for_long_tells_only_what_is_new() -> None:
+    reports = WorkerReports()
+    reports.add(state("a", finished=100, finished_seconds=1000.0), 0)
+    reports.add(state("a", at=WALL + 60, finished=200, finished_seconds=1100.0), 60)
+    assert reports.service_time("q", 60) == pytest.approx(5.2, rel=0.1), "its first hundred tasks count once"
+
+
+def test_a_queue_is_remembered_without_workers_but_not_for_ever() -> None:
+    """Down to zero and up again: what its tasks took is known for the next burst."""
+    reports = WorkerReports()
+    reports.add(state("a", finished=10, finished_seconds=20.0), 0)
+    for at in (QUEUE_AGE / 2, QUEUE_AGE):
+        reports.add(state("b", queue="other", at=WALL + at), at)
+    assert reports.of("q") == {}
+    assert reports.service_time("q", QUEUE_AGE) == 2.0
+    reports.add(state("b", queue="other", at=WALL + QUEUE_AGE + REPORT_AGE), QUEUE_AGE + REPORT_AGE)
+    assert reports.service_time("q", QUEUE_AGE + REPORT_AGE) is None
+    assert reports.version("q") == 0
+
+
+def test_a_queue_that_is_looked_at_is_remembered() -> None:
+    reports = WorkerReports()
+    reports.add(state("a", finished=10, finished_seconds=20.0), 0)
+    reports.arrival_rate("q", 0, QUEUE_AGE)
+    reports.add(state("b", queue="other"), QUEUE_AGE + REPORT_AGE)
+    assert reports.service_time("q", QUEUE_AGE + REPORT_AGE) == 2.0
 
 
 def test_service_time_needs_five_tasks_and_counts_those_that_run() -> None:
