@@ -42,6 +42,7 @@ EVENTS_RETRY = 5.0
 HEARD_KEYS = ("worker.#", "submitted.#", "resync")
 
 REFUSED = 403
+DIFFERS = 406
 
 
 class DeclareRefused(Exception):
@@ -56,6 +57,8 @@ class Broker:
 
     Attributes:
         problem: why there is no connection; empty while there is one.
+        events_problem: why no events are heard although there is a connection; empty once they are. Queues are read
+            without them.
         ever_connected: whether there has been one since the start.
         version: of the broker, such as `4.3.6`; empty until the first connection.
         listening_since: since when events are being received, in seconds of the loop's clock; None while they are not.
@@ -75,6 +78,7 @@ class Broker:
         connected: called after each successful connect.
         """
         self.problem = "not connected to the broker yet"
+        self.events_problem = ""
         self.ever_connected = False
         self.version = ""
         self.listening_since: float | None = None
@@ -96,7 +100,7 @@ class Broker:
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
-        await keep_connected(lambda: self._parameters(self._name), self._use)
+        await keep_connected(self._parameters, self._use)
 
     async def read(self, queues: Sequence[str], *, aside: bool = False) -> list[Reading]:
         """Count the ready tasks and the consumers of queues.
@@ -122,9 +126,7 @@ class Broker:
             try:
                 frame = await channel.call(getattr(channel.raw, method), **arguments)
             except ChannelClosed as error:
-                rights = "; give the operator's user all rights in the virtual host"
-                advice = rights if error.reply_code == REFUSED else ""
-                raise DeclareRefused(f"{error.reply_text}{advice}") from error
+                raise DeclareRefused(_refusal(error)) from error
             self._declaring.append(channel)  # after an answer that did not come it is of no use any more
             return frame.method
 
@@ -135,9 +137,9 @@ class Broker:
                 return channel
         return await self._channel()
 
-    def _parameters(self, name: str) -> pika.ConnectionParameters:
+    def _parameters(self) -> pika.ConnectionParameters:
         try:
-            return connection_parameters(self._load(), name, blocked_timeout=None)
+            return connection_parameters(self._load(), self._name, blocked_timeout=None)
         except SettingError as error:
             self.problem = str(error)
             raise BrokerUnavailable(str(error)) from error
@@ -148,22 +150,35 @@ class Broker:
         return await self._connection.channel()
 
     async def _use(self, connection: Connection) -> None:
+        """Work with a connection until it is lost, which it raises."""
         self._connection = connection
         self.version = str((connection.raw.server_properties or {}).get("version", ""))
         self.problem, self.ever_connected = "", True
         log.info("connected to the broker", extra={"version": self.version})
         self._connected()
         try:
-            while True:
+            while not connection.closed.done():
                 try:
                     await self._listen(connection)
+                except ChannelClosed as error:  # only that channel is closed: queues are read and declared on
+                    self._refused_to_hear(error)
                 finally:
                     self.listening_since = None
-                await asyncio.sleep(EVENTS_RETRY)
+                await asyncio.wait([connection.closed], timeout=EVENTS_RETRY)
+            raise BrokerUnavailable(f"the connection to the broker is lost: {connection.closed.result()}")
         finally:
             self._connection = None
             self._declaring.clear()
             self.problem = "the connection to the broker is lost: connecting again"
+
+    def _refused_to_hear(self, error: ChannelClosed) -> None:
+        advice = ""
+        if error.reply_code == DIFFERS and f"exchange '{EVENTS_EXCHANGE}'" in error.reply_text:
+            advice = f"; delete exchange {EVENTS_EXCHANGE}, and the operator makes it anew"
+        problem = f"no events are heard, so queues are read less promptly: {_refusal(error)}{advice}"
+        if not self.events_problem:  # once; what comes after it until it is over is the same story
+            log.warning("%s", problem)
+        self.events_problem = problem
 
     async def _listen(self, connection: Connection) -> None:
         """Hear events until the channel closes."""
@@ -178,9 +193,11 @@ class Broker:
             await channel.call(raw.queue_bind, queue, EVENTS_EXCHANGE, key)
         self.listening_since = asyncio.get_running_loop().time()  # what is told from here on is kept for us
         await channel.call(raw.basic_consume, queue, self._on_message, auto_ack=True)
+        self.events_problem = ""
         raw.add_on_cancel_callback(lambda _frame: raw.close())  # the queue was deleted: start over
-        reason = await asyncio.shield(channel.closed)
-        log.warning("the event queue is lost: %s", reason)
+        await asyncio.wait([channel.closed, connection.closed], return_when=asyncio.FIRST_COMPLETED)
+        if not connection.closed.done():  # else that is lost, which is told for itself
+            log.warning("the event queue is lost: %s", channel.closed.result())
 
     def _on_message(self, _channel: object, method: Basic.Deliver, _properties: BasicProperties, body: bytes) -> None:
         try:
@@ -237,6 +254,12 @@ class EventPublisher:
 
     def _set_blocked(self, *, blocked: bool) -> None:
         self.blocked = blocked
+
+
+def _refusal(error: ChannelClosed) -> str:
+    """In the broker's words, with what to do about a right that is missing."""
+    rights = "; give the operator's user all rights in the virtual host"
+    return f"{error.reply_text}{rights if error.reply_code == REFUSED else ''}"
 
 
 def release(version: str) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ Each test has a virtual host of its own, and the rights that the chart gives the
 
 import asyncio
 import contextlib
+import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -464,6 +465,37 @@ async def test_a_deleted_event_queue_is_made_again(site: Site, monkeypatch: pyte
             channel.exchange_delete(EVENTS_EXCHANGE)
         site.running.ctl("close_all_connections", "--vhost", site.settings.vhost, "test")
         await eventually(lambda: site.broker.listening_since not in (None, before), "listening again")
+
+
+async def test_events_that_are_refused_keep_no_queue_from_being_read(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The exchange for events is there, and of another type: that has to be told, and nothing else suffers."""
+    monkeypatch.setattr("warren_operator.broker.EVENTS_RETRY", 0.05)
+    caplog.set_level(logging.INFO, "warren_operator.broker")
+    with site.channel() as channel:
+        channel.exchange_declare(EVENTS_EXCHANGE, "direct", durable=True)
+    async with site.connected():
+        await eventually(lambda: bool(site.broker.events_problem), "the refusal is known")
+        assert "inequivalent arg 'type' for exchange 'warren.events'" in site.broker.events_problem
+        assert "delete exchange warren.events" in site.broker.events_problem
+        await site.compare("one")
+        (finding,) = site.topology.findings("one")
+        assert "exchange warren.events is of type direct" in finding.message
+        for _ in range(10):
+            assert (await site.counts("one")).ready == 0
+            await asyncio.sleep(0.05)
+        assert site.broker.problem == ""
+        assert site.broker.listening_since is None
+        with site.channel() as channel:
+            channel.exchange_delete(EVENTS_EXCHANGE)
+        await eventually(lambda: site.broker.listening_since is not None, "listening")
+        await eventually(lambda: not site.broker.events_problem, "it is over")
+        hint = TasksSubmitted("one", 1, 1.0)
+        publish(site, hint.routing_key, encode(hint))
+        await eventually(lambda: site.heard == [hint], "the event is heard")
+    told = [(record.levelname, record.message) for record in caplog.records if record.name == "warren_operator.broker"]
+    assert [level for level, _ in told] == ["INFO", "WARNING"], f"one connection, one warning: {told}"
 
 
 async def test_a_second_operator_hears_the_same(site: Site) -> None:

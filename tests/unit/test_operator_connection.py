@@ -1,0 +1,167 @@
+"""The operator's reading connection: what takes it down and what does not, and what is told of it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
+
+from warren_contract.aio import Connection
+from warren_contract.settings import BrokerSettings
+from warren_operator import broker as module
+from warren_operator.broker import Broker
+
+LIMIT = 30.0
+"""Seconds for anything to happen; a fraction of one is usual."""
+
+OTHER_TYPE = ChannelClosedByBroker(
+    406, "PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'warren.events' in vhost '/'"
+)
+NO_RIGHT = ChannelClosedByBroker(
+    403, "ACCESS_REFUSED - configure access to queue 'warren.operator.x' in vhost '/' refused"
+)
+
+
+class FakeBroker:
+    """Opens every connection, and refuses to let anybody hear events while it is told to.
+
+    Attributes:
+        refusal: with which the declarations for events are refused; None where they are not.
+        refused: how often that was.
+        opened: connections.
+    """
+
+    def __init__(self) -> None:
+        self.refusal: ChannelClosedByBroker | None = None
+        self.refused = 0
+        self.opened: list[FakeConnection] = []
+
+    async def open(self, _parameters: object) -> "FakeConnection":
+        """As `Connection.open`."""
+        connection = FakeConnection(self)
+        self.opened.append(connection)
+        return connection
+
+
+class FakeConnection:
+    """One that is open until it is told otherwise."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self.raw = MagicMock(server_properties={"version": "4.3.6"})
+        self.closed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self._broker = broker
+        self._channels: list[FakeChannel] = []
+
+    async def channel(self) -> "FakeChannel":
+        """A new one."""
+        self._channels.append(FakeChannel(self._broker))
+        return self._channels[-1]
+
+    def lose(self, reason: BaseException) -> None:
+        """It is closed, and its channels with it, in pika's order."""
+        for channel in self._channels:
+            if not channel.closed.done():
+                channel.closed.set_result(reason)
+        self.closed.set_result(reason)
+
+    async def close(self) -> None:
+        """From our side."""
+        if not self.closed.done():
+            self.lose(RuntimeError("closed by us"))
+
+
+class FakeChannel:
+    """One that agrees to everything, or refuses it."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self.raw = MagicMock()
+        self.closed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self._broker = broker
+
+    async def call(self, *_args: Any, **_more: Any) -> None:
+        """The broker's answer."""
+        if self._broker.refusal is not None:
+            self._broker.refused += 1
+            self.closed.set_result(self._broker.refusal)
+            raise self._broker.refusal
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeBroker:
+    """In place of a broker."""
+    fake = FakeBroker()
+    monkeypatch.setattr(Connection, "open", fake.open)
+    monkeypatch.setattr(module, "EVENTS_RETRY", 0.01)
+    return fake
+
+
+def settings(port: int = 5672) -> BrokerSettings:
+    """Of a broker on this machine."""
+    return BrokerSettings("127.0.0.1", port, "/", "operator", "do not tell")
+
+
+def reading(load: Callable[[], BrokerSettings] = settings) -> Broker:
+    """The part that is tested."""
+    return Broker(load, "test read", lambda _event: None, lambda: None)
+
+
+@contextlib.asynccontextmanager
+async def running(broker: Broker) -> AsyncIterator[None]:
+    """While it stays connected, or tries to."""
+    task = asyncio.ensure_future(broker.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task], timeout=LIMIT)
+    assert task.cancelled(), "it ends when it is told to, and not before"
+
+
+async def until(check: Callable[[], bool]) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(LIMIT):
+        while not check():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "advice"),
+    [(OTHER_TYPE, "delete exchange warren.events"), (NO_RIGHT, "give the operator's user all rights")],
+    ids=["another type", "no right"],
+)
+async def test_refused_events_leave_the_connection_up_and_are_told_apart(
+    fake: FakeBroker, refusal: ChannelClosedByBroker, advice: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Queues are read without events: one declaration that is refused must not keep all workers from being scaled."""
+    fake.refusal = refusal
+    broker = reading()
+    async with running(broker):
+        await until(lambda: fake.refused >= 4)
+        assert len(fake.opened) == 1
+        assert not fake.opened[0].closed.done()
+        assert broker.problem == ""
+        assert broker.listening_since is None
+        assert refusal.reply_text in broker.events_problem
+        assert advice in broker.events_problem
+        told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert len(told) == 1, "once, and not at each try"
+        assert broker.events_problem in told[0]
+        fake.refusal = None
+        await until(lambda: broker.listening_since is not None)
+        assert broker.events_problem == ""
+
+
+async def test_a_connection_lost_while_events_are_refused_is_noticed_at_once(
+    fake: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVENTS_RETRY", LIMIT)
+    fake.refusal = OTHER_TYPE
+    broker = reading()
+    async with running(broker):
+        await until(lambda: fake.refused == 1)
+        fake.opened[0].lose(ConnectionClosedByBroker(320, "CONNECTION_FORCED - for the test"))
+        async with asyncio.timeout(LIMIT / 3):
+            await until(lambda: len(fake.opened) == 2)
