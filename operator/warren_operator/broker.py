@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pika
-from pika.exceptions import ChannelClosed
+from pika.exceptions import AMQPError, ChannelClosed
 from pika.spec import Basic, BasicProperties
 
 from warren_contract.aio import BrokerUnavailable, Channel, Connection, keep_connected
+from warren_contract.backoff import Backoff
 from warren_contract.connection import connection_parameters
 from warren_contract.events import Event, EventError, QueueState, decode, encode
 from warren_contract.names import EVENTS_EXCHANGE, OPERATOR_EVENTS_PREFIX
@@ -99,8 +100,27 @@ class Broker:
         return bool(self.version) and release(self.version) < OLDEST_BROKER
 
     async def run(self) -> None:
-        """Stay connected until cancelled."""
-        await keep_connected(self._parameters, self._use)
+        """Stay connected until cancelled.
+
+        Not by `keep_connected`, which only logs why an attempt failed: here the WorkQueues tell it.
+        """
+        loop = asyncio.get_running_loop()
+        backoff = Backoff()
+        delays = backoff.delays()
+        while True:
+            started = loop.time()
+            try:
+                connection = await Connection.open(self._parameters())
+                try:
+                    await self._use(connection)
+                finally:
+                    await connection.close()
+            except (BrokerUnavailable, AMQPError, OSError, SettingError) as error:
+                self.problem = str(error)
+                log.warning("broker: %s", error)
+            if loop.time() - started > backoff.longest:
+                delays = backoff.delays()
+            await asyncio.sleep(next(delays))
 
     async def read(self, queues: Sequence[str], *, aside: bool = False) -> list[Reading]:
         """Count the ready tasks and the consumers of queues.
@@ -138,11 +158,7 @@ class Broker:
         return await self._channel()
 
     def _parameters(self) -> pika.ConnectionParameters:
-        try:
-            return connection_parameters(self._load(), self._name, blocked_timeout=None)
-        except SettingError as error:
-            self.problem = str(error)
-            raise BrokerUnavailable(str(error)) from error
+        return connection_parameters(self._load(), self._name, blocked_timeout=None)
 
     async def _channel(self) -> Channel:
         if self._connection is None:

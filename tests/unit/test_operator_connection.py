@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 from unittest.mock import MagicMock
@@ -10,7 +11,7 @@ import pytest
 from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
 
 from warren_contract.aio import Connection
-from warren_contract.settings import BrokerSettings
+from warren_contract.settings import BrokerSettings, SettingError
 from warren_operator import broker as module
 from warren_operator.broker import Broker
 
@@ -154,6 +155,19 @@ async def test_refused_events_leave_the_connection_up_and_are_told_apart(
         assert broker.events_problem == ""
 
 
+async def test_a_lost_connection_says_why_and_is_made_again(fake: FakeBroker) -> None:
+    broker = reading()
+    async with running(broker):
+        await until(lambda: broker.listening_since is not None)
+        fake.opened[0].lose(ConnectionClosedByBroker(320, "CONNECTION_FORCED - for the test"))
+        await until(lambda: bool(broker.problem))
+        await until(lambda: "CONNECTION_FORCED - for the test" in broker.problem)
+        assert broker.listening_since is None
+        await until(lambda: broker.listening_since is not None)
+        assert len(fake.opened) == 2
+        assert broker.problem == ""
+
+
 async def test_a_connection_lost_while_events_are_refused_is_noticed_at_once(
     fake: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,3 +179,36 @@ async def test_a_connection_lost_while_events_are_refused_is_noticed_at_once(
         fake.opened[0].lose(ConnectionClosedByBroker(320, "CONNECTION_FORCED - for the test"))
         async with asyncio.timeout(LIMIT / 3):
             await until(lambda: len(fake.opened) == 2)
+
+
+def free_port() -> int:
+    """A port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+async def test_why_connecting_fails_is_the_problem() -> None:
+    port = free_port()
+    broker = reading(lambda: settings(port))
+    assert broker.problem == "not connected to the broker yet"
+    async with running(broker):
+        await until(lambda: f"127.0.0.1:{port}: Connection refused" in broker.problem)
+        assert "do not tell" not in broker.problem
+        assert not broker.ever_connected
+
+
+async def test_a_mended_setting_is_no_problem_any_more_though_connecting_still_fails() -> None:
+    port = free_port()
+    broken = True
+
+    def load() -> BrokerSettings:
+        if broken:
+            raise SettingError("the broker's password is missing")
+        return settings(port)
+
+    broker = reading(load)
+    async with running(broker):
+        await until(lambda: broker.problem == "the broker's password is missing")
+        broken = False
+        await until(lambda: "Connection refused" in broker.problem)
