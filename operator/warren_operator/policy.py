@@ -475,14 +475,17 @@ def _down(seen: Observation, memory: Memory, kept: int, ceiling: int, now: float
         return _Down(0, doubt)
     idle = [worker for worker in _cheapest_first(seen, memory, now) if not _occupied(worker, seen, memory, now)]
     chosen = idle[: max(0, surplus - unborn)]
-    limit = Limit.NONE
-    if any(worker.phase is Phase.STARTING and worker not in chosen for worker in seen.workers):
-        # The ReplicaSet deletes what is not ready first, whatever we say: wait until the starting ones are ready.
-        chosen = [worker for worker in chosen if worker.phase is not Phase.READY]
-        limit = Limit.STARTING
+    # The ReplicaSet deletes what is not ready first, whatever we say: nobody goes before one of those that has to stay.
+    # That is over when it is ready, has done its task, or has not been heard of for long.
+    stays = min((worker for worker in seen.workers if worker not in chosen), key=_rank, default=None)
+    if stays is not None:
+        chosen = [worker for worker in chosen if _rank(worker) <= _rank(stays)]
     count = min(surplus, unborn + len(chosen))
-    held = Limit.NONE if count == surplus else limit or Limit.BUSY
-    return _Down(count, held, tuple(worker.name for worker in chosen))
+    if count == surplus:
+        limit = Limit.NONE
+    else:
+        limit = Limit.STARTING if stays is not None and stays.phase is Phase.STARTING else Limit.BUSY
+    return _Down(count, limit, tuple(worker.name for worker in chosen))
 
 
 def _in_doubt(seen: Observation, memory: Memory, now: float) -> Limit:
@@ -494,7 +497,12 @@ def _in_doubt(seen: Observation, memory: Memory, now: float) -> Limit:
     return Limit.NONE if seen.counted else Limit.UNCOUNTED
 
 
-_DELETION_ORDER = (Phase.PENDING, Phase.FAILING, Phase.STARTING, Phase.READY)
+_DELETION_ORDER = tuple(Phase)
+
+
+def _rank(worker: Worker) -> int:
+    """How late a ReplicaSet deletes it: the victims first only among those of one rank."""
+    return _DELETION_ORDER.index(worker.phase)
 
 
 def _cheapest_first(seen: Observation, memory: Memory, now: float) -> list[Worker]:
@@ -502,7 +510,7 @@ def _cheapest_first(seen: Observation, memory: Memory, now: float) -> list[Worke
     return sorted(
         seen.workers,
         key=lambda worker: (
-            _DELETION_ORDER.index(worker.phase),
+            _rank(worker),
             _occupied(worker, seen, memory, now),
             worker.busy is not False,
             worker.busy is True,
@@ -514,10 +522,10 @@ def _cheapest_first(seen: Observation, memory: Memory, now: float) -> list[Worke
 
 def _occupied(worker: Worker, seen: Observation, memory: Memory, now: float) -> bool:
     """Whether a worker has, or may have, something to do."""
+    if worker.busy:  # whatever Kubernetes says of its pod: that is late, or of another container
+        return True
     if worker.phase in (Phase.PENDING, Phase.FAILING):
         return False
-    if worker.busy:
-        return True
     quiet = memory.quiet_since is not None and now - seen.statistics_age - memory.quiet_since >= SILENT_QUIET
     if worker.phase is Phase.STARTING:
         return not quiet

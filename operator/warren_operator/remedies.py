@@ -234,7 +234,9 @@ def _obstacles(situation: Situation, calm: Situation, backlog: Backlog) -> Itera
     starting = sum(worker.phase is Phase.STARTING for worker in seen.workers)
     yield (
         f"{_count(starting, 'starting worker')} {_are(starting)} up",
-        calm.seeing(workers=_with(calm, lambda worker, now: replace(now, phase=worker.phase), seen)),
+        calm.seeing(workers=_with(calm, lambda worker, now: replace(now, phase=worker.phase), seen)).remembering(
+            quiet_since=memory.quiet_since
+        ),
     )
     yield (
         _at_work(seen.workers),
@@ -242,8 +244,8 @@ def _obstacles(situation: Situation, calm: Situation, backlog: Backlog) -> Itera
             workers=_with(
                 calm,
                 lambda worker, now: (
-                    replace(now, busy=worker.busy, idle_for=worker.idle_for, silent=worker.silent)
-                    if worker.phase is Phase.READY
+                    replace(now, phase=worker.phase, busy=worker.busy, idle_for=worker.idle_for, silent=worker.silent)
+                    if worker.phase is Phase.READY or worker.busy
                     else now
                 ),
                 seen,
@@ -270,7 +272,7 @@ def _with(calm: Situation, change: Callable[[Worker, Worker], Worker], seen: Obs
 
 
 def _at_work(workers: Sequence[Worker]) -> str:
-    busy = sum(worker.phase is Phase.READY and worker.busy is True for worker in workers)
+    busy = sum(worker.busy is True for worker in workers)
     unheard = sum(worker.phase is Phase.READY and worker.busy is None for worker in workers)
     if busy:
         return f"they have been idle for {format_duration(IDLE_FOR)} ({busy} {_are(busy)} busy)"

@@ -134,9 +134,25 @@ def test_only_idle_workers_go_within_the_bounds(spec: Scaling, seen: Observation
     missing = max(0, seen.replicas - len(seen.workers))
     assert len(victims) == min(len(seen.workers), max(0, gone - missing))
     if decision.current <= spec.ceiling:
-        assert not any(victim.busy for victim in victims if victim.phase in (Phase.READY, Phase.STARTING))
+        assert not any(victim.busy for victim in victims)
         quiet = memory.quiet_since is not None and NOW - memory.quiet_since >= SILENT_QUIET and not seen.backlog.unacked
         assert quiet or not any(victim.phase is Phase.STARTING for victim in victims)
+
+
+@given(fleets, st.integers(0, 3), st.integers(0, 3), st.none() | st.floats(0, NOW))
+def test_a_worker_at_work_is_no_victim_nor_deleted_instead_of_one(
+    fleet: tuple[Worker, ...], unacked: int, low: int, quiet_since: float | None
+) -> None:
+    """A ReplicaSet deletes what is not up first, whatever the victims are."""
+    seen = Observation(Backlog(0, unacked), len(fleet), fleet)
+    memory = Memory(zeros=3, zero_since=0.0, quiet_since=quiet_since)
+    victims = decide(Scaling(max_replicas=12, min_replicas=low), seen, memory, NOW).victims
+    order = list(Phase)
+    last = max((order.index(worker.phase) for worker in fleet if worker.name in victims), default=0)
+    for worker in fleet:
+        if worker.busy:
+            assert worker.name not in victims
+            assert order.index(worker.phase) >= last
 
 
 @given(scalings(), observations(known=True), memories)

@@ -202,6 +202,43 @@ def test_a_starting_worker_holds_a_scale_in_up() -> None:
     assert (decision.replicas, decision.limit) == (3, Limit.STARTING)
 
 
+def test_a_worker_at_work_stays_though_kubernetes_has_not_seen_it_start() -> None:
+    """Its image took long; its task came, and it reported, before the kubelet said that its container runs."""
+    late = Worker("late", Phase.PENDING, busy=True, age=25.0, node="one")
+    story = Story(BURST, replicas=3)
+    decision = story.settle((0, 1), (late, *fleet(2)))
+    assert (decision.replicas, decision.victims, decision.limit) == (3, (), Limit.BUSY), "it would be deleted first"
+    decision = story.read((0, 1), (replace(late, phase=Phase.READY), *fleet(2)))
+    assert (decision.replicas, set(decision.victims)) == (1, {"idle-0", "idle-1"})
+
+
+def test_a_worker_at_work_beside_a_sidecar_that_crashes_keeps_the_idle_ones_until_it_is_done() -> None:
+    """Kubernetes would delete it before any that is ready. It goes first, and the others with it, once it is idle, or
+    once nothing is heard of it any more."""
+    working = Worker("working", Phase.FAILING, busy=True, age=60.0)
+    for then in (replace(working, busy=False, idle_for=1.0), replace(working, busy=None)):
+        story = Story(BURST, replicas=3)
+        story.settle((0, 1), (working, *fleet(2)))
+        for _ in range(60):
+            decision = story.read((0, 1), (working, *fleet(2)))
+            assert (decision.replicas, decision.victims, decision.limit) == (3, (), Limit.BUSY)
+        decision = story.read((0, 0), (then, *fleet(2)))
+        assert (decision.replicas, decision.victims[0], len(decision.victims)) == (0, "working", 3)
+
+
+def test_what_kubernetes_deletes_before_a_worker_at_work_may_go() -> None:
+    working = Worker("working", Phase.FAILING, busy=True)
+    others = (Worker("pending", Phase.PENDING), Worker("crashing", Phase.FAILING), *fleet(2))
+    decision = Story(BURST, replicas=5).settle((0, 1), (working, *others))
+    assert (decision.replicas, decision.victims, decision.limit) == (3, ("pending", "crashing"), Limit.BUSY)
+
+
+def test_crash_looping_workers_go_when_nothing_waits() -> None:
+    crashing = tuple(Worker(f"crashing-{number}", Phase.FAILING) for number in range(3))
+    decision = Story(BURST, replicas=5).settle((0, 0), (*crashing, *fleet(2)))
+    assert (decision.replicas, len(decision.victims)) == (0, 5)
+
+
 def test_workers_that_never_come_up_go_once_the_queue_has_been_quiet_for_long() -> None:
     """Their password is wrong, say: they run, and are not ready for as long as they run."""
     story = Story(BURST, replicas=4)

@@ -219,6 +219,16 @@ SURE = Memory(zeros=3, zero_since=0.0, quiet_since=0.0)
             ],
         ),
         (
+            Scaling(10),
+            Observation(Backlog(0, 1), 3, (Worker("late", Phase.PENDING, busy=True), *fleet(2))),
+            ["The workers go once they have been idle for 100ms (1 is busy)."],
+        ),
+        (
+            Scaling(10),
+            Observation(Backlog(0, 1), 3, (Worker("new", Phase.STARTING), *fleet(2))),
+            ["The workers go once 1 starting worker is up."],
+        ),
+        (
             Scaling(10, min_replicas=2, scheduled="18:00 Europe/Berlin"),
             Observation(Backlog(0, 0), 2, fleet(2)),
             [
@@ -251,7 +261,8 @@ SURE = Memory(zeros=3, zero_since=0.0, quiet_since=0.0)
     ],
 )
 def test_the_words(scaling: Scaling, seen: Observation, lines: list[str]) -> None:
-    found = remedies(Situation(scaling, seen, SURE, NOW))
+    memory = replace(SURE, quiet_since=None) if seen.backlog and seen.backlog.unacked else SURE
+    found = remedies(Situation(scaling, seen, memory, NOW))
     for line in lines:
         assert any(text.startswith(line) for text in found), found
 
