@@ -371,7 +371,8 @@ def observe(inputs: Inputs) -> View:
         unknown = _doubt(inputs, counts, statistics)
         counts = None if unknown else counts
     unheard = inputs.counts is not None and inputs.counts.consumers > _heard(inputs)
-    workers = tuple(_worker(pod, inputs, statistics, unheard=unheard) for pod in inputs.target.pods)
+    untold = statistics is not None and statistics.unacked > _reported(inputs)
+    workers = tuple(_worker(pod, inputs, statistics, unheard=unheard, untold=untold) for pod in inputs.target.pods)
     backlog = None if counts is None else Backlog(counts.ready, _unacked(inputs, counts, statistics))
     running = sum(worker.phase is Phase.READY for worker in workers)
     wait = None
@@ -449,7 +450,7 @@ def _unacked(inputs: Inputs, counts: Counts, statistics: Statistics | None) -> i
     Statistics see every consumer, but late: while tasks move, they would still count those that are long done. So they
     count only where there are consumers that do not report, or where nothing has moved for longer than they lag.
     """
-    reported = sum(len(report.state.running) for report in inputs.reports.values())
+    reported = _reported(inputs)
     waiting_for = counts.consumers * inputs.concurrency if counts.ready else 0
     late = 0
     if statistics is not None:
@@ -458,6 +459,11 @@ def _unacked(inputs: Inputs, counts: Counts, statistics: Statistics | None) -> i
         if counts.consumers > _accounted_for(inputs) or settled:
             late = statistics.unacked
     return max(reported, waiting_for, late)
+
+
+def _reported(inputs: Inputs) -> int:
+    """Tasks in work, as the workers report them."""
+    return sum(len(report.state.running) for report in inputs.reports.values())
 
 
 def _accounted_for(inputs: Inputs) -> int:
@@ -481,13 +487,29 @@ def _heard(inputs: Inputs) -> int:
     return sum(pod.name in reports and not reports[pod.name].state.draining for pod in inputs.target.pods)
 
 
-def _holds(report: Report, inputs: Inputs) -> bool:
-    """Whether it would have been heard if the worker had taken a task since it said that it is idle."""
+def _holds(report: Report, inputs: Inputs, statistics: Statistics | None, *, untold: bool) -> bool:
+    """Whether it would be known if the worker had taken a task since it said that it is idle.
+
+    It is not where its word would not have been heard, nor where tasks are in work that nobody reports: the broker
+    blocks the workers' events in an alarm, and goes on giving them tasks. Only statistics that are newer by more than
+    they lag say so: those that still have a task that has just ended cast no doubt on the worker's word that it has.
+    """
+    if untold and statistics is not None and statistics.at - report.received > STATISTICS_LAG:
+        return False
     heard = inputs.listening_since is not None and report.received >= inputs.listening_since
     return heard and inputs.now - report.received <= SILENCE
 
 
-def _worker(pod: "Pod", inputs: Inputs, statistics: Statistics | None, *, unheard: bool) -> Worker:
+def _worker(pod: "Pod", inputs: Inputs, statistics: Statistics | None, *, unheard: bool, untold: bool) -> Worker:
+    """What is known of one worker.
+
+    Args:
+        pod: that it runs in.
+        inputs: all that is known.
+        statistics: as far as they count.
+        unheard: there are consumers that have not said that they take tasks.
+        untold: statistics have tasks in work that nobody reports.
+    """
     report = inputs.reports.get(pod.name)
     busy: bool | None = None
     idle_for = 0.0
@@ -495,7 +517,7 @@ def _worker(pod: "Pod", inputs: Inputs, statistics: Statistics | None, *, unhear
         busy = report.state.busy
         if report.idle_since is not None:
             idle_for = inputs.now - report.idle_since
-            if not _holds(report, inputs):
+            if not _holds(report, inputs, statistics, untold=untold):
                 busy = None  # it may have taken a task since, and have told nobody who would tell us
         elif (
             statistics is not None

@@ -18,7 +18,7 @@ from warren_operator.observation import (
     bare_since,
     observe,
 )
-from warren_operator.policy import Phase
+from warren_operator.policy import Decision, Limit, Memory, Phase, Scaling, decide
 from warren_operator.workloads import Deployment, Pod, TargetState
 
 NOW = 1000.0
@@ -270,6 +270,59 @@ def test_a_worker_s_word_that_it_is_idle_counts_while_it_would_be_heard_if_it_we
     assert busy(report("a"), listening_since=None) is None
     assert busy(report("a", received=NOW - 16)) is None, "signs of life stay away"
     assert busy(report("a", 1), listening_since=NOW - 3) is True, "what was at work counts as at work"
+
+
+def test_a_word_of_idleness_is_not_believed_where_newer_statistics_have_tasks_in_work_that_nobody_reports() -> None:
+    """The broker blocks the workers' events in an alarm, and goes on giving them tasks: one of three took the last."""
+
+    def busy(*reports: Report, **changes: Any) -> list[bool | None]:
+        pods = tuple(pod(report.state.worker) for report in reports)
+        view = see(Counts(0, len(pods), NOW), pods, reports, **changes)
+        return [worker.busy for worker in view.seen.workers]
+
+    old = tuple(report(name, received=NOW - 9) for name in "abc")
+    assert busy(*old, statistics=stats(unacked=1)) == [None, None, None]
+    assert busy(*old, statistics=stats(unacked=0)) == [False, False, False], "the next statistics deny it"
+    assert busy(*old, statistics=stats(unacked=1, at=NOW - 4)) == [False, False, False], "they may be from before"
+    fresh = report("c", received=NOW - 5)
+    assert busy(*old[:2], fresh, statistics=stats(unacked=1)) == [None, None, False], "it was heard after all"
+    known = report("c", 1, received=NOW - 9)
+    assert busy(*old[:2], known, statistics=stats(unacked=1)) == [False, False, True], "that is the one that reports it"
+    assert busy(*old[:2], known, statistics=stats(unacked=2)) == [None, None, True]
+
+
+def test_the_last_task_in_an_alarm_keeps_all_that_may_have_it() -> None:
+    """Until the next statistics tell that it is done."""
+    reports = tuple(report(name, received=NOW - 9) for name in "abc")
+    memory = Memory(zeros=3, zero_since=NOW - 5)
+
+    def decided(statistics: Statistics) -> Decision:
+        view = see(Counts(0, 3, NOW), tuple(map(pod, "abc")), reports, statistics=statistics, active_at=NOW - 9)
+        return decide(Scaling(max_replicas=10), view.seen, memory, NOW)
+
+    held = decided(stats(unacked=1))
+    assert (held.replicas, held.victims, held.limit) == (3, (), Limit.BUSY)
+    assert decided(stats(unacked=0)).replicas == 0
+
+
+def test_a_task_that_has_just_ended_makes_no_idle_worker_doubtful() -> None:
+    """Statistics still have it; the worker says so itself, and was heard at once."""
+    ended = report("a", received=NOW - 0.3)
+    view = see(Counts(0, 1, NOW), (pod("a"),), (ended,), statistics=stats(unacked=1), active_at=NOW - 0.3)
+    assert view.seen.workers[0].busy is False
+    assert unacked(view) == 0
+
+
+def test_idle_workers_beside_a_consumer_that_keeps_a_task_go_as_each_gives_its_sign_of_life() -> None:
+    """Somebody who reports nothing never acknowledges: each word of idleness counts again for some seconds."""
+    told: set[str] = set()
+    for second in range(10):
+        ages = {name: (second + 4 * number) % 10 for number, name in enumerate("abc")}
+        reports = tuple(report(name, received=NOW - age) for name, age in ages.items())
+        counts = Counts(0, 4, NOW)
+        view = see(counts, tuple(map(pod, "abc")), reports, statistics=stats(unacked=1), active_at=NOW - 60)
+        told |= {worker.name for worker in view.seen.workers if worker.busy is False}
+    assert told == set("abc")
 
 
 def test_a_busy_report_that_the_broker_denies_is_not_believed() -> None:
