@@ -6,7 +6,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from warren_operator.explanation import Explained
+from warren_operator.explanation import Explained, delayed
 from warren_operator.notes import Note
 from warren_operator.observation import View
 from warren_operator.policy import Limit
@@ -16,6 +16,11 @@ READY = "Ready"
 ACTIVE = "Active"
 SCALING_LIMITED = "ScalingLimited"
 POLICY_OVERRIDDEN = "PolicyOverridden"
+
+UNCOMPARED = frozenset(
+    {"BrokerUnavailable", "BrokerTooOld", "TopologyUnknown", "QueueMismatch", "QueueRefused", "DefaultQueueType"}
+)
+"""Problems with which nobody knows what policy applies, or the queue is none that Warren's could apply to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +34,9 @@ class Verdict:
 
 def verdicts(told: Explained) -> tuple[Verdict, ...]:
     """What the conditions are."""
-    ready, overridden = told.problem is None, told.override is not None
     rows = [
-        Verdict(READY, _truth(ready), "Working" if told.problem is None else told.problem.reason),
-        Verdict(POLICY_OVERRIDDEN, _truth(overridden), "ForeignPolicy" if overridden else "InForce"),
+        Verdict(READY, _truth(told.problem is None), "Working" if told.problem is None else told.problem.reason),
+        _policy(told),
     ]
     if told.view is not None:
         rows.append(_active(told.view))
@@ -65,6 +69,16 @@ def _truth(value: bool) -> ConditionStatus:
     return ConditionStatus.TRUE if value else ConditionStatus.FALSE
 
 
+def _policy(told: Explained) -> Verdict:
+    """Whether somebody else's policy is in the way. One that was found is until it is found to be gone."""
+    if told.override is not None:
+        return Verdict(POLICY_OVERRIDDEN, ConditionStatus.TRUE, "ForeignPolicy")
+    listed = told.view is not None and told.view.seen.counted  # statistics come with the listing that is compared
+    if not listed or (told.problem is not None and told.problem.reason in UNCOMPARED):
+        return Verdict(POLICY_OVERRIDDEN, ConditionStatus.UNKNOWN, "NotCompared")
+    return Verdict(POLICY_OVERRIDDEN, ConditionStatus.FALSE, "InForce")
+
+
 def _active(view: View) -> Verdict:
     backlog = view.seen.backlog
     if backlog is None:
@@ -79,10 +93,12 @@ def _active(view: View) -> Verdict:
 _MESSAGES = MappingProxyType(
     {
         "InForce": "Warren's policy applies to the queue.",
+        "NotCompared": "It is not known whether Warren's policy applies: the queue has not been compared with what it "
+        "should be, see the condition Ready.",
         "Backlog": "There are tasks to do.",
-        "Workers": "There is nothing to do; workers are still there.",
-        "Idle": "There is nothing to do, and no worker runs.",
-        "Free": "Nothing holds the workers back.",
+        "Workers": "workers are still there.",
+        "Idle": "no worker runs.",
+        "Free": "Nothing holds the number of workers back.",
     }
 )
 
@@ -95,6 +111,8 @@ def _message(verdict: Verdict, told: Explained) -> str:
             return told.override
         case "Active" if verdict.status is ConditionStatus.UNKNOWN and told.view is not None:
             return f"The backlog is not known: {told.view.unknown}."
+        case "Active" if verdict.reason in ("Workers", "Idle") and told.view is not None:
+            return f"{delayed(told.view) or 'There is nothing to do'}; {_MESSAGES[verdict.reason]}"
         case "ScalingLimited" if verdict.status is ConditionStatus.TRUE:
             return f"{camel(told.reason)}. {' '.join(told.remedies) or 'This passes by itself.'}"
         case _:
@@ -119,13 +137,14 @@ def transitions(before: Iterable[Mapping[str, Any]], after: Iterable[Condition])
     known = {condition["type"]: (condition.get("status"), condition.get("reason")) for condition in before}
     notes = []
     for condition in after:
-        if condition.type in (ACTIVE, SCALING_LIMITED):
+        if condition.type in (ACTIVE, SCALING_LIMITED) or condition.status is ConditionStatus.UNKNOWN:
             continue
-        bad = condition.status is (ConditionStatus.FALSE if condition.type == READY else ConditionStatus.TRUE)
-        if known.get(condition.type) == (condition.status, condition.reason):
+        trouble = ConditionStatus.FALSE if condition.type == READY else ConditionStatus.TRUE
+        bad, was = condition.status is trouble, known.get(condition.type)
+        if was == (condition.status, condition.reason):
             continue
-        if not bad and condition.type not in known:
-            continue  # a new WorkQueue whose queue is not overridden is no news
+        if not bad and (was is None or was[0] != trouble):
+            continue  # that all is well is no news where nothing else has been told
         reason = condition.reason if bad else condition.type if condition.type == READY else "PolicyInForce"
         notes.append(Note(reason, condition.message, warning=bad))
     return notes

@@ -3,6 +3,7 @@
 The same sentence serves `kubectl get wq`, the Event, the status, the CLI and the dashboard.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -42,8 +43,8 @@ class Explained:
     """All that is told about one WorkQueue at one moment. What takes a moment to find is found when it is asked for.
 
     Attributes:
-        problem: None while all is well.
-        override: what somebody else's policy changed; None while nothing.
+        cause: what keeps the WorkQueue from being served as it should be; None while nothing does.
+        override: what somebody else's policy changed; None while nothing that is known.
         view: what is seen; None while nothing is.
         decision: the latest; None where there is none.
         scaling: what the decision was made for.
@@ -53,7 +54,7 @@ class Explained:
         decisions: the last changes of replicas, newest first.
     """
 
-    problem: Problem | None
+    cause: Problem | None
     override: str | None = None
     view: View | None = None
     decision: Decision | None = None
@@ -62,6 +63,11 @@ class Explained:
     now: float = 0.0
     recommended: bool = False
     decisions: tuple[PastDecisionStatus, ...] = ()
+
+    @cached_property
+    def problem(self) -> Problem | None:
+        """Why the WorkQueue is not ready: the cause, or else that no worker comes up; None while all is well."""
+        return self.cause or (None if self.view is None else _stuck(self.view))
 
     @cached_property
     def reason(self) -> str:
@@ -85,6 +91,37 @@ class Explained:
         return (enforce, *found) if self.recommended and self.decision.changes else found
 
 
+def _stuck(view: View) -> Problem | None:
+    """That no worker is up, and none will be by itself. It need not hold a decision back: no more may be wanted."""
+    workers = view.seen.workers
+    if any(worker.up for worker in workers):
+        return None
+    failing = [worker.name for worker in workers if worker.phase is Phase.FAILING]
+    if failing:
+        text = f"{_pods(failing)} cannot start ({view.failing}): mend what `kubectl describe pod {failing[0]}` tells"
+        return Problem("WorkersFailing", f"no worker is up, and {text}")
+    pending = [worker.name for worker in workers if worker.phase is Phase.PENDING and worker.age > PENDING_LIMIT]
+    if pending:
+        text = (
+            f"{_pods(pending)} {'has' if len(pending) == 1 else 'have'} been pending for over "
+            f"{format_duration(PENDING_LIMIT)}: see `kubectl describe pod {pending[0]}`, and make room in the cluster, "
+            "or have the workers ask for less"
+        )
+        return Problem("WorkersPending", f"no worker is up, and {text}")
+    return None
+
+
+def _pods(names: Sequence[str]) -> str:
+    return f"{len(names)} pod{'s' * (len(names) != 1)}"
+
+
+def delayed(view: View) -> str:
+    """That tasks wait for their retry; empty where none does, as far as is known."""
+    if not view.delayed:
+        return ""
+    return f"{view.delayed} task{'s wait for their' if view.delayed != 1 else ' waits for its'} retry"
+
+
 def sentence(decision: Decision, view: View, scaling: Scaling) -> str:
     """One short sentence: what is wanted, and why."""
     return f"{_demand(decision, view, scaling)}{_hold(decision, view, scaling)}"
@@ -95,7 +132,7 @@ def _demand(decision: Decision, view: View, scaling: Scaling) -> str:
     if backlog is None or decision.asked is None:
         return f"backlog unknown: {view.unknown or 'no reading yet'}"
     if not backlog.ready and not backlog.unacked:
-        return "queue is empty"
+        return delayed(view) or "queue is empty"
     asked, tasks = decision.asked, backlog.ready + backlog.unacked
     count = f"{tasks} task{'s' * (tasks != 1)}"
     if decision.rule is Rule.MAX_WAIT:

@@ -9,8 +9,9 @@ import pytest
 
 from warren_contract.durations import parse_duration
 from warren_contract.events import MAX_EVENT_SIZE, decode, encode
+from warren_operator import explanation
 from warren_operator.claims import QUEUE_TAKEN
-from warren_operator.conditions import transitions
+from warren_operator.conditions import UNCOMPARED, transitions
 from warren_operator.explanation import Explained, Problem, sentence, span
 from warren_operator.history import History, extended, recalled
 from warren_operator.notes import event_body, scaled
@@ -122,6 +123,91 @@ def test_every_limit_has_its_words_and_its_advice(limit: Limit) -> None:
 def test_the_documentation_knows_every_limit(limit: Limit) -> None:
     document = Path(__file__).parent.parent.parent / "docs" / "scaling.md"
     assert f"`{limit.value}`" in document.read_text()
+
+
+def test_tasks_that_wait_for_their_retry_are_not_nothing() -> None:
+    def rows(delayed: int | None, *pods: Worker) -> tuple[str, str]:
+        seen = Observation(Backlog(0, 0), len(pods), pods)
+        decision = Decision(len(pods), 0, len(pods), Limit.NONE, Memory())
+        what = Explained(None, None, View(seen, delayed=delayed), decision, SCALING)
+        return text(what), next(row.message for row in status(ITEM, what, THEN).conditions if row.type == "Active")
+
+    assert rows(30) == ("30 tasks wait for their retry", "30 tasks wait for their retry; no worker runs.")
+    assert rows(1, Worker("a", Phase.READY, busy=False)) == (
+        "1 task waits for its retry",
+        "1 task waits for its retry; workers are still there.",
+    )
+    for none in (0, None):
+        assert rows(none) == ("queue is empty", "There is nothing to do; no worker runs.")
+
+
+def stuck(*pods: Worker, failing: str = "", problem: Problem | None = None) -> Explained:
+    """One task, and as many pods as are wanted for it."""
+    view = View(Observation(Backlog(1, 0), len(pods), pods), failing=failing)
+    return Explained(problem, None, view, Decision(len(pods), 1, len(pods), Limit.NONE, Memory()), SCALING)
+
+
+def test_where_no_worker_comes_up_that_is_told_though_no_more_are_wanted() -> None:
+    bad, good = Worker("bad", Phase.FAILING), Worker("good", Phase.READY)
+    pending = Worker("late", Phase.PENDING, age=301.0)
+    what = stuck(Worker("new", Phase.STARTING), bad, failing="ImagePullBackOff")
+    assert what.problem == Problem(
+        "WorkersFailing",
+        "no worker is up, and 1 pod cannot start (ImagePullBackOff): mend what `kubectl describe pod bad` tells",
+    )
+    assert stuck(pending, pending).problem == Problem(
+        "WorkersPending",
+        "no worker is up, and 2 pods have been pending for over 5m: see `kubectl describe pod late`, and make room in "
+        "the cluster, or have the workers ask for less",
+    )
+    assert stuck(pending, bad).problem == stuck(bad).problem, "what fails does not pass by itself"
+    for fine in ((bad, good), (pending, good), (replace(pending, age=299.0),), (Worker("new", Phase.STARTING),), ()):
+        assert stuck(*fine).problem is None
+    assert stuck(replace(pending, busy=True)).problem is None, "it works, whatever Kubernetes says of it"
+    cause = Problem("BrokerUnavailable", "x")
+    assert stuck(bad, problem=cause).problem == cause
+
+
+def test_what_is_told_of_workers_that_do_not_come_up_is_told_everywhere() -> None:
+    what = stuck(Worker("bad", Phase.FAILING), failing="ImagePullBackOff")
+    assert conditions(status(ITEM, what, THEN))["Ready"] == ("False", "WorkersFailing")
+    [ready] = [row for row in status(ITEM, what, THEN).conditions if row.type == "Ready"]
+    assert "ImagePullBackOff" in ready.message
+    state = queue_state(ITEM, what, 5.0)
+    assert state is not None
+    assert state.problem.startswith("WorkersFailing: no worker is up")
+
+
+def test_problems_that_leave_the_policy_unknown_are_problems_that_are_told() -> None:
+    package = Path(explanation.__file__).parent
+    source = (package / "looking.py").read_text() + (package / "topology.py").read_text()
+    assert all(f'"{reason}"' in source for reason in UNCOMPARED)
+
+
+@pytest.mark.parametrize("reason", ["WorkersFailing", "WorkersPending", "NotCompared"])
+def test_the_documentation_knows_what_conditions_say(reason: str) -> None:
+    document = Path(__file__).parent.parent.parent / "docs" / "scaling.md"
+    assert f"`{reason}`" in document.read_text()
+
+
+def test_whose_policy_applies_is_only_told_where_it_is_known() -> None:
+    def told_of(what: Explained) -> tuple[str, str]:
+        return conditions(status(ITEM, what, THEN))["PolicyOverridden"]
+
+    def uncounted(what: Explained) -> Explained:
+        assert what.view is not None
+        return replace(what, view=replace(what.view, seen=replace(what.view.seen, counted=False)))
+
+    unknown = ("Unknown", "NotCompared")
+    assert told_of(told()) == ("False", "InForce")
+    assert told_of(told(problem=Problem("ScalingRefused", "x"))) == ("False", "InForce")
+    assert told_of(uncounted(told())) == unknown, "the broker has not been listed"
+    assert told_of(Explained(Problem(QUEUE_TAKEN, "by another"))) == unknown
+    for reason in sorted(UNCOMPARED):
+        assert told_of(told(problem=Problem(reason, "x"))) == unknown, reason
+    assert told_of(uncounted(told(override="foreign"))) == ("True", "ForeignPolicy"), "found, and not found to be gone"
+    [row] = [row for row in status(ITEM, uncounted(told()), THEN).conditions if row.type == "PolicyOverridden"]
+    assert "not known" in row.message
 
 
 def test_an_unknown_backlog_says_why() -> None:
@@ -266,6 +352,9 @@ def test_events_are_for_what_begins_and_ends() -> None:
     assert notes(well, told(override="z")) == [("ForeignPolicy", True)]
     assert notes(told(override="z"), well) == [("PolicyInForce", False)]
     assert notes(well, told(Backlog(0, 0), limit=Limit.UNCONFIRMED)) == []
+    away = told(problem=Problem("BrokerUnavailable", "x"))
+    assert notes(away, well) == [("Ready", False)], "whose policy applies was not known, and is as it should be"
+    assert notes(told(override="z"), away) == [("BrokerUnavailable", True)], "what is not known is no news"
 
 
 def test_a_new_resource_that_is_ill_is_an_event() -> None:
