@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chart import CHART, Manifest, find, identity, pod_spec, render, secret_text
+from chart import CHART, KUBE_VERSION, Manifest, find, helm, identity, pod_spec, render, secret_text
 from chart_variants import EVERYTHING
 
 from warren_contract.aio import CLOSE_LIMIT
@@ -486,6 +486,67 @@ def test_rabbitmq_is_told_its_memory(limit: str | int, told: int) -> None:
     manifests = render({"broker": {"resources": {"limits": {"memory": limit}}}})
     conf = find(manifests, "ConfigMap", "warren-rabbitmq")["data"]["rabbitmq.conf"]
     assert f"\ntotal_memory_available_override_value = {told}\n" in conf
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"), [(1073741824, "1073741824"), (1000000, "1000000"), ("512MB", "512MB"), ("2000000", "2000000")]
+)
+def test_rabbitmq_is_told_its_disk_limit(limit: str | int, told: str) -> None:
+    """A number comes out of a values file as a floating-point one; RabbitMQ does not take 1.073741824e+09."""
+    manifests = render({"broker": {"diskFreeLimit": limit}})
+    conf = find(manifests, "ConfigMap", "warren-rabbitmq")["data"]["rabbitmq.conf"]
+    assert f"\ndisk_free_limit.absolute = {told}\n" in conf
+
+
+@pytest.mark.parametrize(
+    ("value", "seen"),
+    [
+        (1000000, "1000000"),
+        (-12345678901, "-12345678901"),
+        (0.5, "0.5"),
+        (0, "0"),
+        (True, "true"),
+        ("1e6", "1e6"),
+        ("", ""),
+        ('two\n"lines"\n', 'two\n"lines"\n'),
+    ],
+)
+@pytest.mark.parametrize("part", ["worker", "queue"])
+def test_the_workers_environment_says_what_was_written(value: object, seen: str, part: str) -> None:
+    entry = {"env": {"LIMIT": value}}
+    values = {"worker": entry} if part == "worker" else {"queues": {"task_queue": entry}}
+    assert environment(render(values), "task-queue")["LIMIT"] == seen
+
+
+def with_large_numbers(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
+    """Values with every whole number of a schema at its largest, where it has one, else at some million."""
+    if "$ref" in schema:
+        schema = definitions[schema["$ref"].rsplit("/", 1)[-1]]
+    if "integer" in schema.get("type", []):
+        return schema.get("maximum", 12345678)
+    found = {
+        name: value
+        for name, below in schema.get("properties", {}).items()
+        if (value := with_large_numbers(below, definitions)) is not None
+    }
+    return found or None
+
+
+def test_no_number_is_written_with_an_exponent() -> None:
+    """Whichever value it comes from: what reads it may not know what 1e+06 is."""
+    schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+    parts = ("worker", "producer", "operator", "broker")
+    values = {part: with_large_numbers(schema["properties"][part], schema["definitions"]) for part in parts}
+    values["queues"] = {"mail": with_large_numbers(schema["definitions"]["queue"], schema["definitions"])}
+    values["queues"]["mail"]["budget"]["name"] = "gpu"
+    values["broker"] |= {"replicas": 3, "persistence": {"size": 12345678901}}
+    values["operator"]["budgets"] = {"gpu": 100000}
+    for part in (*(values[part] for part in parts), values["queues"]["mail"]):
+        part["resources"] = {"limits": {"memory": 12345678901}}
+        part.setdefault("podDisruptionBudget", {})["enabled"] = True
+    text = helm("template", "warren", str(CHART), "--kube-version", KUBE_VERSION, values=values)
+    assert "12345678901" in text
+    assert not [line for line in text.splitlines() if re.search(r"\de[+-]?\d\d\b", line)]
 
 
 def test_the_broker_s_configuration() -> None:

@@ -74,7 +74,7 @@ quorum_queue.continuous_membership_reconciliation.interval = 30000
 total_memory_available_override_value = {{ include "warren.bytes" . }}
 {{- end }}
 vm_memory_high_watermark.relative = 0.6
-disk_free_limit.absolute = {{ .Values.broker.diskFreeLimit }}
+disk_free_limit.absolute = {{ include "warren.plain" .Values.broker.diskFreeLimit }}
 raft.wal_max_size_bytes = {{ .Values.broker.walMaxSizeBytes | int64 }}
 
 listeners.tcp.default = 5672

@@ -13,6 +13,11 @@
 {{- divf (include "warren.milliseconds" . | float64) 1000.0 | ceil | int64 }}
 {{- end }}
 
+{{/* A value as it was written. Numbers out of a values file are floating-point ones, which templates print as 1e+06. */}}
+{{- define "warren.plain" -}}
+{{- kindIs "float64" . | ternary (toJson .) (toString .) }}
+{{- end }}
+
 {{/* Bytes in a quantity such as 512Mi; empty where it is not written in bytes. */}}
 {{- define "warren.bytes" -}}
 {{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
