@@ -1,10 +1,14 @@
 """What the chart refuses, and whether it says what is wrong and what to do."""
 
+import json
+from collections import Counter
 from typing import Any
 
 import pytest
 import yaml
 from chart import CHART, ChartError, find, helm, pod_spec, render
+
+from warren_producer.settings import MAX_MESSAGE
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
@@ -83,6 +87,8 @@ def test_a_typing_error_is_refused(path: str) -> None:
         ("queues/mail/http/url", "http://:9000/"),
         ("queues/mail/recycle/maxMemory", "200MB"),
         ("queues/mail/maxBodyBytes", 0),
+        ("queues/mail/maxBodyBytes", MAX_MESSAGE + 1),
+        ("producer/maxBodyBytes", MAX_MESSAGE + 1),
         ("queues/mail/mode", "DryRun"),
         ("queues/mail/fallback", {"afterFailures": 3}),
         ("queues/mail/name", "Mail_Queue"),
@@ -107,6 +113,28 @@ def test_a_wrong_value_is_refused_by_its_path(path: str, value: Any) -> None:
     keys = path.split("/")
     assert f"at '/{keys[0]}" in said
     assert keys[-1] in said
+
+
+def test_the_schema_says_nothing_twice() -> None:
+    """Of two equal keys in one object the last one counts, and whoever reads the first is misled."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        assert not twice
+        return dict(pairs)
+
+    json.loads((CHART / "values.schema.json").read_text("utf-8"), object_pairs_hook=once)
+
+
+def test_workers_may_take_longer_bodies_than_the_producer() -> None:
+    """Their queue may be fed by others, from a broker with a larger `max_message_size`."""
+    manifests = render({"worker": {"maxBodyBytes": 536_870_912}, "queues": {"mail": {"maxBodyBytes": MAX_MESSAGE}}})
+    limits = {}
+    for queue in ("task-queue", "mail"):
+        spec = pod_spec(find(manifests, "Deployment", f"warren-worker-{queue}"))
+        assert spec is not None
+        (limits[queue],) = (item["value"] for item in spec["containers"][0]["env"] if item["name"] == "WARREN_MAX_BODY")
+    assert limits == {"task-queue": "536870912", "mail": "16777216"}
 
 
 @pytest.mark.parametrize(
