@@ -654,6 +654,86 @@ def test_names_follow_the_release() -> None:
         assert len(item["metadata"]["name"]) <= limit, identity(item)
 
 
+TEXTS = {
+    *("name", "namespace", "image", "value", "path", "interval", "serviceAccountName", "secretName", "serviceName"),
+    *("ingressClassName", "priorityClassName", "storageClassName", "storage"),
+}
+"""Fields of which Kubernetes takes only texts, and which hold what a user has written."""
+
+
+def not_texts(tree: Any, where: str = "") -> list[str]:
+    """Fields and labels that hold something other than a text."""
+    if isinstance(tree, list):
+        return [found for number, item in enumerate(tree) for found in not_texts(item, f"{where}[{number}]")]
+    if not isinstance(tree, dict):
+        return []
+    found = [f"{where}.{key}: {value!r}" for key, value in tree.items() if key in TEXTS and not isinstance(value, str)]
+    for key, value in tree.items():
+        path = f"{where}.{key}"
+        if key in ("labels", "matchLabels", "annotations"):
+            found += [f"{path}.{name}: {text!r}" for name, text in value.items() if not isinstance(text, str)]
+        found += not_texts(value, path)
+    return found
+
+
+DECEPTIVE = ["123", "off", "null", "1e3", "0x1f", "2001-01-01", "y", "1_0"]
+"""Names that YAML takes for something else."""
+
+
+@pytest.mark.parametrize("name", DECEPTIVE)
+def test_names_that_look_like_something_else_stay_names(name: str) -> None:
+    """Wherever they come from, and in every kind of object."""
+    own, account = name.replace("_", "-"), {"serviceAccount": {"create": False, "name": name}}
+    values = {
+        "fullnameOverride": "warren",
+        "imagePullSecrets": [{"name": name}],
+        "commonLabels": {"team": name},
+        "credentials": {
+            "create": "always",
+            "existingSecrets": {"tokens": own, "producer": own, "worker": own, "operator": own, "rabbitmq": own},
+        },
+        "queues": {
+            name: {"podDisruptionBudget": {"enabled": True}, "env": {"off": name, "null": name}},
+            "mail": {"name": f"a{own}", "image": {"repository": name, "tag": name}, "serviceAccountName": name},
+        },
+        "worker": {"priorityClassName": name},
+        "producer": {
+            "ingress": {"enabled": True, "host": name, "className": name, "path": f"/{name}", "tlsSecret": name},
+            "priorityClassName": name,
+            **account,
+        },
+        "operator": {"watchNamespaces": [own], **account},
+        "broker": {"persistence": {"storageClass": name}, **account},
+        "networkPolicy": {"enabled": True},
+        "serviceMonitor": {"enabled": True},
+    }
+    manifests = render(values, release=own, namespace=own)
+    assert not [f"{identity(item)} {found}" for item in manifests for found in not_texts(item)]
+    queue = find(manifests, "WorkQueue", own)
+    assert queue["metadata"]["labels"]["warren.dev/queue"] == own
+    assert queue["metadata"]["labels"]["app.kubernetes.io/instance"] == own
+    assert queue["spec"]["queue"]["name"] == name
+
+
+@pytest.mark.parametrize("name", DECEPTIVE[:2])
+def test_made_secrets_and_accounts_have_names(name: str) -> None:
+    """The same for objects that are only there without Secrets and accounts of the user's own."""
+    account = {"serviceAccount": {"create": True, "name": name}}
+    values = {"credentials": {"create": "always"}, "fullnameOverride": "warren", "worker": account, "producer": account}
+    manifests = render(values, release=name, namespace=name)
+    assert not [f"{identity(item)} {found}" for item in manifests for found in not_texts(item)]
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("a..", "a"), ("a._:-", "a"), ("A-_b--", "a--b"), ("task_queue", "task-queue"), ("a" * 63 + "..", "a" * 63)],
+)
+def test_a_queue_s_name_in_kubernetes_is_a_label(key: str, name: str) -> None:
+    manifests = render({"queues": {key: {}}})
+    assert find(manifests, "WorkQueue", name)["spec"]["queue"]["name"] == key
+    assert find(manifests, "Deployment", f"warren-worker-{name}")
+
+
 def test_extra_objects_are_templates() -> None:
     """They may use the release's name."""
     values = {

@@ -189,6 +189,7 @@ def test_a_key_with_nothing_below_it_is_named(path: str) -> None:
         ({"queues": {"a" * 64: {}}}, "give it a shorter one with queues."),
         ({"queues": {"mail_in": {}, "mail-in": {}}}, "would both be called mail-in in Kubernetes"),
         ({"queues": {"mail": {}, "post": {"name": "mail"}}}, "would both be called mail in Kubernetes"),
+        ({"queues": {"mail": {}, "mail..": {}}}, "would both be called mail in Kubernetes"),
         ({"queues": {"mail": {"handler": "exec"}}}, "handler exec needs queues.mail.exec.command"),
         ({"queues": {"mail": {"handler": "http"}}}, "handler http needs queues.mail.http.url"),
         (
@@ -265,6 +266,15 @@ def test_names_that_collide_can_be_parted() -> None:
         if item["kind"] == "WorkQueue"
     }
     assert names == {"mail-in", "mail-in-2", "task-queue"}
+
+
+@pytest.mark.parametrize("release", ["123", "1-warren", "eu.west", f"{'r' * 38}.x.warren"])
+def test_a_release_whose_services_could_not_be_named_is_refused(release: str) -> None:
+    """Kubernetes would refuse them after everything else has been made. Once it is there, nothing is in its way."""
+    with pytest.raises(ChartError, match=r"set fullnameOverride to one, such as warren"):
+        render(release=release)
+    assert find(render({"fullnameOverride": "warren"}, release=release), "Service", "warren-producer")
+    assert render(release=release, options=["--is-upgrade"])
 
 
 def test_an_old_kubernetes_is_refused() -> None:

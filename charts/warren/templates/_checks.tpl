@@ -5,6 +5,10 @@
 {{- fail (printf "%s.image.repository is empty: leave it out for the chart's own, or write the image's name without its tag" $part) }}
 {{- end }}
 {{- end }}
+{{- $fullname := include "warren.fullname" . }}
+{{- if and .Release.IsInstall (not (regexMatch "^[a-z][a-z0-9-]*$" $fullname)) }}
+{{- fail (printf "the names of this release would begin with %s, but Kubernetes takes only Services whose name begins with a letter and has no dot: set fullnameOverride to one, such as warren" $fullname) }}
+{{- end }}
 {{- $brokers := int .Values.broker.replicas }}
 {{- if not (has $brokers (list 1 3)) }}
 {{- fail (printf "broker.replicas is %d: set it to 1, or to 3 to outlive the loss of any one node; other sizes are for a cluster of your own, see broker.external" $brokers) }}

@@ -10,11 +10,11 @@
 {{/* Labels by which pods are selected, and the only ones of ours on pods: what changes with a release would roll them.
 Takes (dict "root" $ "component" "producer"). */}}
 {{- define "warren.selectorLabels" -}}
-app.kubernetes.io/name: {{ .root.Chart.Name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ .root.Chart.Name | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- with .queue }}
-warren.dev/queue: {{ . }}
+warren.dev/queue: {{ . | quote }}
 {{- end }}
 {{- end }}
 
@@ -31,7 +31,7 @@ app.kubernetes.io/part-of: warren
 
 {{/* A queue's name as a DNS label. Takes (dict "key" "task_queue" "queue" $entry). */}}
 {{- define "warren.queueName" -}}
-{{- default (regexReplaceAll "[._:]" (lower .key) "-" | trimSuffix "-") (dig "name" "" .queue) -}}
+{{- default (regexReplaceAll "[._:]" (lower .key) "-" | trimAll "-") (dig "name" "" .queue) -}}
 {{- end }}
 
 {{/* Image of a part. Takes (dict "root" $ "image" .Values.producer.image). */}}

@@ -11,7 +11,7 @@ imagePullSecrets:
 securityContext:
   {{- toYaml (mergeOverwrite $context (deepCopy (default dict .knobs.podSecurityContext))) | nindent 2 }}
 {{- with .knobs.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- range $knob := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" }}
 {{- with index $.knobs $knob }}

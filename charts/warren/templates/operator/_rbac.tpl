@@ -37,6 +37,6 @@
 {{- define "warren.operatorSubject" -}}
 subjects:
   - kind: ServiceAccount
-    name: {{ include "warren.serviceAccountName" (dict "root" . "part" "operator") }}
-    namespace: {{ .Release.Namespace }}
+    name: {{ include "warren.serviceAccountName" (dict "root" . "part" "operator") | quote }}
+    namespace: {{ .Release.Namespace | quote }}
 {{- end }}
