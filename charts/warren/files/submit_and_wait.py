@@ -16,8 +16,21 @@ QUIET = 5.0
 """Seconds without a task in any state until that is believed; the operator tells of each change."""
 
 QUEUE = f"{os.environ['WARREN_URL']}/v1/queues/{os.environ['WARREN_QUEUE']}"
-TOKEN = Path("/etc/warren/tokens/submit").read_text("utf-8").strip()
 DEADLINE = time.monotonic() + LIMIT
+
+
+def find_token(folder: Path, queue: str) -> str:
+    """The first token that may submit to the queue; a line names its queues, or is for all."""
+    for scope in ("submit", "admin"):
+        path = folder / scope
+        for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+            token, *queues = line.split() or [""]
+            if token and (not queues or queue in queues):
+                return token
+    sys.exit(f"no token for {queue}: the Secret needs one under the key submit or admin")
+
+
+TOKEN = find_token(Path(os.environ["WARREN_TOKEN_DIR"]), os.environ["WARREN_QUEUE"])
 
 
 def call(url: str, body: bytes | None = None) -> Any:
