@@ -38,6 +38,11 @@
 {{- fail "broker.tutorialUser.enabled is for the chart's own broker: create the user in your broker yourself, or set broker.external.enabled to false" }}
 {{- end }}
 {{- end }}
+{{- if .Release.IsUpgrade }}
+{{- with include "warren.secretsLost" . }}
+{{- fail (printf "credentials: this upgrade would delete Secrets that this release has made and still needs, with the passwords, tokens or cookie in them: %s. Leave credentials as they were; or, to look after these Secrets yourself from now on, first run: kubectl -n %s annotate secret %s helm.sh/resource-policy=keep" . $.Release.Namespace .) }}
+{{- end }}
+{{- end }}
 {{- with dig "limits" "memory" "" (default dict .Values.broker.resources) }}
 {{- if not (include "warren.bytes" .) }}
 {{- fail (printf "broker.resources.limits.memory is %q: write a number of bytes or one with k, M, G, T, Ki, Mi, Gi or Ti, such as 1Gi, because RabbitMQ has to be told it in bytes" (toString .)) }}

@@ -34,6 +34,40 @@ only after rendering. */}}
 {{- end }}
 
 {{/*
+Helm deletes what the release made and this rendering leaves out. Names of Secrets that the parts need all the same, with
+a space between them. What is annotated so is kept, by Helm as well.
+*/}}
+{{- define "warren.secretsLost" -}}
+{{- $fullname := include "warren.fullname" . }}
+{{- $own := list (printf "%s-tokens" $fullname) (printf "%s-rabbitmq" $fullname) }}
+{{- range $part := list "operator" "producer" "worker" }}
+{{- $own = append $own (printf "%s-broker-%s" $fullname $part) }}
+{{- end }}
+{{- $made := list }}
+{{- $needed := list }}
+{{- range $part := list "tokens" "producer" "worker" "operator" "rabbitmq" }}
+{{- $where := dict "root" $ "part" $part }}
+{{- $name := include "warren.secretName" $where }}
+{{- if include "warren.secretMade" $where }}
+{{- $made = append $made $name }}
+{{- else if not (and (eq $part "rabbitmq") $.Values.broker.external.enabled) }}
+{{- $needed = append $needed $name }}
+{{- end }}
+{{- end }}
+{{- $lost := list }}
+{{- range $name := $needed | uniq | sortAlpha }}
+{{- if and (has $name $own) (not (has $name $made)) }}
+{{- $notes := dig "metadata" "annotations" dict (lookup "v1" "Secret" $.Release.Namespace $name | default dict) }}
+{{- $ours := and (eq (get $notes "meta.helm.sh/release-name") $.Release.Name) (eq (get $notes "meta.helm.sh/release-namespace") $.Release.Namespace) }}
+{{- if and $ours (ne (get $notes "helm.sh/resource-policy") "keep") }}
+{{- $lost = append $lost $name }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- join " " $lost }}
+{{- end }}
+
+{{/*
 The contents of all Secrets that the chart makes, as JSON: part → key → text. Random values must be the same wherever
 this is included, so the first call leaves its answer in .Values, which all templates of one rendering share.
 */}}

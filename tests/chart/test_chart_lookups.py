@@ -1,0 +1,128 @@
+"""What the chart finds in a cluster before an upgrade, and what it makes of that."""
+
+import base64
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chart import ChartError, Manifest, identity, render
+from sham_api import sham_api
+
+PARTS = ("broker-operator", "broker-producer", "broker-worker", "rabbitmq", "tokens")
+OWN = {"meta.helm.sh/release-name": "warren", "meta.helm.sh/release-namespace": "warren"}
+KEEP = {"helm.sh/resource-policy": "keep"}
+
+
+def secret(name: str, annotations: dict[str, str]) -> Manifest:
+    """A Secret in the cluster, with all keys that any of them has."""
+    keys = ("username", "password", "erlang-cookie", "submit", "read", "admin")
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": "warren", "annotations": annotations},
+        "data": {key: base64.b64encode(f"old-{key}".encode()).decode() for key in keys},
+    }
+
+
+def secrets(annotations: dict[str, str], parts: Iterable[str] = PARTS) -> list[Manifest]:
+    """The chart's Secrets, so annotated."""
+    return [secret(f"warren-{part}", annotations) for part in parts]
+
+
+def upgrade(folder: Path, found: list[Manifest], values: dict[str, Any], *, release: str = "warren") -> list[Manifest]:
+    """What an upgrade renders where these objects are found."""
+    with sham_api(folder, found) as api:
+        options = ("--dry-run=server", "--is-upgrade", "--kubeconfig", str(api.kubeconfig))
+        return render(values, release=release, options=options)
+
+
+def made(manifests: list[Manifest]) -> set[str]:
+    """The Secrets among them."""
+    return {item["metadata"]["name"] for item in manifests if item["kind"] == "Secret"}
+
+
+def test_an_upgrade_keeps_what_the_secrets_hold(tmp_path: Path) -> None:
+    manifests = upgrade(tmp_path, secrets(OWN), {})
+    kept = {item["metadata"]["name"]: item["data"] for item in manifests if item["kind"] == "Secret"}
+    assert kept.keys() == {f"warren-{part}" for part in PARTS}
+    assert kept["warren-tokens"] == {key: secret("", {})["data"][key] for key in ("submit", "read", "admin")}
+    assert kept["warren-rabbitmq"]["erlang-cookie"] == secret("", {})["data"]["erlang-cookie"]
+
+
+@pytest.mark.parametrize(
+    ("values", "lost"),
+    [
+        ({"credentials": {"create": "never"}}, [f"warren-{part}" for part in PARTS]),
+        ({"credentials": {"existingSecrets": {"tokens": "warren-tokens"}}}, ["warren-tokens"]),
+        (
+            {"credentials": {"existingSecrets": {"worker": "warren-broker-worker", "rabbitmq": "warren-rabbitmq"}}},
+            ["warren-broker-worker", "warren-rabbitmq"],
+        ),
+        (
+            {"broker": {"external": {"enabled": True, "existingSecret": "warren-broker-operator"}}},
+            ["warren-broker-operator"],
+        ),
+    ],
+)
+def test_secrets_in_use_are_not_lost(values: dict[str, Any], lost: list[str], tmp_path: Path) -> None:
+    """Helm deletes what a release made and no longer names; only it would still be needed, and nobody else has it."""
+    with pytest.raises(ChartError) as error:
+        upgrade(tmp_path, secrets(OWN), values)
+    said = str(error.value)
+    assert "this upgrade would delete" in said
+    assert f"kubectl -n warren annotate secret {' '.join(lost)} helm.sh/resource-policy=keep" in said
+    assert upgrade(tmp_path, secrets(OWN | KEEP), values), "the remedy works"
+
+
+@pytest.mark.parametrize(
+    ("found", "values", "expected"),
+    [
+        # Secrets of the user's own, or of another release.
+        (secrets({}), {"credentials": {"create": "never"}}, set()),
+        (secrets(OWN | {"meta.helm.sh/release-name": "other"}), {"credentials": {"create": "never"}}, set()),
+        (secrets(OWN | {"meta.helm.sh/release-namespace": "other"}), {"credentials": {"create": "never"}}, set()),
+        # Not there at all: whoever says `never` brings them.
+        ([], {"credentials": {"create": "never"}}, set()),
+        # One of another name takes over.
+        (
+            [*secrets(OWN), secret("mine", {})],
+            {"credentials": {"existingSecrets": {"tokens": "mine", "producer": "mine"}}},
+            {"warren-broker-operator", "warren-broker-worker", "warren-rabbitmq"},
+        ),
+        # One that is still made for another part.
+        (
+            secrets(OWN),
+            {"credentials": {"existingSecrets": {"worker": "warren-broker-producer"}}},
+            {"warren-broker-operator", "warren-broker-producer", "warren-rabbitmq", "warren-tokens"},
+        ),
+        # The broker goes, and what was for it alone.
+        (secrets(OWN), {"broker": {"external": {"enabled": True, "existingSecret": "mine"}}}, {"warren-tokens"}),
+    ],
+)
+def test_secrets_that_nobody_misses_are_no_hindrance(
+    found: list[Manifest], values: dict[str, Any], expected: set[str], tmp_path: Path
+) -> None:
+    assert made(upgrade(tmp_path, found, values)) == expected
+
+
+def test_an_install_deletes_nothing(tmp_path: Path) -> None:
+    """So it has nothing to refuse, and asks for no right to read Secrets of which it makes none."""
+    with sham_api(tmp_path, secrets(OWN)) as api:
+        options = ("--dry-run=server", "--kubeconfig", str(api.kubeconfig))
+        assert not made(render({"credentials": {"create": "never"}}, options=options))
+
+
+def test_three_brokers_do_not_become_one(tmp_path: Path) -> None:
+    """By an upgrade. A rollback renders nothing; the way back from there is open."""
+    place = {"name": "warren-rabbitmq", "namespace": "warren"}
+    broker = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": place, "spec": {"replicas": 3}}
+    second = {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
+    second["metadata"] = {**place, "name": "data-warren-rabbitmq-1"}
+    with pytest.raises(ChartError, match=r"RabbitMQ runs on 3 nodes here"):
+        upgrade(tmp_path, [broker, second], {})
+    rolled_back = {**broker, "spec": {"replicas": 1}}
+    with pytest.raises(ChartError, match=r"broker\.replicas is 1, but there is the volume data-warren-rabbitmq-1"):
+        upgrade(tmp_path, [rolled_back, second], {})
+    names = map(identity, upgrade(tmp_path, [rolled_back, second], {"broker": {"replicas": 3}}))
+    assert "StatefulSet/warren-rabbitmq" in names
