@@ -21,7 +21,9 @@ from tools.cluster.layout import layout
 from tools.shell import run
 
 ALL = frozenset(Harm)
-LOST_CONNECTIONS = frozenset({Harm.REPEATED, Harm.DIED_TWICE})
+LOST_CONNECTIONS = frozenset({Harm.REPEATED, Harm.DIED_TWICE, Harm.INTERRUPTED})
+"""A worker that is asked to end, by a rollout for instance, ends at once what it has in hand from a lost connection:
+the result would be dropped."""
 
 HEARTBEATS = 25.0
 """Seconds after which a silent connection counts as lost: two heartbeats of 10 s, and some to make another."""
