@@ -117,8 +117,8 @@ def test_three_brokers_do_not_become_one(tmp_path: Path) -> None:
     """By an upgrade. A rollback renders nothing; the way back from there is open."""
     place = {"name": "warren-rabbitmq", "namespace": "warren"}
     broker = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": place, "spec": {"replicas": 3}}
-    second = {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
-    second["metadata"] = {**place, "name": "data-warren-rabbitmq-1"}
+    claim = {**place, "name": "data-warren-rabbitmq-1"}
+    second = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": claim}
     with pytest.raises(ChartError, match=r"RabbitMQ runs on 3 nodes here"):
         upgrade(tmp_path, [broker, second], {})
     rolled_back = {**broker, "spec": {"replicas": 1}}

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -33,8 +33,8 @@ TOKEN_FILES: list[tuple[dict[str, str], str]] = [
 class Workers(BaseHTTPRequestHandler):
     """A producer with one worker, which takes the task and does it."""
 
-    tokens: list[str]
-    looks: int
+    tokens: ClassVar[list[str]]
+    looks: ClassVar[int]
 
     def do_POST(self) -> None:
         """Take a task."""
@@ -64,10 +64,14 @@ class Workers(BaseHTTPRequestHandler):
 @contextmanager
 def workers() -> Iterator[tuple[str, list[str]]]:
     """The producer's address, and the tokens with which it was asked."""
-    handler = type("Handler", (Workers,), {"tokens": [], "looks": 0})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+
+    class Handler(Workers):
+        tokens: ClassVar[list[str]] = []
+        looks = 0
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", handler.tokens
+        yield f"http://127.0.0.1:{server.server_address[1]}", Handler.tokens
         server.shutdown()
 
 
