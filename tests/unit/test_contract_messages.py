@@ -10,6 +10,7 @@ import pika
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pika.compat import long
 
 from warren_contract.connection import connection_parameters
 from warren_contract.events import (
@@ -139,6 +140,8 @@ def test_the_time_of_submission_is_only_told_where_the_sender_did() -> None:
     assert submitted_at(pika.BasicProperties()) is None
     assert submitted_at(pika.BasicProperties(timestamp=5)) == 5000
     assert submitted_at(pika.BasicProperties(timestamp=5, headers={"x-warren-submitted-at": 5001})) == 5001
+    large = submitted_at(pika.BasicProperties(headers={"x-warren-submitted-at": long(5001)}))
+    assert (large, type(large)) == (5001, int)
     assert submitted_at(pika.BasicProperties(timestamp=5, headers={"x-warren-submitted-at": int(1e308)})) == 5000
 
 

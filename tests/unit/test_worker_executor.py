@@ -2,10 +2,16 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from typing import Any
 
+import pika
 import pytest
+from pika.compat import long
 
+from warren_contract.task import SUBMITTED_AT_HEADER, TaskProperties
 from warren_worker import attempt, child, wire
 from warren_worker.executor import Job
 from warren_worker.loop import Loop
@@ -112,6 +118,34 @@ def test_a_task_is_done_though_the_process_that_did_it_has_no_successor(stage: S
 def test_the_longest_failure_gets_across() -> None:
     failed = attempt.failure(type("E" * 1000, (Exception,), {})("\N{GRINNING FACE}" * 20_000))
     assert wire.decode_answer(bytearray(wire.encode_answer(failed))) == failed
+
+
+READ_AS_A_CHILD = """
+import sys
+from warren_worker import child, wire
+task = wire.decode_job(sys.stdin.buffer.read(), print)
+assert task.submitted_at == 1_764_300_000_000, task
+assert task.headers == {"far": 2**40, "deep": [{"er": 2**41}], "half": 0}, task
+far, deep, half = task.headers.values()
+print(*(type(number).__name__ for number in (task.submitted_at, far, deep[0]["er"], half)))
+print(*sorted({"pika", "asyncio", "ssl"} & set(sys.modules)))
+"""
+
+
+def test_a_task_with_large_numbers_brings_no_pika_into_its_process(stage: Stage) -> None:
+    """pika reads each number of 64 bits, and each with a point, as one of a type of its own."""
+    sent: Any = {SUBMITTED_AT_HEADER: 1_764_300_000_000, "far": 2**40, "deep": [{"er": 2**41}]}
+    received: Any = pika.BasicProperties()
+    received.decode(b"".join(pika.BasicProperties(headers=sent).encode()))
+    received.headers["half"] = long(0.5)  # pika writes no such number, and reads it so
+    assert all(type(received.headers[name]) is long for name in (SUBMITTED_AT_HEADER, "far", "half"))
+    task = TaskProperties.from_amqp(received)
+    with stage.fork() as end:
+        stage.executor.submit(Job(7, b"", "i", 1, 0.0, submitted_at=task.submitted_at, headers=task.headers))
+        frame = end.recv(65_536)
+    run = subprocess.run([sys.executable, "-c", READ_AS_A_CHILD], input=frame, capture_output=True, check=False)
+    assert run.stderr == b""
+    assert run.stdout.splitlines() == [b"int int int int", b""]
 
 
 def _forks_and_returns_twice(_task: Task) -> None:

@@ -103,7 +103,7 @@ def submitted_at(properties: pika.BasicProperties) -> int | None:
     """
     submitted = (properties.headers or {}).get(SUBMITTED_AT_HEADER)
     if isinstance(submitted, int) and not isinstance(submitted, bool) and 0 < submitted <= LATEST_TIMESTAMP * 1000:
-        return submitted
+        return int(submitted)  # pika's own type for numbers of 64 bits behaves like one, and carries pika along
     timestamp: Any = properties.timestamp
     return timestamp * 1000 if isinstance(timestamp, int) and 0 < timestamp <= LATEST_TIMESTAMP else None
 

@@ -50,7 +50,10 @@ LEAVING = Leaving()
 
 
 def encode_job(job: Job) -> bytes:
-    """A job as a frame; headers hold only what AMQP can carry, and pickle knows all of that."""
+    """A job as a frame; headers hold only what AMQP can carry, and pickle knows all of that.
+
+    pika's own type for large numbers arrives as `int`, which is `process_executor`'s doing: nothing here knows pika.
+    """
     payload = pickle.dumps(
         (
             job.body,
