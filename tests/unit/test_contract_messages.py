@@ -28,7 +28,7 @@ from warren_contract.events import (
 )
 from warren_contract.logs import JsonFormatter, TextFormatter, configure_logging
 from warren_contract.settings import BrokerSettings, SettingError
-from warren_contract.task import Deliveries, TaskProperties, submitted_at
+from warren_contract.task import LATEST_TIMESTAMP, Deliveries, TaskProperties, submitted_at
 
 words = st.text(min_size=1, max_size=20)
 counts = st.integers(min_value=0, max_value=10**9)
@@ -37,7 +37,7 @@ times = st.floats(min_value=0, max_value=1e12, allow_nan=False)
 tasks = st.builds(
     TaskProperties,
     id=words,
-    submitted_at=st.integers(min_value=1, max_value=2**52),
+    submitted_at=st.integers(min_value=1, max_value=LATEST_TIMESTAMP * 1000),
     content_type=st.none() | words,
     type=st.none() | words,
     priority=st.none() | st.integers(0, 31),
