@@ -1,6 +1,9 @@
-"""The end of an asyncio connection to a broker that says no more."""
+"""The beginning of an asyncio connection, and its end with a broker that says no more."""
 
 import asyncio
+import errno
+import socket
+from typing import Any
 
 import pika
 import pytest
@@ -42,3 +45,26 @@ async def test_who_cannot_wait_for_the_end_leaves_no_connection_behind(monkeypat
                 await connection.close()
         async with asyncio.timeout(LIMIT / 2):
             await connection.closed
+
+
+class OnlyIpv4(socket.socket):
+    """What a node without IPv6 has."""
+
+    def __init__(self, family: int = -1, *rest: Any, **named: Any) -> None:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        super().__init__(family, *rest, **named)
+
+
+async def test_addresses_that_cannot_be_tried_are_failed_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 5672, 0, 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_named: found)
+    monkeypatch.setattr(socket, "socket", OnlyIpv4)
+    parameters = pika.ConnectionParameters("broker.example", 5672, connection_attempts=1)
+    async with asyncio.timeout(LIMIT):
+        with pytest.raises(BrokerUnavailable, match=r"broker\.example:5672: Address family not supported"):
+            await Connection.open(parameters)
+        with mute_broker() as port:
+            found.append((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)))
+            connection = await Connection.open(parameters)
+            await connection.close()

@@ -15,6 +15,7 @@ import pika.channel
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import AMQPConnectionError, AMQPError, ChannelClosedByBroker
 
+from warren_contract.addresses import most_telling, try_each
 from warren_contract.backoff import Backoff
 from warren_contract.settings import SettingError
 
@@ -92,7 +93,7 @@ class Channel:
 
 
 class _AsyncioConnection(AsyncioConnection):
-    """pika's, with an end that waits for nobody."""
+    """pika's, but it tries all of a broker's addresses, and its end waits for nobody."""
 
     def abort(self, why: str) -> None:
         """End it at once; the callback on its closing follows, with the reason.
@@ -100,6 +101,10 @@ class _AsyncioConnection(AsyncioConnection):
         pika has no public way: its `close` waits for the broker's answer on each channel, then on the connection.
         """
         self._terminate_stream(AMQPConnectionError(why))  # type: ignore[attr-defined]  # not in the stubs
+
+    def _adapter_connect_stream(self) -> None:
+        super()._adapter_connect_stream()  # type: ignore[misc]  # not in the stubs
+        try_each(self)
 
 
 class Connection:
@@ -262,7 +267,11 @@ def _sentence(parameters: pika.ConnectionParameters, error: BaseException | str)
     seen = error
     while isinstance(seen, BaseException):
         several = getattr(seen, "exceptions", None)
-        inner = several[-1] if several else getattr(seen, "exception", None) or (seen.args[0] if seen.args else None)
+        inner = (
+            most_telling(several)
+            if several
+            else getattr(seen, "exception", None) or (seen.args[0] if seen.args else None)
+        )
         if not isinstance(inner, BaseException):
             break
         seen = inner

@@ -2,16 +2,20 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import pika
-from pika.adapters.select_connection import IOLoop, SelectConnection
+from pika.adapters.select_connection import SelectConnection
 from pika.exceptions import AMQPError
 
+from warren_contract.addresses import most_telling
 from warren_contract.backoff import Backoff
 from warren_contract.settings import SettingError
-from warren_worker.connection import Connection
+from warren_worker.connection import Connection, Services
 from warren_worker.loop import Loop, Timer
+
+if TYPE_CHECKING:
+    from pika.adapters.utils.selector_ioloop_adapter import AbstractSelectorIOLoop
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +108,7 @@ class BrokerLink:
             on_open_callback=self._opened,
             on_open_error_callback=self._failed,
             on_close_callback=self._closed,
-            # pika asks for its own loop's type and needs only the methods that ours has too.
-            custom_ioloop=cast("IOLoop", self._loop),
+            custom_ioloop=Services(cast("AbstractSelectorIOLoop[object]", self._loop)),  # its timers are our own type
         )
 
     def _opened(self, connection: SelectConnection) -> None:
@@ -153,7 +156,7 @@ def innermost(error: BaseException | str) -> str:
     while isinstance(seen, BaseException):
         exceptions = getattr(seen, "exceptions", None)
         candidates = (
-            exceptions[-1] if exceptions else None,
+            most_telling(exceptions) if exceptions else None,
             getattr(seen, "exception", None),
             seen.__cause__,
             seen.args[0] if seen.args else None,

@@ -1,12 +1,17 @@
-"""pika's connection, but for what it does with properties that it cannot read, and an end that waits for nobody."""
+"""pika's connection, but for what it does with properties that it cannot read and with addresses that it cannot try,
+and with an end that waits for nobody.
+"""
 
 import struct
+from functools import partial
 from typing import Any
 
 from pika import frame, spec
 from pika.adapters.select_connection import SelectConnection
+from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 from pika.exceptions import AMQPConnectionError, InvalidFrameError
 
+from warren_contract.addresses import try_each
 from warren_worker.envelope import Envelope
 
 _HEAD = struct.Struct(">BHL")
@@ -29,6 +34,10 @@ class Connection(SelectConnection):
         """
         self._terminate_stream(AMQPConnectionError(why))  # type: ignore[attr-defined]  # not in the stubs
 
+    def _adapter_connect_stream(self) -> None:
+        super()._adapter_connect_stream()  # type: ignore[misc]  # not in the stubs
+        try_each(self)
+
     def _read_frame(self) -> tuple[int, Any]:
         buffer: bytes = self._frame_buffer  # type: ignore[attr-defined]  # pika's own name for it
         try:
@@ -42,6 +51,17 @@ class Connection(SelectConnection):
         if type(value) is frame.Header:
             value.properties.raw = buffer[_RAW : size - 1]  # type: ignore[attr-defined]  # read by `raw_properties`
         return size, value
+
+
+class Services(SelectorIOServicesAdapter):
+    """What pika asks of the loop. Where there can be no thread to look up a name, that look-up has failed."""
+
+    def getaddrinfo(self, host: Any, port: Any, on_done: Any, *args: Any, **named: Any) -> Any:
+        """Look up a name beside the loop; `on_done` gets its addresses or an exception, never from within."""
+        try:
+            return super().getaddrinfo(host, port, on_done, *args, **named)
+        except RuntimeError as error:
+            return self.call_later(0, partial(on_done, error))  # cancelled in the same way
 
 
 def _unread(buffer: bytes, error: Exception) -> tuple[int, Any]:
