@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import overload
 
 from warren_contract.events import RunningTask, WorkerState
-from warren_operator.observation import Report, WorkerReports
-from warren_operator.policy import Backlog, Decision, Memory, Observation, Worker, decide
+from warren_operator.observation import SILENCE, Report, WorkerReports
+from warren_operator.policy import Backlog, Decision, Memory, Observation, Phase, Worker, decide
 from warren_operator.resource import Key, Spec, seconds
 from warren_operator.rhythm import ACTING_EVERY, next_look
 from warren_operator.scaling import Wants
@@ -199,7 +199,7 @@ class Warren:
         return Observation(
             backlog=Backlog(ready, max(self._running, world.consumers * self.concurrency if ready else 0)),
             replicas=world.replicas,
-            workers=_Workers(world.pods, reports, now),
+            workers=_Workers(world.pods, reports, world.consumers, now),
             settled=world.settled,
             service_time=self.reports.service_time(QUEUE, now),
             time_so_far=self.reports.time_so_far(QUEUE, now),
@@ -224,9 +224,10 @@ class Warren:
 class _Workers(Sequence[Worker]):
     """The workers as seen; made when somebody looks at them, which most decisions do not."""
 
-    def __init__(self, pods: list[Pod], reports: Mapping[str, Report], now: float) -> None:
+    def __init__(self, pods: list[Pod], reports: Mapping[str, Report], consumers: int, now: float) -> None:
         self._pods = pods
         self._reports = reports
+        self._consumers = consumers
         self._now = now
         self._made: tuple[Worker, ...] | None = None
 
@@ -247,10 +248,13 @@ class _Workers(Sequence[Worker]):
 
     def _all(self) -> tuple[Worker, ...]:
         if self._made is None:
-            self._made = tuple([self._worker(pod) for pod in self._pods])
+            reports = self._reports
+            heard = sum(pod.name in reports and not reports[pod.name].state.draining for pod in self._pods)
+            unheard = self._consumers > heard
+            self._made = tuple([self._worker(pod, unheard=unheard) for pod in self._pods])
         return self._made
 
-    def _worker(self, pod: Pod) -> Worker:
+    def _worker(self, pod: Pod, *, unheard: bool) -> Worker:
         report = self._reports.get(pod.name)
         busy: bool | None = None
         idle_for = 0.0
@@ -258,4 +262,7 @@ class _Workers(Sequence[Worker]):
             busy = report.state.busy
             if report.idle_since is not None:
                 idle_for = self._now - report.idle_since
-        return Worker(pod.name, pod.phase, busy, idle_for, age=self._now - pod.created)
+        phase, age = pod.phase, self._now - pod.created
+        if phase is Phase.PENDING and unheard and age < SILENCE:
+            phase = Phase.STARTING
+        return Worker(pod.name, phase, busy, idle_for, age=age)
