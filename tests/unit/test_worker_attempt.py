@@ -73,6 +73,19 @@ def test_a_result_that_nobody_would_await_is_a_failure() -> None:
     assert isinstance(attempt.run(lambda _task: Later(), task()), Failed)
 
 
+def test_a_result_that_answers_to_any_name_is_none_to_be_awaited() -> None:
+    class Proxy:
+        def __getattr__(self, name: str) -> str:
+            return name
+
+    class Unbound:
+        def __getattr__(self, name: str) -> str:
+            raise RuntimeError("working outside of context")
+
+    assert attempt.run(lambda _task: Proxy(), task()) == DONE
+    assert attempt.run(lambda _task: Unbound(), task()) == DONE
+
+
 def test_log_records_carry_the_id_of_the_task_in_hand_only() -> None:
     def record() -> logging.LogRecord:
         made = logging.makeLogRecord({"msg": "hello"})

@@ -42,7 +42,7 @@ def run(handler: Handler, task: Task) -> Done | Failed:
         return failure(error)
     finally:
         current_task.reset(token)
-    if hasattr(result, "__await__"):
+    if hasattr(type(result), "__await__"):  # as await itself looks; an instance may answer to any name, or raise
         return Failed("TypeError", "the handler returned an awaitable: write a plain function, nobody awaits it here")
     return DONE
 
