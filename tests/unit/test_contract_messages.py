@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,23 @@ def test_a_wrong_list_in_a_queue_state_is_named(wrong: bytes) -> None:
 def test_what_is_no_event_is_one_kind_of_error(body: bytes) -> None:
     with pytest.raises(EventError):
         decode(body)
+
+
+@pytest.mark.parametrize("number", ["1" + 400 * "0", "-1" + 30 * "0", "1e999", "1e300", "NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("name", ["at", "count"])
+def test_a_number_that_is_no_time_and_no_count_is_no_event(name: str, number: str) -> None:
+    other = "count" if name == "at" else "at"
+    body = f'{{"kind": "submitted", "version": 1, "queue": "q", "{name}": {number}, "{other}": 1}}'
+    with pytest.raises(EventError):
+        decode(body.encode())
+
+
+@given(st.floats() | st.integers())
+def test_each_number_is_finite_or_an_error(number: float) -> None:
+    event = None
+    with contextlib.suppress(EventError):
+        event = decode(json.dumps({"kind": "resync", "version": 1, "at": number}).encode())
+    assert event is None or math.isfinite(event.at)
 
 
 @given(st.binary(max_size=200))

@@ -16,6 +16,9 @@ from typing import Any, ClassVar, TypeVar
 MAX_EVENT_SIZE = 65_536
 """Bytes; a longer event is not ours."""
 
+MAX_NUMBER = 2**63 - 1
+"""No count and no time is larger. What is, or is no number at all (NaN), would stay in a reader's sums for ever."""
+
 
 class EventError(ValueError):
     """A message on the events exchange is not what its kind and version promise."""
@@ -274,6 +277,8 @@ def _value(where: str, hint: Any, value: Any) -> Any:
             raise EventError(f"{where} is {value!r}, not an object")
         return _build(typing.cast("type[Any]", hint), value)
     wanted = typing.get_args(hint) or (hint,)
+    if isinstance(value, int | float) and not -MAX_NUMBER <= value <= MAX_NUMBER:  # NaN neither
+        raise EventError(f"{where} is a number that nothing here can be")
     if float in wanted and type(value) is int:
         return float(value)
     if type(value) not in wanted:
