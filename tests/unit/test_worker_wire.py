@@ -87,8 +87,12 @@ def test_garbage_is_refused_or_waits_but_never_runs(garbage: bytes) -> None:
         assert "frame of kind" in str(error)  # noqa: PT017  both ends are right
 
 
+HUGE = b"\x02\x00\x00\x01\x96[1" + 400 * b"0" + b',""]'
+"""A progress that no floating-point number can be."""
+
+
 @pytest.mark.parametrize(
-    "data", [b"hello, world", b"\x01\xff\xff\xff\xff", b"\x01\x00\x00\x00\x02[]", b"\x02\x00\x00\x00\x01x"]
+    "data", [b"hello, world", b"\x01\xff\xff\xff\xff", b"\x01\x00\x00\x00\x02[]", b"\x02\x00\x00\x00\x01x", HUGE]
 )
 def test_what_is_no_frame_of_ours_is_an_error(data: bytes) -> None:
     with pytest.raises(wire.WireError):

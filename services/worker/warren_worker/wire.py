@@ -123,7 +123,7 @@ def decode_answer(data: bytearray) -> Done | Failed | ProgressReport | Leaving |
             return Failed(str(exception), str(message), str(trace), permanent is True)
         done, note = values
         return ProgressReport(float(done), str(note))
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise WireError(f"a frame of kind {kind} cannot be read: {error}") from error
 
 
