@@ -4,6 +4,7 @@ import datetime as dt
 import random
 import struct
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import hostile
@@ -23,9 +24,10 @@ from warren_contract.dead import (
     to_bytes,
 )
 from warren_contract.task import ACQUIRED_COUNT_HEADER, DELIVERY_COUNT_HEADER, SUBMITTED_AT_HEADER, submitted_at
-from warren_worker import envelope
+from warren_worker import dead_letters, envelope
 from warren_worker.envelope import EnvelopeError, address, entries, join, split
 from warren_worker.intake import take_in
+from warren_worker.loop import Loop
 
 any_text = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 long_text = st.text("aä€🐇\ud800", min_size=1, max_size=20).map(lambda text: text * 2000)
@@ -243,3 +245,28 @@ def test_every_type_that_pika_writes_has_its_size() -> None:
     table = split(write(headers=values))["headers"]
     assert [name.decode() for name, _ in entries(table)] == list(values)
     assert len(envelope.SIZES) == 15
+
+
+def test_a_letter_that_cannot_be_written_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dead_letters, "LIMIT", 0.05)
+    loop = Loop()
+    loop.call_later(5.0, loop.stop)
+    letters: Any = dead_letters.DeadLetters(loop, "q")
+    letters._connection = SimpleNamespace(is_open=True)
+    letters._channel = SimpleNamespace(is_open=True, connection=SimpleNamespace(params=None))
+
+    def fail(*_args: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(dead_letters, "address", fail)
+    heard: list[str] = []
+    for _ in range(2):
+        letters.publish(b"", b"", "id", REASON, heard.append)
+    for _ in range(2):  # two first steps
+        with pytest.raises(MemoryError):
+            loop.start()
+    assert letters.pending == 2
+    loop.call_later(0.1, loop.stop)
+    loop.start()
+    loop.close()
+    assert len(heard) == 2, "each has its limit still"

@@ -23,6 +23,7 @@ class Executor:
     def __init__(self) -> None:
         self.jobs: list[int] = []
         self.on_kill: Callable[[int], bool] = lambda _ticket: True
+        self.fault: Exception | None = None
 
     def start(self, reports: Reports) -> None:
         """The handler is there at once."""
@@ -30,6 +31,8 @@ class Executor:
 
     def submit(self, job: Job) -> None:
         self.jobs.append(job.ticket)
+        if self.fault is not None:
+            raise self.fault
 
     def kill(self, ticket: int, _outcome: Outcome) -> bool:
         return self.on_kill(ticket)
@@ -45,6 +48,7 @@ class Broker:
     losses = 0
 
     def __init__(self) -> None:
+        self.confirms = True
         self.told: list[tuple[str, int]] = []
         self._cancelled: set[str] = set()
         self._on_message: Callable[..., object] = print
@@ -55,7 +59,9 @@ class Broker:
         users[0].on_connected(self)
 
     def close(self, on_closed: Callable[[bool], object]) -> None:
-        on_closed(True)
+        self.is_open = False
+        if self.confirms:
+            on_closed(True)
 
     # What the connection and its channel do.
 
@@ -95,6 +101,8 @@ class Broker:
 
 class Mute:
     """A link that never connects."""
+
+    is_open = False
 
     def start(self, *_users: object) -> None:
         """It is on its way."""
@@ -187,3 +195,12 @@ def test_a_task_that_comes_when_the_thread_is_lost_is_handed_back_and_not_blamed
     stage.run_until(lambda: bool(stage.broker.told))
     stage.broker.deliver(2)
     assert stage.broker.told == [("reject", 1), ("cancel", 0), ("nack", 2)]
+
+
+@pytest.mark.parametrize("fault", [OSError(24, "Too many open files"), MemoryError()], ids=repr)
+def test_a_task_that_cannot_be_handed_over_leaves_nothing_behind(make: Callable[..., Stage], fault: Exception) -> None:
+    stage = make(WARREN_TIME_LIMIT="50ms")
+    stage.executor.fault = fault
+    with pytest.raises(type(fault)):
+        stage.broker.deliver(1)
+    assert not stage.worker.state().running

@@ -151,3 +151,28 @@ def test_an_address_that_cannot_be_tried_does_not_stand_before_the_next_one(monk
         loop.start()
         loop.close()
     assert len(user.heard) == 2
+
+
+class Faulty:
+    """Makes a mistake in a callback of the connection's."""
+
+    def on_connected(self, _connection: SelectConnection) -> None:
+        raise ZeroDivisionError
+
+    def on_disconnected(self, sentence: str) -> None:
+        """Too late."""
+
+
+def test_an_error_of_our_own_in_a_callback_of_the_connection_ends_the_loop() -> None:
+    """pika itself would only give the connection up, and the worker would go on with half of what it knows."""
+    loop = Loop()
+    loop.call_later(LIMIT, loop.stop)
+    with mute_broker() as port:
+        parameters = pika.ConnectionParameters("127.0.0.1", port, connection_attempts=1)
+        link = BrokerLink(loop, "tasks", lambda: parameters)
+        link.start(Faulty())
+        with pytest.raises(ZeroDivisionError):
+            loop.start()
+        loop.call_later(0, loop.stop)
+        loop.start()  # the connection's own end
+        loop.close()

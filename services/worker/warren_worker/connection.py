@@ -9,7 +9,7 @@ from typing import Any
 from pika import frame, spec
 from pika.adapters.select_connection import SelectConnection
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
-from pika.exceptions import AMQPConnectionError, InvalidFrameError
+from pika.exceptions import AMQPConnectionError, AMQPError, InvalidFrameError
 
 from warren_contract.addresses import try_each
 from warren_worker.envelope import Envelope
@@ -38,6 +38,16 @@ class Connection(SelectConnection):
         super()._adapter_connect_stream()  # type: ignore[misc]  # not in the stubs
         try_each(self)
 
+    def _process_frame(self, frame_value: Any) -> None:
+        """Let the loop have what a callback of ours raises: pika would only give the connection up."""
+        try:
+            super()._process_frame(frame_value)  # type: ignore[misc]  # not in the stubs
+        except AMQPError:  # the connection's own end
+            raise
+        except Exception as error:
+            self._adapter_add_callback_threadsafe(partial(_raise, error))  # type: ignore[attr-defined]  # as above
+            raise
+
     def _read_frame(self) -> tuple[int, Any]:
         buffer: bytes = self._frame_buffer  # type: ignore[attr-defined]  # pika's own name for it
         try:
@@ -62,6 +72,10 @@ class Services(SelectorIOServicesAdapter):
             return super().getaddrinfo(host, port, on_done, *args, **named)
         except RuntimeError as error:
             return self.call_later(0, partial(on_done, error))  # cancelled in the same way
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _unread(buffer: bytes, error: Exception) -> tuple[int, Any]:

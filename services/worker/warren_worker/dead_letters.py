@@ -119,8 +119,7 @@ class DeadLetters:
                 self._connection.channel(on_open_callback=self._on_channel)
             return
         if self._channel.is_open and not self._blocked:
-            waiting, self._waiting = self._waiting, []
-            for letter in waiting:
+            for letter in list(self._waiting):
                 self._send(self._channel, letter)
 
     def _send(self, channel: Channel, letter: _Letter) -> None:
@@ -128,6 +127,7 @@ class DeadLetters:
         envelope = address(letter.properties, letter.reason, letter.task_id, frame_max)
         self._tag += 1
         self._in_flight[self._tag] = letter
+        self._waiting.remove(letter)
         channel.basic_publish(DEAD_EXCHANGE, self._queue, letter.body, envelope, mandatory=True)
 
     def _on_channel(self, channel: Channel) -> None:

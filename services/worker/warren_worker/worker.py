@@ -224,14 +224,17 @@ class Worker:
             headers=properties.headers,
         )
         self._in_hand[ticket] = hand
+        if self._limit is None:
+            self._limit = self._loop.call_later(self._settings.time_limit, self._enforce_limits)
         try:
             self._executor.submit(job)
         except RecursionError as error:  # headers nested so deeply that pika could just about read them
             del self._in_hand[ticket]
             self._bury_unrun(hand, undecodable(str(error)))
             return
-        if self._limit is None:
-            self._limit = self._loop.call_later(self._settings.time_limit, self._enforce_limits)
+        except BaseException:  # the worker ends; until it has, nobody shall wait for a task that does not run
+            self._in_hand.pop(ticket, None)
+            raise
         self._reporter.changed()
 
     def on_sessions_lost(self, lost: Collection[Session], sentence: str, *, cancelled: bool) -> None:
