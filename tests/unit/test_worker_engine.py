@@ -1,5 +1,6 @@
 """The worker between a broker and an executor that the test plays: what real ones cannot be made to do at will."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from warren_worker.executor import Job, Reports
 from warren_worker.loop import Loop
 from warren_worker.settings import WorkerSettings
 from warren_worker.verdict import INTERRUPTED, Outcome
-from warren_worker.worker import EXIT_FAILED, Worker
+from warren_worker.worker import EXIT_FAILED, EXIT_OK, Worker
 
 LIMIT = 30.0
 """Seconds; fractions of one are usual."""
@@ -204,3 +205,18 @@ def test_a_task_that_cannot_be_handed_over_leaves_nothing_behind(make: Callable[
     with pytest.raises(type(fault)):
         stage.broker.deliver(1)
     assert not stage.worker.state().running
+
+
+@pytest.mark.parametrize(("confirms", "code"), [(True, EXIT_OK), (False, EXIT_FAILED)])
+def test_an_end_that_the_broker_does_not_confirm_is_no_good_one(
+    make: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch, *, confirms: bool, code: int
+) -> None:
+    monkeypatch.setattr(engine, "CANCEL_LIMIT", 0.01)
+    monkeypatch.setattr(engine, "CLOSE_LIMIT", 0.05)
+    stage = make()
+    stage.broker.confirms = confirms
+    stage.worker.drain("SIGTERM")
+    late = stage.loop.call_later(LIMIT, stage.loop.stop)
+    stage.loop.start()
+    assert late.due > time.monotonic()
+    assert stage.worker.exit_code == code

@@ -118,6 +118,7 @@ class Worker:
         self._given_up = False
         self._limit: Timer | None = None
         self._open_ends = 2
+        self._link_closed = False
         self.exit_code = EXIT_OK
         self.sentence = ""
         """What to tell the user at the end, where the worker could not even start."""
@@ -442,7 +443,11 @@ class Worker:
         was_open = self._link.is_open
         self._reporter.close()
         self._publish_link.close(lambda _confirmed: self._end_closed(confirmed=True))
-        self._link.close(lambda confirmed: self._end_closed(confirmed=confirmed or not was_open))
+        self._link.close(lambda confirmed: self._on_link_closed(confirmed=confirmed or not was_open))
+
+    def _on_link_closed(self, *, confirmed: bool) -> None:
+        self._link_closed = True
+        self._end_closed(confirmed=confirmed)
 
     def _end_closed(self, *, confirmed: bool) -> None:
         if not confirmed:
@@ -453,7 +458,7 @@ class Worker:
             self._loop.stop()
 
     def _stop_waiting(self) -> None:
-        if self._link.is_open:
+        if not self._link_closed:
             log.error("the broker did not confirm the end within %.0f s", CLOSE_LIMIT)
             self.exit_code = self.exit_code or EXIT_FAILED
         self._loop.stop()
