@@ -11,8 +11,9 @@ from warren_worker import worker as engine
 from warren_worker.executor import Job, Reports
 from warren_worker.loop import Loop
 from warren_worker.settings import WorkerSettings
+from warren_worker.thread_executor import ThreadExecutor
 from warren_worker.verdict import INTERRUPTED, Outcome
-from warren_worker.worker import EXIT_FAILED, EXIT_OK, Worker
+from warren_worker.worker import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Worker
 
 LIMIT = 30.0
 """Seconds; fractions of one are usual."""
@@ -220,3 +221,18 @@ def test_an_end_that_the_broker_does_not_confirm_is_no_good_one(
     stage.loop.start()
     assert late.due > time.monotonic()
     assert stage.worker.exit_code == code
+
+
+def test_a_bad_handler_for_threads_ends_the_worker_at_once() -> None:
+    loop = Loop()
+    late = loop.call_later(LIMIT, loop.stop)
+    mute: Any = Mute()
+    settings = WorkerSettings.load({"WARREN_QUEUE": "q"})
+    worker = Worker(loop, settings, mute, ThreadExecutor(loop, "no_such_module:f", 1), mute)
+    began = time.monotonic()
+    worker.start()
+    loop.start()
+    loop.close()
+    assert late.due > time.monotonic()
+    assert worker.exit_code == EXIT_USAGE
+    assert time.monotonic() - began < engine.CLOSE_LIMIT / 2

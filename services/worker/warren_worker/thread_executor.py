@@ -8,6 +8,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from warren_worker import attempt, handlers
 from warren_worker.executor import Job, Reports
@@ -40,7 +41,8 @@ class ThreadExecutor:
         try:
             handler = handlers.load(self._spec)
         except HandlerError as error:
-            reports.on_broken(str(error), at_start=True)
+            # Not from within: the loop may not run yet, and would forget that it is to stop.
+            self._loop.add_callback(partial(reports.on_broken, str(error), at_start=True))
             return
         for number in range(self._concurrency):
             # Daemons: a handler that never returns must not keep an ended worker alive.
