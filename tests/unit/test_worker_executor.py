@@ -92,6 +92,24 @@ def test_a_task_that_comes_before_the_news_of_the_fork_servers_death_is_no_endle
     assert len(stage.heard.broken) == 1
 
 
+def test_a_fork_server_whose_socket_outlives_it_is_missed_all_the_same(stage: Stage) -> None:
+    """What the handler's module started holds its far end open, here as there."""
+    with stage.fork():
+        stage.executor.submit(JOB)
+        stage.executor.server_ended()
+        stage.executor.server_ended()
+    assert len(stage.heard.broken) == 1
+
+
+def test_what_a_fork_server_said_before_it_died_counts(stage: Stage) -> None:
+    with stage.fork():
+        stage.executor.submit(JOB)
+        stage.far.sendall(b'["exited", %d, 0]\n' % PID)
+        stage.executor.server_ended()
+    assert [ticket for ticket, _outcome in stage.heard.ends] == [7]
+    assert stage.heard.ended_before == 1
+
+
 def test_a_process_that_says_much_and_dies_has_all_of_it_heard(stage: Stage) -> None:
     with stage.fork() as end:
         stage.executor.submit(JOB)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from warren_worker.executor import Executor
     from warren_worker.loop import Loop
+    from warren_worker.process_executor import ProcessExecutor
 
 log = logging.getLogger("warren_worker")
 
@@ -44,18 +45,18 @@ def main(environ: Mapping[str, str]) -> int:
             return _usage(str(error))
         # Whatever a task's sender wrote, the line about it is printed.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]  # a text stream
-        control = None
+        server = None
         if settings.executor == "process":
             # Before pika and its like are imported, and before there is any thread or connection: see fork_server.
-            _pid, control = fork_server.start(settings.handler, settings.recycling, signals.forget)
-        return _run(environ, settings, signals, control, begun)
+            server = fork_server.start(settings.handler, settings.recycling, signals.forget)
+        return _run(environ, settings, signals, server, begun)
 
 
 def _run(
     environ: Mapping[str, str],
     settings: WorkerSettings,
     signals: Signals,
-    control: "socket.socket | None",
+    server: "tuple[int, socket.socket] | None",
     begun: float,
 ) -> int:
     # Imported here, beside the fork server that imports the handler: pika takes longer than all the rest.
@@ -83,11 +84,13 @@ def _run(
         parameters("tasks")  # the certificates, too, are looked at once before all else
     except SettingError as error:
         return _usage(str(error))
+    processes = None if server is None else _processes(loop, settings, server[1])
+    executor = processes or _threads(loop, settings)
     worker = Worker(
         loop,
         settings,
         BrokerLink(loop, "tasks", lambda: parameters("tasks")),
-        _executor(loop, settings, control),
+        executor,
         BrokerLink(loop, "publish", lambda: parameters("publish")),
     )
     health = HealthServer(loop, {"/healthz": worker.healthz, "/readyz": worker.readyz, "/metrics": worker.metrics})
@@ -99,8 +102,8 @@ def _run(
     def on_signal(number: int) -> None:
         if number != signal.SIGCHLD:
             worker.drain(signal.Signals(number).name)
-        elif settings.executor == "process":
-            reap()
+        elif processes is not None and server is not None and server[0] in reap():
+            processes.server_ended()
 
     signals.attach(loop, on_signal)
     log.info(
@@ -118,14 +121,16 @@ def _run(
     return worker.exit_code
 
 
-def _executor(loop: "Loop", settings: WorkerSettings, control: "socket.socket | None") -> "Executor":
-    if control is None:
-        from warren_worker.thread_executor import ThreadExecutor  # noqa: PLC0415
-
-        return ThreadExecutor(loop, settings.handler, settings.concurrency)
+def _processes(loop: "Loop", settings: WorkerSettings, control: "socket.socket") -> "ProcessExecutor":
     from warren_worker.process_executor import ProcessExecutor  # noqa: PLC0415
 
     return ProcessExecutor(loop, control, settings.concurrency)
+
+
+def _threads(loop: "Loop", settings: WorkerSettings) -> "Executor":
+    from warren_worker.thread_executor import ThreadExecutor  # noqa: PLC0415
+
+    return ThreadExecutor(loop, settings.handler, settings.concurrency)
 
 
 def _usage(sentence: str) -> int:

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 READ_SIZE = 65_536
 
+SERVER_GONE = "the fork server has ended: see above, or the node's log for a kill for lack of memory"
+
 SOCKET_BUFFER = 262_144
 """Bytes asked of the kernel for each direction, so that all but the largest tasks go in one write."""
 
@@ -109,6 +111,15 @@ class ProcessExecutor:
             self._drop(place)
         remove(self._loop, self._control)
 
+    def server_ended(self) -> None:
+        """The fork server is dead, as its parent has learned.
+
+        Its socket need not tell: what the handler's module started when it was imported may hold the far end open.
+        """
+        while not self._closed and self._read_control():  # what it said before it died counts
+            pass
+        self._broken(SERVER_GONE)
+
     def _new_place(self) -> _Place:
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
@@ -138,20 +149,25 @@ class ProcessExecutor:
             self._ask("kill", place.pid)
 
     def _on_control(self, _fd: int, _events: int) -> None:
+        self._read_control()
+
+    def _read_control(self) -> bool:
+        """Take in a piece of what the fork server says; False where there is nothing, or nothing more to come."""
         try:
             data = self._control.recv(READ_SIZE)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
-            self._broken("the fork server has ended: see above, or the node's log for a kill for lack of memory")
-            return
+            self._broken(SERVER_GONE)
+            return False
         self._inbox += data
         while not self._closed and (end := self._inbox.find(b"\n")) >= 0:
             message = json.loads(self._inbox[:end])
             del self._inbox[: end + 1]
             self._on_message(message)
+        return True
 
     def _on_message(self, message: list[Any]) -> None:
         assert self._reports is not None  # noqa: S101  for the type checker: start() came first
