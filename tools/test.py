@@ -13,8 +13,9 @@ from tools.console import Console
 from tools.deploy import ROOT, Target, bring_images, cluster
 from tools.shell import ToolError
 
-SUITE_LIMIT = 4200.0
-"""Seconds for the whole suite; CI gives a run 90 minutes, of which a cold start takes up to 20."""
+SUITE_LIMIT = 4600.0
+"""Seconds for the whole suite, which takes some 4,000 on two cores; CI gives a run 90 minutes, of which a start takes
+3, or up to 20 where nothing is cached."""
 
 
 def prepare(console: Console) -> None:
