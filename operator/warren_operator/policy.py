@@ -473,6 +473,9 @@ def _down(seen: Observation, memory: Memory, kept: int, ceiling: int, now: float
         return _Down(forced, Limit.NONE, tuple(worker.name for worker in chosen))
     if doubt := _in_doubt(seen, memory, now):
         return _Down(0, doubt)
+    if unborn and not _quiet(seen, memory, now):
+        # They may be made, and take a task, before fewer are asked for; then the ReplicaSet deletes them as they start.
+        return _Down(0, Limit.STARTING)
     idle = [worker for worker in _cheapest_first(seen, memory, now) if not _occupied(worker, seen, memory, now)]
     chosen = idle[: max(0, surplus - unborn)]
     # The ReplicaSet deletes what is not ready first, whatever we say: nobody goes before one of those that has to stay.
@@ -526,9 +529,13 @@ def _occupied(worker: Worker, seen: Observation, memory: Memory, now: float) -> 
         return True
     if worker.phase in (Phase.PENDING, Phase.FAILING):
         return False
-    quiet = memory.quiet_since is not None and now - seen.statistics_age - memory.quiet_since >= SILENT_QUIET
     if worker.phase is Phase.STARTING:
-        return not quiet
+        return not _quiet(seen, memory, now)
     if worker.busy is None:
-        return not (worker.silent and quiet)
+        return not (worker.silent and _quiet(seen, memory, now))
     return worker.idle_for < IDLE_FOR
+
+
+def _quiet(seen: Observation, memory: Memory, now: float) -> bool:
+    """Whether nothing has waited or been in work for so long that statistics, too, would have told of it."""
+    return memory.quiet_since is not None and now - seen.statistics_age - memory.quiet_since >= SILENT_QUIET

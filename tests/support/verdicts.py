@@ -115,13 +115,17 @@ def harm(submitted: Collection[str], runs: Iterable[Run], killed: Collection[str
     return found
 
 
-def wronged(removals: Iterable[Removal], runs: Collection[Run], excused: Collection[str] = ()) -> list[str]:
+def wronged(
+    removals: Iterable[Removal], runs: Collection[Run], excused: Collection[str] = (), steps: Collection[Step] = ()
+) -> list[str]:
     """Which pods were chosen to go although they had been at work for longer than the last second.
 
     Args:
         removals: pods that were asked to end.
         runs: all runs.
         excused: pods that somebody other than the operator chose.
+        steps: changes of replicas. A pod was chosen when those of its Deployment were last reduced before it was asked:
+            on a busy node Kubernetes takes seconds to ask.
     """
     return [
         f"pod {removal.pod} was asked to end {removal.at - run.started:.2f} s after it began with task {run.task}"
@@ -130,8 +134,19 @@ def wronged(removals: Iterable[Removal], runs: Collection[Run], excused: Collect
         if run.pod == removal.pod
         and removal.pod not in excused
         and run.at_work(removal.at)
-        and removal.at - run.started > LAST_SECOND
+        and _chosen_at(removal, steps) - run.started > LAST_SECOND
     ]
+
+
+def _chosen_at(removal: Removal, steps: Iterable[Step]) -> float:
+    return max(
+        (
+            step.at
+            for step in steps
+            if step.after < step.before and step.at <= removal.at and removal.pod.startswith(f"{step.deployment}-")
+        ),
+        default=removal.at,
+    )
 
 
 def beside_work(steps: Iterable[Step], runs: Collection[Run], prefix: str) -> list[Step]:

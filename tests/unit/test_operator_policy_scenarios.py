@@ -1,6 +1,7 @@
 """Stories of one queue, told with a clock that is moved by hand."""
 
 import itertools
+import math
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -188,9 +189,13 @@ def test_pods_that_are_not_up_go_first() -> None:
     assert len(decision.victims) == 4
 
 
-def test_replicas_without_a_pod_go_before_any_worker() -> None:
+def test_replicas_without_a_pod_go_before_any_worker_once_nothing_can_meet_them() -> None:
+    """Their pods may be made before fewer are asked for, and take a task; then the ReplicaSet deletes these first."""
     story = Story(Scaling(max_replicas=12, min_replicas=2), replicas=6)
     decision = story.settle((0, 0), fleet(2))
+    assert (decision.replicas, decision.limit) == (6, Limit.STARTING)
+    for _ in range(math.ceil(SILENT_QUIET)):
+        decision = story.read((0, 0), fleet(2))
     assert (decision.replicas, decision.victims) == (2, ())
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from verdicts import Removal, Run, Step, beside_work, harm, read_runs, within, wronged
 
 
@@ -45,6 +46,23 @@ def test_a_pod_at_work_is_wronged_but_for_the_last_second() -> None:
     assert wronged([Removal("p", 20.1)], [run()]) == []
     assert wronged([Removal("other", 15)], [run()]) == []
     assert wronged([Removal("p", 15)], [run()], {"p"}) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "wrong"),
+    [
+        ([Step("d", 3, 2, 10.9)], False),
+        ([Step("d", 3, 2, 12)], True),
+        ([Step("d", 3, 2, 10.9), Step("d", 2, 1, 12)], True),
+        ([Step("d", 3, 2, 10.9), Step("d", 2, 3, 12)], False),
+        ([Step("d", 3, 2, 10.9), Step("d", 2, 1, 16)], False),
+        ([Step("other", 3, 2, 10.9)], True),
+    ],
+)
+def test_a_pod_was_chosen_when_the_replicas_were_reduced(steps: list[Step], wrong: bool) -> None:
+    """Kubernetes asks it to end later."""
+    its = Run("t", "q", "d-1", 10, 20, 1)
+    assert bool(wronged([Removal("d-1", 15)], [its], steps=steps)) is wrong
 
 
 def test_scale_ins_beside_work_are_those_of_the_same_queue() -> None:
