@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pika
-from pika.exceptions import AMQPError, ChannelClosed
+from pika.exceptions import ChannelClosed
 from pika.spec import Basic, BasicProperties
 
 from warren_contract.aio import BrokerUnavailable, Channel, Connection, keep_connected
-from warren_contract.backoff import Backoff
 from warren_contract.connection import connection_parameters
 from warren_contract.events import Event, EventError, QueueState, decode, encode
 from warren_contract.names import EVENTS_EXCHANGE, OPERATOR_EVENTS_PREFIX
@@ -100,27 +99,11 @@ class Broker:
         return bool(self.version) and release(self.version) < OLDEST_BROKER
 
     async def run(self) -> None:
-        """Stay connected until cancelled.
+        """Stay connected until cancelled."""
+        await keep_connected(self._parameters, self._use, failed=self._failed)
 
-        Not by `keep_connected`, which only logs why an attempt failed: here the WorkQueues tell it.
-        """
-        loop = asyncio.get_running_loop()
-        backoff = Backoff()
-        delays = backoff.delays()
-        while True:
-            started = loop.time()
-            try:
-                connection = await Connection.open(self._parameters())
-                try:
-                    await self._use(connection)
-                finally:
-                    await connection.close()
-            except (BrokerUnavailable, AMQPError, OSError, SettingError) as error:
-                self.problem = str(error)
-                log.warning("broker: %s", error)
-            if loop.time() - started > backoff.longest:
-                delays = backoff.delays()
-            await asyncio.sleep(next(delays))
+    def _failed(self, why: str) -> None:
+        self.problem = why
 
     async def read(self, queues: Sequence[str], *, aside: bool = False) -> list[Reading]:
         """Count the ready tasks and the consumers of queues.
@@ -166,22 +149,20 @@ class Broker:
         return await self._connection.channel()
 
     async def _use(self, connection: Connection) -> None:
-        """Work with a connection until it is lost, which it raises."""
         self._connection = connection
         self.version = str((connection.raw.server_properties or {}).get("version", ""))
         self.problem, self.ever_connected = "", True
         log.info("connected to the broker", extra={"version": self.version})
         self._connected()
         try:
-            while not connection.closed.done():
+            while True:
                 try:
                     await self._listen(connection)
                 except ChannelClosed as error:  # only that channel is closed: queues are read and declared on
                     self._refused_to_hear(error)
                 finally:
                     self.listening_since = None
-                await asyncio.wait([connection.closed], timeout=EVENTS_RETRY)
-            raise BrokerUnavailable(f"the connection to the broker is lost: {connection.closed.result()}")
+                await asyncio.sleep(EVENTS_RETRY)
         finally:
             self._connection = None
             self._declaring.clear()

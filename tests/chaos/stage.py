@@ -428,7 +428,7 @@ def _stand_between(stage: Stage) -> None:
         ),
         "the Service leads to toxiproxy alone",
     )
-    stage.kube.kubectl("exec", "warren-rabbitmq-0", "--", "rabbitmqctl", "--quiet", "close_all_connections", "chaos")
+    stage.kube.rabbitmqctl("close_all_connections", "chaos")
 
 
 @contextmanager

@@ -71,9 +71,9 @@ class Kube:
         lines = self.kubectl("get", "secret", name, "--output", f"go-template={template}").splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line)
 
-    def rabbitmqctl(self, *arguments: str, number: int = 0) -> str:
-        """What `rabbitmqctl` prints in a broker's pod."""
-        return self.kubectl("exec", f"warren-rabbitmq-{number}", "--", "rabbitmqctl", "--quiet", *arguments)
+    def rabbitmqctl(self, *arguments: str) -> str:
+        """What `rabbitmqctl` prints in the first broker's pod."""
+        return self.kubectl("exec", "warren-rabbitmq-0", "--", "rabbitmqctl", "--quiet", *arguments)
 
     def pods(self, component: str, *, running: bool = True) -> list[str]:
         """Names of a component's pods, sorted; only those that run and are not being deleted, unless told otherwise."""

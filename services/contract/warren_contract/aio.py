@@ -197,6 +197,7 @@ async def keep_connected(
     parameters: Callable[[], pika.ConnectionParameters],
     use: Callable[[Connection], Awaitable[None]],
     backoff: Backoff | None = None,
+    failed: Callable[[str], None] | None = None,
 ) -> None:
     """Connect, run `use`, and do it again whenever the connection is lost or `use` ends, until cancelled.
 
@@ -205,6 +206,7 @@ async def keep_connected(
         use: sets up channels and works until the connection closes. It is cancelled when the connection is lost. Broker
             errors it raises are logged and end the connection; any other error is a bug and ends `keep_connected`.
         backoff: between attempts; starts again after a connection that `use` could work with for a while.
+        failed: told why an attempt failed, or a connection ended, besides the log.
     """
     backoff = backoff or Backoff()
     delays = backoff.delays()
@@ -220,6 +222,8 @@ async def keep_connected(
         except (BrokerUnavailable, AMQPError, OSError, SettingError) as error:
             # A setting can be unreadable for a moment while Kubernetes swaps the files of a changed Secret.
             log.warning("broker: %s", error)
+            if failed is not None:
+                failed(str(error))
         if loop.time() - started > backoff.longest:
             delays = backoff.delays()
         await asyncio.sleep(next(delays))
@@ -231,7 +235,7 @@ async def _use_until_closed(connection: Connection, use: Callable[[Connection], 
     try:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise BrokerUnavailable(f"connection lost: {connection.closed.result()}")
+            raise BrokerUnavailable(f"the connection to the broker is lost: {connection.closed.result()}")
         task.result()
     finally:
         if not task.done():
