@@ -144,6 +144,16 @@ class Bed:
             await asyncio.gather(task, return_exceptions=True)
 
 
+def refused(why: KubeError) -> tuple[Bed, Key]:
+    """A WorkQueue that needs workers, and an API server that refuses to change its replicas."""
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.ready = 50
+    bed.server.refusal = why
+    return bed, bed.work_queue("a")
+
+
 def budget_of(bed: Bed, key: Key) -> int | None:
     """What a WorkQueue may have of its budget, as of the latest look."""
     told = bed.loop.entries[key].told
@@ -211,12 +221,7 @@ async def test_what_a_work_queue_had_of_a_budget_is_free_once_its_deployment_is_
 
 @pytest.mark.parametrize("code", [409, 422])
 async def test_a_change_that_is_refused_time_and_again_is_told_in_the_api_server_s_words(code: int) -> None:
-    bed = Bed()
-    bed.sync()
-    bed.deployment("a", 0)
-    bed.queues.ready = 50
-    bed.server.refusal = KubeError(code, "Invalid", 'ValidatingAdmissionPolicy "most" denied request: at most 3')
-    key = bed.work_queue("a")
+    bed, key = refused(KubeError(code, "Invalid", 'ValidatingAdmissionPolicy "most" denied request: at most 3'))
     async with bed.running():
         await until("it is told", lambda: bed.ready(key).reason == "ScalingRefused")
         assert "at most 3" in bed.ready(key).message
@@ -229,12 +234,7 @@ async def test_a_change_that_is_refused_time_and_again_is_told_in_the_api_server
 
 
 async def test_one_edit_by_somebody_else_is_no_trouble() -> None:
-    bed = Bed()
-    bed.sync()
-    bed.deployment("a", 0)
-    bed.queues.ready = 50
-    bed.server.refusal = KubeError(422, "Invalid", "the test failed")
-    key = bed.work_queue("a")
+    bed, key = refused(KubeError(422, "Invalid", "the test failed"))
     async with bed.running():
         await until("the change meets other replicas", lambda: bed.server.scaled)
         bed.server.refusal = None
@@ -243,12 +243,7 @@ async def test_one_edit_by_somebody_else_is_no_trouble() -> None:
 
 
 async def test_a_refused_change_is_forgotten_once_it_is_not_wanted_any_more() -> None:
-    bed = Bed()
-    bed.sync()
-    bed.deployment("a", 0)
-    bed.queues.ready = 50
-    bed.server.refusal = KubeError(0, "Unreachable", "no answer within 10 s")
-    key = bed.work_queue("a")
+    bed, key = refused(KubeError(0, "Unreachable", "no answer within 10 s"))
     async with bed.running():
         await until("it is told", lambda: bed.ready(key).reason == "ScalingRefused")
         bed.queues.ready = 0
