@@ -19,6 +19,7 @@ from proxies import Proxy, proxy_to
 from waiting import eventually
 
 from warren_contract.names import EVENTS_EXCHANGE, TASKS_EXCHANGE
+from warren_producer.lanes import RESERVED, SPARE, WINDOW
 
 QUEUE = "task_queue"
 
@@ -65,9 +66,19 @@ def refusal(answer: httpx.Response) -> dict[str, Any]:
     return found
 
 
-def ids(broker: Broker) -> list[str | None]:
+def ids(broker: Broker, queue: str = QUEUE) -> list[str | None]:
     """Ids of all tasks in the queue, taken out."""
-    return [properties.message_id for properties, _ in broker.drain(QUEUE)]
+    return [properties.message_id for properties, _ in broker.drain(queue)]
+
+
+@contextmanager
+def unresponsive(broker: Broker, queue: str) -> Iterator[None]:
+    """The queue's process answers nobody, as one that has lost its majority."""
+    broker.ctl("eval", f"sys:suspend('%2F_{queue}').")
+    try:
+        yield
+    finally:
+        broker.ctl("eval", f"sys:resume('%2F_{queue}').")
 
 
 def test_before_the_operator_it_waits_and_says_for_what(broker: Broker, tmp_path: Path) -> None:
@@ -263,6 +274,72 @@ def test_a_client_that_hangs_up_before_the_confirm_has_its_task_accepted_and_lea
     assert ids(broker) == ["hasty", "next"]
 
 
+def test_a_queue_that_confirms_nothing_holds_up_no_other(broker: Broker, tmp_path: Path) -> None:
+    """RabbitMQ's channel waits for it, and, with more tasks unread than it has credit for, the whole connection."""
+    with broker.channel() as channel:
+        declare_work_queue(channel, "stuck")
+        channel.queue_purge("stuck")
+    lines = b"".join(b'{"body": "x", "id": "line-%d"}\n' % number for number in range(1000))
+    with producer_on(broker, tmp_path, WARREN_SUBMIT_TIMEOUT="3s") as (producer, client):
+        producer.wait_until_ready()
+
+        def submit_stuck(task_id: str) -> httpx.Response:
+            return client.post("/v1/queues/stuck/tasks", content=b"x", headers={"Idempotency-Key": task_id})
+
+        assert submit_stuck("before").status_code == 202
+        with unresponsive(broker, "stuck"), ThreadPoolExecutor(51) as pool:
+            batch = pool.submit(client.post, "/v1/queues/stuck/tasks:batch", content=lines, timeout=60)
+            eventually(lambda: "tasks_in_flight 1000.0" in client.get("/metrics").text, "the batch waits")
+            singles = [pool.submit(submit_stuck, f"single-{number}") for number in range(50)]
+            eventually(lambda: "tasks_in_flight 1050.0" in client.get("/metrics").text, "all wait")
+            for _ in range(50):
+                assert submit(client).status_code == 202
+            assert not batch.done(), "it was stuck all the while"
+            told: dict[str, set[str]] = {"outcome_unknown": set(), "overloaded": set()}
+            answer = batch.result()
+            for result in answer.json()["results"]:
+                told[result["error"]["code"]].add(result["id"])
+            for number, single in enumerate(singles):
+                told[refusal(single.result())["code"]].add(f"single-{number}")
+            assert submit(client).status_code == 202
+            # Whatever waited here has gone with its answer; the rest is in the broker's hands.
+            in_hand = f"tasks_in_flight {len(told['outcome_unknown'])}.0"
+            eventually(lambda: in_hand in client.get("/metrics").text, "what was not published is forgotten")
+        eventually(lambda: submit_stuck("after").status_code == 202, "it recovers by itself")
+        eventually(lambda: "tasks_in_flight 0.0" in client.get("/metrics").text, "and confirms what it had")
+    assert told["outcome_unknown"], "some were on their way"
+    assert told["overloaded"] >= {f"single-{number}" for number in range(50)}, "those that came last were not"
+    there = set(ids(broker, "stuck"))
+    assert there >= {"before", "after"}
+    assert there - {"before", "after"} == told["outcome_unknown"], "and what was called not published never came"
+
+
+def test_queues_that_come_and_go_share_few_channels(broker: Broker, tmp_path: Path) -> None:
+    names = [f"one-of-many-{number}" for number in range(60)]
+    with broker.channel() as channel:
+        for name in names:
+            declare_work_queue(channel, name)
+
+    def channels() -> int:
+        return broker.ctl("list_channels", "user").count("warren-producer")
+
+    with producer_on(broker, tmp_path) as (producer, client):
+        producer.wait_until_ready()
+        with ThreadPoolExecutor(60) as pool:
+            answers = list(
+                pool.map(lambda name: client.post(f"/v1/queues/{name}/tasks", content=b"x").status_code, names * 5)
+            )
+        assert answers == [202] * 300
+        eventually(lambda: channels() <= SPARE + RESERVED, "those above the spare ones are closed")
+        few = channels()
+        for number in range(50):
+            assert client.post(f"/v1/queues/missing-{number}/tasks", content=b"x").status_code == 404
+        assert channels() <= few, "names that are no queue's leave nothing behind"
+    with broker.channel() as channel:
+        for name in names:
+            channel.queue_delete(name)
+
+
 def test_a_connection_that_breaks_leaves_those_in_flight_unknown(broker: Broker, proxy: Proxy, tmp_path: Path) -> None:
     via = {"WARREN_BROKER_HOST": "127.0.0.1", "WARREN_BROKER_PORT": str(proxy.port), "WARREN_SUBMIT_TIMEOUT": "30s"}
     with producer_on(broker, tmp_path, **via) as (producer, client):
@@ -278,6 +355,24 @@ def test_a_connection_that_breaks_leaves_those_in_flight_unknown(broker: Broker,
             assert "lost" in refusal(answer)["message"], "told by the loss, not by the deadline"
         proxy.release()
         eventually(lambda: submit(client).status_code == 202, "it recovers by itself")
+
+
+def test_a_connection_that_breaks_tells_what_it_had_not_published(broker: Broker, proxy: Proxy, tmp_path: Path) -> None:
+    via = {"WARREN_BROKER_HOST": "127.0.0.1", "WARREN_BROKER_PORT": str(proxy.port), "WARREN_SUBMIT_TIMEOUT": "30s"}
+    lines = b"".join(b'{"body": "x", "id": "line-%d"}\n' % number for number in range(500))
+    with producer_on(broker, tmp_path, **via) as (producer, client):
+        producer.wait_until_ready()
+        proxy.hold()
+        with ThreadPoolExecutor(1) as pool:
+            batch = pool.submit(client.post, f"/v1/queues/{QUEUE}/tasks:batch", content=lines)
+            eventually(lambda: "tasks_in_flight 500.0" in client.get("/metrics").text, "all wait")
+            proxy.cut()
+            results = batch.result().json()["results"]
+        codes = [result["error"]["code"] for result in results]
+        assert codes == ["outcome_unknown"] * WINDOW + ["broker_unavailable"] * (500 - WINDOW)
+        proxy.release()
+        eventually(lambda: submit(client, **{"Idempotency-Key": "after"}).status_code == 202, "it recovers by itself")
+    assert set(ids(broker)) <= {"after", *(f"line-{number}" for number in range(WINDOW))}
 
 
 def test_sigterm_answers_what_was_accepted_and_ends_with_zero(broker: Broker, proxy: Proxy, tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ def test_no_bytes_raise_anything_else_and_what_is_taken_can_be_sent(data: bytes)
         return
     assert len(body) <= MAX_BODY
     expected = pika_frames(properties, body, 131_072)
-    assert PublishEncoder(1, "warren.tasks", 131_072).encode("q", properties, body) == expected
+    encoder = PublishEncoder("warren.tasks", 131_072)
+    assert encoder.frames(1, "q", encoder.properties(properties), body) == expected
 
 
 @pytest.mark.parametrize(
@@ -143,13 +144,13 @@ def test_the_largest_body_fits_into_a_line_in_base64() -> None:
         assert len(parse_line(data, 1.0, size)[1]) == size
 
 
-def pika_frames(properties: TaskProperties, body: bytes, frame_max: int) -> bytes:
+def pika_frames(properties: TaskProperties, body: bytes, frame_max: int, channel: int = 1) -> bytes:
     """What pika sends."""
     part = frame_max - 8
     frames: list[Any] = [
-        frame.Method(1, spec.Basic.Publish(exchange="warren.tasks", routing_key="q", mandatory=True)),
-        frame.Header(1, len(body), properties.to_amqp()),
-        *(frame.Body(1, body[start : start + part]) for start in range(0, len(body), part)),
+        frame.Method(channel, spec.Basic.Publish(exchange="warren.tasks", routing_key="q", mandatory=True)),
+        frame.Header(channel, len(body), properties.to_amqp()),
+        *(frame.Body(channel, body[start : start + part]) for start in range(0, len(body), part)),
     ]
     return b"".join(item.marshal() for item in frames)
 
@@ -170,10 +171,11 @@ tasks = st.builds(
 
 @given(st.lists(st.tuples(tasks, st.binary(max_size=100)), max_size=4), st.integers(9, 60))
 def test_the_frames_are_those_of_pika(messages: list[tuple[TaskProperties, bytes]], frame_max: int) -> None:
-    encoder = PublishEncoder(1, "warren.tasks", frame_max)
-    for properties, body in messages * 2:
-        sent = encoder.encode("q", properties, body)
-        assert sent == pika_frames(properties, body, frame_max)
+    encoder = PublishEncoder("warren.tasks", frame_max)
+    for channel in (1, 2047):
+        for properties, body in messages:
+            sent = encoder.frames(channel, "q", encoder.properties(properties), body)
+            assert sent == pika_frames(properties, body, frame_max, channel)
     assert pika.BasicProperties is spec.BasicProperties
 
 

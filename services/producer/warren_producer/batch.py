@@ -18,9 +18,10 @@ from warren_contract.task import TaskProperties
 from warren_producer.body import MAX_DRAIN, Budget
 from warren_producer.confirms import Outcome
 from warren_producer.errors import ApiError, Code
+from warren_producer.lanes import Message
 from warren_producer.line import LineError, line_limit, parse_line
 from warren_producer.ndjson import Line, Lines
-from warren_producer.publisher import Cause, Message, NotAccepted, Publisher
+from warren_producer.publisher import Cause, NotAccepted, Publisher
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ LINE_COST = 256
 
 MAX_MESSAGE = 500
 """Characters of a refusal."""
+
+SEND_AGAIN = "to make sure, send it again with this id"
 
 Codes = Mapping[Cause, tuple[Code, float | None]]
 
@@ -94,6 +97,13 @@ class _Ticket:
         self._batch = batch
         self._index = index
 
+    @property
+    def wanted(self) -> bool:
+        return not self._batch.answered
+
+    def published(self) -> None:
+        self._batch.published(self._index)
+
     def settle(self, outcome: Outcome) -> None:
         self._batch.settled(self._index, outcome)
 
@@ -128,8 +138,9 @@ class Batch:
         self._draining = draining
         self._lines = Lines(line_limit(limits.max_body))
         self._ids: list[str | None] = []
-        """Of each task line; None where there is none. Whatever is neither here settled nor a problem is unknown."""
+        """Of each task line; None where there is none. Whatever is neither settled nor a problem has no outcome yet."""
         self._numbers = array("L")
+        self._published = bytearray()
         self._confirmed = bytearray()
         self._problems: dict[int, Problem] = {}
         self._pending = 0
@@ -152,7 +163,14 @@ class Batch:
 
     def __exit__(self, *_: object) -> None:
         self._answered = True
+        if self._pending:
+            self._publisher.withdraw(self._queue)
         self._budget.used -= self._taken
+
+    @property
+    def answered(self) -> bool:
+        """Whether the answer is made: no outcome changes it any more."""
+        return self._answered
 
     @property
     def first_code(self) -> str:
@@ -188,7 +206,7 @@ class Batch:
     def answer(self) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body: 202 if every line was accepted, else the error of the first that was not."""
         self._answered = True
-        unknown_code, retry_after = self._codes[Cause.OUTCOME_UNKNOWN]
+        unknown_code, _ = self._codes[Cause.OUTCOME_UNKNOWN]
         results: list[dict[str, Any]] = []
         first: Problem | None = None
         unknown = 0
@@ -197,14 +215,7 @@ class Batch:
             if self._confirmed[index]:
                 results.append({"id": task_id})
                 continue
-            problem = self._problems.get(index) or Problem(
-                self._numbers[index],
-                unknown_code,
-                f"the broker did not confirm the task within {self._limits.timeout:g} s: it may or may not be in queue "
-                f"{self._queue!r}; to make sure, send it again with this id",
-                id=task_id,
-                retry_after=retry_after,
-            )
+            problem = self._problems.get(index) or self._late(index)
             unknown += problem.code is unknown_code
             first = first or problem
             if problem.retry_after is not None:
@@ -222,6 +233,10 @@ class Batch:
         self._first_code = error.code.code
         return error.code.status, error.http_headers(), _json({"error": error.detail(), **said})
 
+    def published(self, index: int) -> None:
+        """A line goes out: from now on the broker may have it."""
+        self._published[index] = 1
+
     def settled(self, index: int, outcome: Outcome) -> None:
         """The broker's word on a published line; too late once the answer is made."""
         if self._answered:
@@ -234,6 +249,9 @@ class Batch:
             self._refuse(index, Cause.QUEUE_UNKNOWN, message)
         elif outcome is Outcome.REFUSED:
             self._refuse(index, Cause.QUEUE_FULL, f"queue {self._queue!r} takes no more tasks: it is at its limit")
+        elif outcome is Outcome.UNSENT:
+            unsent = self._publisher.unsent(self._queue)
+            self._refuse(index, unsent.cause, unsent.message)
         else:
             what = (
                 "a memory or disk alarm came into effect in the broker"
@@ -241,8 +259,8 @@ class Batch:
                 else "the connection to the broker was lost"
             )
             message = (
-                f"{what} before it confirmed the task: it may or may not be in queue {self._queue!r}, now or later; to "
-                "make sure, send it again with this id"
+                f"{what} before it confirmed the task: it may or may not be in queue {self._queue!r}, now or later; "
+                f"{SEND_AGAIN}"
             )
             self._refuse(index, Cause.OUTCOME_UNKNOWN, message)
         if self._pending == 0 and self._all_settled is not None and not self._all_settled.done():
@@ -339,8 +357,11 @@ class Batch:
                 for offset, (_, properties, body) in enumerate(group)
             ]
             try:
-                self._publisher.publish_many(self._queue, messages)
+                # Those that there is room for are published in here, and say so.
+                self._published += bytes(len(group))
+                self._publisher.publish(self._queue, messages)
             except NotAccepted as error:
+                del self._published[index:]
                 code, retry_after = self._codes[error.cause]
                 stop = Problem(0, code, error.message, retry_after=retry_after)
             else:
@@ -373,6 +394,15 @@ class Batch:
         self._ids.append(task_id)
         self._numbers.append(problem.line)
         self._confirmed.append(0)
+        self._published.append(0)
+
+    def _late(self, index: int) -> Problem:
+        """What to say of a line that has no outcome."""
+        sent = bool(self._published[index])
+        late = self._publisher.late(self._queue, sent=sent)
+        code, retry_after = self._codes[late.cause]
+        message = f"{late.message}; {SEND_AGAIN}" if sent else late.message
+        return Problem(self._numbers[index], code, message, id=self._ids[index], retry_after=retry_after)
 
     def _refuse(self, index: int, cause: Cause, message: str) -> None:
         code, retry_after = self._codes[cause]

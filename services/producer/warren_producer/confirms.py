@@ -29,23 +29,15 @@ class Outcome(Enum):
     STALLED = "stalled"
     """Nobody can tell yet: the broker stopped reading in an alarm, and takes the message or not once that is over."""
 
+    UNSENT = "unsent"
+    """No queue has it: it was never published."""
+
 
 class Key(NamedTuple):
     """What a Return tells about its message."""
 
     queue: str
     id: str
-
-
-@dataclass(slots=True)
-class Load:
-    """Messages without an answer, and the bytes of their bodies together."""
-
-    count: int = 0
-    size: int = 0
-
-
-NOTHING = Load()
 
 
 @dataclass(slots=True)
@@ -66,8 +58,6 @@ class Confirms(Generic[T]):
         self._entries: dict[int, _Entry[T]] = {}
         self._last_tag = 0
         self._size = 0
-        self._loads: dict[str, Load] = {}
-        """By queue; none where nothing is outstanding."""
         self._by_key: dict[Key, set[int]] | None = None
         """Tags by key, from the first return until nothing is outstanding: most channels never see a return, and one
         that sees thousands, as of a batch into a missing queue, must not look through all for each."""
@@ -77,18 +67,9 @@ class Confirms(Generic[T]):
         return len(self._entries)
 
     @property
-    def published(self) -> int:
-        """Messages noted since the channel was opened."""
-        return self._last_tag
-
-    @property
     def size(self) -> int:
         """Bytes of their bodies together."""
         return self._size
-
-    def load(self, queue: str) -> Load:
-        """What of it all is for `queue`."""
-        return self._loads.get(queue, NOTHING)
 
     def add(self, key: Key, size: int, ticket: T) -> int:
         """Note a message that is published next on the channel; returns its delivery tag."""
@@ -97,11 +78,6 @@ class Confirms(Generic[T]):
         if self._by_key is not None:
             self._by_key.setdefault(key, set()).add(self._last_tag)
         self._size += size
-        load = self._loads.get(key.queue)
-        if load is None:
-            load = self._loads[key.queue] = Load()
-        load.count += 1
-        load.size += size
         return self._last_tag
 
     def returned(self, key: Key) -> None:
@@ -159,11 +135,6 @@ class Confirms(Generic[T]):
     def _take(self, tag: int) -> _Entry[T]:
         entry = self._entries.pop(tag)
         self._size -= entry.size
-        load = self._loads[entry.key.queue]
-        load.count -= 1
-        load.size -= entry.size
-        if load.count == 0:
-            del self._loads[entry.key.queue]
         if self._by_key is not None:
             tags = self._by_key[entry.key]
             tags.discard(tag)

@@ -14,7 +14,7 @@ MAX_TEMPLATES = 64
 """Kinds of properties whose encoding is kept."""
 
 MAX_QUEUES = 1000
-"""Queues whose method frame is kept."""
+"""Queues whose method is kept."""
 
 _CONTENT_HEADER = struct.Struct(">BHLHHQ")
 _FRAME = struct.Struct(">BHL")
@@ -25,42 +25,21 @@ _SHORT_TIME_ENDS = 2**31
 
 
 class PublishEncoder:
-    """Encodes tasks for one channel, mandatory.
+    """Encodes tasks, mandatory.
 
     Args:
-        channel: its number.
         exchange: where they go.
         frame_max: bytes in a frame that both sides agreed on.
     """
 
-    def __init__(self, channel: int, exchange: str, frame_max: int) -> None:
-        self._channel = channel
+    def __init__(self, exchange: str, frame_max: int) -> None:
         self._exchange = exchange
         self._part = frame_max - spec.FRAME_HEADER_SIZE - spec.FRAME_END_SIZE
         self._methods: dict[str, bytes] = {}
         self._templates: dict[object, tuple[bytes, bytes, bytes]] = {}
 
-    def encode(self, queue: str, properties: TaskProperties, body: bytes) -> bytes:
-        """All frames of one message for a queue."""
-        encoded = self._properties(properties)
-        head = _CONTENT_HEADER.pack(
-            spec.FRAME_HEADER, self._channel, len(encoded) + 12, spec.BasicProperties.INDEX, 0, len(body)
-        )
-        pieces = [self._methods.get(queue) or self._method(queue), head, encoded, _END]
-        for start in range(0, len(body), self._part):
-            part = body[start : start + self._part]
-            pieces += (_FRAME.pack(spec.FRAME_BODY, self._channel, len(part)), part, _END)
-        return b"".join(pieces)
-
-    def _method(self, queue: str) -> bytes:
-        method = spec.Basic.Publish(exchange=self._exchange, routing_key=queue, mandatory=True)
-        encoded: bytes = frame.Method(self._channel, method).marshal()
-        if len(self._methods) >= MAX_QUEUES:
-            self._methods.clear()
-        self._methods[queue] = encoded
-        return encoded
-
-    def _properties(self, properties: TaskProperties) -> bytes:
+    def properties(self, properties: TaskProperties) -> bytes:
+        """The properties of a message as they stand in its second frame."""
         submitted_at = properties.submitted_at
         if submitted_at < _SHORT_TIME_ENDS:
             return b"".join(properties.to_amqp().encode())
@@ -77,6 +56,40 @@ class PublishEncoder:
                 end,
             )
         )
+
+    def frames(self, channel: int, queue: str, properties: bytes, body: bytes) -> bytes:
+        """All frames of one message.
+
+        Args:
+            channel: its number.
+            queue: where it goes.
+            properties: as `properties` encodes them.
+            body: the task's.
+        """
+        method = self._methods.get(queue) or self._method(queue)
+        pieces = [
+            _FRAME.pack(spec.FRAME_METHOD, channel, len(method)),
+            method,
+            _END,
+            _CONTENT_HEADER.pack(
+                spec.FRAME_HEADER, channel, len(properties) + 12, spec.BasicProperties.INDEX, 0, len(body)
+            ),
+            properties,
+            _END,
+        ]
+        for start in range(0, len(body), self._part):
+            part = body[start : start + self._part]
+            pieces += (_FRAME.pack(spec.FRAME_BODY, channel, len(part)), part, _END)
+        return b"".join(pieces)
+
+    def _method(self, queue: str) -> bytes:
+        """The payload of the first frame."""
+        method = spec.Basic.Publish(exchange=self._exchange, routing_key=queue, mandatory=True)
+        marshaled: bytes = frame.Method(0, method).marshal()
+        if len(self._methods) >= MAX_QUEUES:
+            self._methods.clear()
+        encoded = self._methods[queue] = marshaled[spec.FRAME_HEADER_SIZE : -spec.FRAME_END_SIZE]
+        return encoded
 
     def _template(self, properties: TaskProperties) -> tuple[bytes, bytes, bytes]:
         """The encoded properties up to the time in milliseconds, from there to the id, and after the time in seconds.

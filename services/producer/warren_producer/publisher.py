@@ -1,4 +1,4 @@
-"""Publishing tasks with pipelined confirms: one connection, one channel, any number of concurrent submits.
+"""Publishing tasks with pipelined confirms: one connection, any number of concurrent submits.
 
 A submit is published at once and waits for its own confirm; the broker confirms many at a time, so that concurrent
 submits share round trips and disk writes. Where the broker cannot take tasks right now, a submit is refused at once
@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, NoReturn, Protocol
 
 import pika
 from pika.exceptions import ChannelClosedByBroker
@@ -19,22 +18,25 @@ from warren_contract.aio import ANSWER_LIMIT, BrokerUnavailable, Channel, Connec
 from warren_contract.backoff import Backoff
 from warren_contract.names import TASKS_EXCHANGE
 from warren_contract.task import TaskProperties
-from warren_producer.confirms import Confirms, Key, Outcome
+from warren_producer.confirms import Outcome
 from warren_producer.deadlines import Deadlines
-from warren_producer.frames import PublishEncoder
+from warren_producer.lanes import NOTHING, Lanes, Load, Message, Ticket
 from warren_producer.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
-MAX_TASKS = 4000
-"""Submits that wait for their confirm at once. A healthy broker confirms tens of thousands a second."""
+MAX_TASKS = 20_000
+"""Submits that wait for their confirm at once. A healthy broker confirms tens of thousands a second; a queue that has
+stopped to confirm keeps up to `lanes.WINDOW` of these until it goes on."""
 
 MAX_BYTES = 64 * 1024 * 1024
 """Bytes of task bodies that wait for their confirm at once: they may all lie in this process's memory."""
 
-QUEUE_SHARE = 0.5
-"""Of both limits, for one queue: one that confirms slowly leaves room for submits to all others. It is no help where a
-queue has lost its majority: RabbitMQ's channel process waits for it, and reads nothing for others (seen on 4.3.6)."""
+QUEUE_TASKS = 0.1
+"""Of `MAX_TASKS`, for one queue: one that confirms slowly, or not at all, leaves room for submits to all others."""
+
+QUEUE_BYTES = 0.25
+"""Of `MAX_BYTES`, for one queue."""
 
 BATCH_SHARE = 0.5
 """Of both limits, and of one queue's share of them, for batches: they wait where single submits are refused."""
@@ -45,9 +47,6 @@ PROBE_INTERVAL = 1.0
 STALL_LIMIT = 1.0
 """Seconds from the broker's word that it blocks until the submits in flight are answered. What it had read by then it
 confirms within milliseconds; what it had not, it reads when the alarm is over, if the connection lives that long."""
-
-PROBE_KEY = "warren.probe"
-"""Routing key that no queue is bound to: work queues cannot have a name that starts with `warren.`."""
 
 EXCHANGE_RETRY = Backoff(first=0.5, longest=2.0)
 """Between looks for an exchange that does not exist yet."""
@@ -84,48 +83,28 @@ class NotAccepted(Exception):
         return self.message
 
 
-class Ticket(Protocol):
-    """Whoever waits for what became of one published task."""
-
-    def settle(self, outcome: Outcome) -> None:
-        """Called once, from the event loop; must not raise."""
-
-
-class Message(NamedTuple):
-    """A task to publish."""
-
-    properties: TaskProperties
-    body: bytes
-    ticket: Ticket
-
-
 class _Waiter:
     """One task that somebody awaits."""
 
+    __slots__ = ("answer", "sent")
+
     def __init__(self) -> None:
         self.answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.sent = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the answer is still awaited."""
+        return not self.answer.done()
+
+    def published(self) -> None:
+        """From now on the broker may have it."""
+        self.sent = True
 
     def settle(self, outcome: Outcome) -> None:
         """Pass it on, unless nobody waits any more."""
         if not self.answer.done():
             self.answer.set_result(outcome)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """One published task, or a probe, whose queue is the empty name."""
-
-    queue: str
-    ticket: Ticket
-
-
-@dataclass(frozen=True, slots=True)
-class _Lane:
-    """An open channel in confirm mode that the broker has answered on."""
-
-    channel: Channel
-    confirms: Confirms[_Pending]
-    encoder: PublishEncoder
 
 
 class Publisher:
@@ -135,8 +114,8 @@ class Publisher:
         parameters: of each connection attempt.
         outbox: sends events over the same connection, and is told of each confirmed task.
         limit: seconds that a submit waits for its confirm.
-        max_tasks: submits that may wait for their confirm at once; `QUEUE_SHARE` of them for one queue.
-        max_bytes: bytes of their bodies together, likewise.
+        max_tasks: submits that may wait for their confirm at once; `QUEUE_TASKS` of them for one queue.
+        max_bytes: bytes of their bodies together; `QUEUE_BYTES` of them for one queue.
     """
 
     def __init__(
@@ -153,7 +132,7 @@ class Publisher:
         self._deadlines = Deadlines(limit, Outcome.LATE)
         self._max_tasks = max_tasks
         self._max_bytes = max_bytes
-        self._lane: _Lane | None = None
+        self._lanes: Lanes | None = None
         self._blocked = False
         self._obstacle = NotAccepted(Cause.DISCONNECTED, "not connected to the broker yet: try again")
         self._ready_once = False
@@ -167,7 +146,7 @@ class Publisher:
     @property
     def in_flight(self) -> int:
         """Tasks that wait for their confirm."""
-        return 0 if self._lane is None else len(self._lane.confirms)
+        return 0 if self._lanes is None else self._lanes.count
 
     @property
     def obstacle(self) -> NotAccepted | None:
@@ -177,36 +156,11 @@ class Publisher:
                 Cause.BLOCKED,
                 "the broker takes no tasks: a memory or disk alarm is in effect there; try again once it is over",
             )
-        return self._obstacle if self._lane is None else None
+        return self._obstacle if self._lanes is None else None
 
     async def run(self) -> None:
         """Keep a publishing connection until cancelled."""
         await keep_connected(self._attempt, self._use)
-
-    def publish(self, queue: str, properties: TaskProperties, body: bytes) -> asyncio.Future[Outcome]:
-        """Publish a task; the future ends with what became of it and never raises.
-
-        Raises:
-            NotAccepted: nothing was published.
-        """
-        obstacle = self.obstacle
-        lane = self._lane
-        if obstacle is not None or lane is None:
-            raise obstacle or self._obstacle
-        load = lane.confirms.load(queue)
-        full = len(lane.confirms) >= self._max_tasks or lane.confirms.size + len(body) > self._max_bytes
-        # A body of its own may be larger than a queue's share.
-        if load.count and not full:
-            full = load.count >= self._max_tasks * QUEUE_SHARE or load.size + len(body) > self._max_bytes * QUEUE_SHARE
-        if full:
-            raise NotAccepted(
-                Cause.OVERLOADED,
-                f"{len(lane.confirms)} tasks of {lane.confirms.size} bytes wait for the broker's confirm already, "
-                f"{load.count} of them for queue {queue!r}: try again in a moment",
-            )
-        waiter = _Waiter()
-        self._send(lane, queue, [Message(properties, body, waiter)])
-        return waiter.answer
 
     async def wait_for_room(self, queue: str, limit: float) -> None:
         """Wait until many tasks may be published at once: batches leave `BATCH_SHARE` of the limits to single submits.
@@ -221,7 +175,7 @@ class Publisher:
             NotAccepted: there was no room in time.
         """
         deadline = asyncio.get_running_loop().time() + limit
-        while self._lane is not None and not self._blocked and not self._has_room(self._lane.confirms, queue):
+        while self._lanes is not None and not self._blocked and not self._has_room(self._lanes, queue):
             room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting_for_room.append((queue, room))
             try:
@@ -235,27 +189,54 @@ class Publisher:
             finally:
                 self._waiting_for_room.remove((queue, room))
 
-    def publish_many(self, queue: str, messages: Sequence[Message]) -> None:
-        """Publish tasks in one write, all or none; each ticket is settled once.
+    def publish(self, queue: str, messages: Sequence[Message]) -> None:
+        """Publish tasks, all or none; each ticket is settled once, unless it gives up first.
 
         Raises:
-            NotAccepted: nothing was published, no ticket will be settled.
+            NotAccepted: nothing will be published, no ticket will be settled.
         """
         obstacle = self.obstacle
-        lane = self._lane
-        if obstacle is not None or lane is None:
+        lanes = self._lanes
+        if obstacle is not None or lanes is None:
             raise obstacle or self._obstacle
-        self._send(lane, queue, messages)
+        if not lanes.has_lane(queue):
+            raise NotAccepted(
+                Cause.OVERLOADED,
+                "tasks for too many queues at once wait for the broker's confirm: try again in a moment",
+            )
+        lanes.send(queue, messages)
 
-    def _send(self, lane: _Lane, queue: str, messages: Sequence[Message]) -> None:
-        if not lane.channel.is_open:
-            raise NotAccepted(Cause.DISCONNECTED, "the channel to the broker is closing: try again")
-        data = b"".join([lane.encoder.encode(queue, properties, body) for properties, body, _ in messages])
-        # pika's basic_publish writes each of a message's three frames by a system call of its own, which costs more
-        # than everything else here; it has no public way to write a message, or several, at once.
-        lane.channel.raw.connection._output_marshaled_frames([data])  # type: ignore[attr-defined]  # not in the stubs
-        for properties, body, ticket in messages:
-            lane.confirms.add(Key(queue, properties.id), len(body), _Pending(queue, ticket))
+    def withdraw(self, queue: str) -> None:
+        """Take tasks for `queue` back that were not published and whose tickets are not wanted any more."""
+        if self._lanes is not None:
+            self._lanes.tidy(queue)
+            self._tell_of_room()
+
+    def late(self, queue: str, *, sent: bool) -> NotAccepted:
+        """What to say of a task without an answer at its deadline.
+
+        Args:
+            queue: where it was to go.
+            sent: whether it was published.
+        """
+        limit = f"{self._deadlines.limit:g} s"
+        if sent:
+            return NotAccepted(
+                Cause.OUTCOME_UNKNOWN,
+                f"the broker did not confirm the task within {limit}: it may or may not be in queue {queue!r}",
+            )
+        return NotAccepted(
+            Cause.OVERLOADED,
+            f"the task was not published within {limit}, since the broker confirmed too few of those for queue "
+            f"{queue!r} that came before it: try again",
+        )
+
+    def unsent(self, queue: str) -> NotAccepted:
+        """What to say of a task that was given up before it was published."""
+        return self.obstacle or NotAccepted(
+            Cause.DISCONNECTED,
+            f"the connection to the broker was lost before the task went to queue {queue!r}: try again",
+        )
 
     async def submit(self, queue: str, properties: TaskProperties, body: bytes) -> None:
         """Publish a task and wait until a queue has it safely.
@@ -268,9 +249,12 @@ class Publisher:
         Raises:
             NotAccepted: the task is in no queue; or, with cause `OUTCOME_UNKNOWN`, perhaps in one.
         """
-        answer = self.publish(queue, properties, body)
-        self._deadlines.add(answer)
-        outcome = await answer
+        if self._lanes is not None:
+            self._check_room(self._lanes, queue, len(body))
+        waiter = _Waiter()
+        self.publish(queue, (Message(properties, body, waiter),))
+        self._deadlines.add(waiter.answer)
+        outcome = await waiter.answer
         match outcome:
             case Outcome.CONFIRMED:
                 return
@@ -282,11 +266,10 @@ class Publisher:
                     f"queue {queue!r} refused the task: it is full (at its maxLength); try again later",
                 )
             case Outcome.LATE:
-                raise NotAccepted(
-                    Cause.OUTCOME_UNKNOWN,
-                    f"the broker did not confirm the task within {self._deadlines.limit:g} s: it may or may not be in "
-                    f"queue {queue!r}",
-                )
+                self.withdraw(queue)
+                raise self.late(queue, sent=waiter.sent)
+            case Outcome.UNSENT:
+                raise self.unsent(queue)
             case Outcome.STALLED:
                 raise NotAccepted(
                     Cause.OUTCOME_UNKNOWN,
@@ -324,13 +307,13 @@ class Publisher:
             self._blocked = self._outbox.blocked = False
 
     async def _serve(self, connection: Connection) -> None:
-        """Keep a confirm channel open; returns never, raises what makes the connection useless."""
+        """Keep channels for tasks open; returns never, raises what makes the connection useless."""
         delays = EXCHANGE_RETRY.delays()
         while True:
             channel = await connection.channel()
             try:
                 await channel.call(channel.raw.exchange_declare, TASKS_EXCHANGE, passive=True)
-                await self._confirming(channel)
+                await self._publish_over(connection, channel)
                 delays = EXCHANGE_RETRY.delays()
             except ChannelClosedByBroker as error:
                 if error.reply_code != NOT_FOUND:
@@ -343,86 +326,85 @@ class Publisher:
                 log.warning("waiting for the operator to declare exchange %s", TASKS_EXCHANGE)
             await asyncio.sleep(next(delays))
 
-    async def _confirming(self, channel: Channel) -> None:
-        """Publish on `channel` until it closes, then raise why."""
-        confirms: Confirms[_Pending] = Confirms()
+    async def _publish_over(self, connection: Connection, channel: Channel) -> None:
+        """Take tasks until a channel closes, then raise why.
 
-        def on_return(
-            _channel: object, method: pika.spec.Basic.Return, properties: pika.BasicProperties, _: bytes
-        ) -> None:
-            confirms.returned(Key(method.routing_key or "", properties.message_id or ""))
-
-        def on_confirm(frame: pika.frame.Method[pika.spec.Basic.Ack | pika.spec.Basic.Nack]) -> None:
-            method = frame.method
-            ack = isinstance(method, pika.spec.Basic.Ack)
-            for ticket, outcome in confirms.settle(method.delivery_tag, multiple=method.multiple, ack=ack):
-                self._settled(ticket, outcome)
-            if self._waiting_for_room:
-                self._tell_of_room(confirms)
-
-        channel.raw.add_on_return_callback(on_return)
+        Args:
+            connection: where the tasks' channels are.
+            channel: one for probes.
+        """
+        lanes = Lanes(connection, self._settled, self._tell_of_room)
         try:
-            await channel.call(channel.raw.confirm_delivery, on_confirm)
-            await self._probe(channel, confirms)
-            frame_max = int(channel.raw.connection.params.frame_max)
-            encoder = PublishEncoder(channel.raw.channel_number, TASKS_EXCHANGE, frame_max)
-            self._lane = _Lane(channel, confirms, encoder)
+            await lanes.start(channel)
+            await self._probe(lanes)
+            self._lanes = lanes
             self._ready_once = True
             log.info("ready to publish")
-            await self._probe_when_idle(channel, confirms)
+            await self._probe_when_idle(lanes)
         finally:
-            self._lane = None
-            for ticket in confirms.lose():
-                self._settled(ticket, Outcome.UNKNOWN)
+            self._lanes = None
+            lanes.end()
             self._tell_of_room()
 
-    async def _probe_when_idle(self, channel: Channel, confirms: Confirms[_Pending]) -> NoReturn:
-        """Publish a probe whenever there was no submit for a while, until the channel closes; then raise why.
+    async def _probe_when_idle(self, lanes: Lanes) -> None:
+        """Publish a probe whenever there was no submit for a while, until a channel closes; then raise why.
 
         A broker tells of an alarm only when it reads something published, and stops reading right there. Without this,
         the first submit after a pause would meet the alarm, with its outcome unknown until the alarm is over.
         """
         while True:
-            published = confirms.published
-            await asyncio.wait([channel.closed], timeout=PROBE_INTERVAL)
-            if channel.closed.done():
-                raise channel.closed.result()
-            if confirms.published == published and not len(confirms) and not self._blocked and channel.is_open:
-                channel.raw.basic_publish(TASKS_EXCHANGE, PROBE_KEY, b"")
-                confirms.add(Key(PROBE_KEY, ""), 0, _Pending("", _Waiter()))
+            published = lanes.published
+            await lanes.wait(PROBE_INTERVAL)
+            if lanes.published == published and not self._blocked:
+                lanes.probe()
 
-    async def _probe(self, channel: Channel, confirms: Confirms[_Pending]) -> None:
+    async def _probe(self, lanes: Lanes) -> None:
         """Publish a message that goes nowhere and wait for its confirm.
 
         A broker under an alarm says so only once a connection has published. Without this, the first task on each new
         connection would hang there until its deadline.
         """
-        probe = _Waiter()
-        channel.raw.basic_publish(TASKS_EXCHANGE, PROBE_KEY, b"")
-        confirms.add(Key(PROBE_KEY, ""), 0, _Pending("", probe))
-        while not probe.answer.done():
-            ends: list[asyncio.Future[object]] = [probe.answer, channel.closed]  # type: ignore[list-item]
-            await asyncio.wait(ends, timeout=ANSWER_LIMIT, return_when=asyncio.FIRST_COMPLETED)
-            if channel.closed.done():
-                raise channel.closed.result()
-            if not probe.answer.done() and not self._blocked:
+        answer = lanes.probe()
+        while answer is not None and not answer.done():
+            await lanes.wait(ANSWER_LIMIT, until=answer)
+            if not answer.done() and not self._blocked:
                 raise BrokerUnavailable(f"the broker did not confirm anything within {ANSWER_LIMIT:g} s")
 
-    def _settled(self, pending: _Pending, outcome: Outcome) -> None:
-        pending.ticket.settle(outcome)
-        if outcome is Outcome.CONFIRMED and pending.queue:
-            self._outbox.submitted(pending.queue)
+    def _settled(self, queue: str, ticket: Ticket, outcome: Outcome) -> None:
+        ticket.settle(outcome)
+        if outcome is Outcome.CONFIRMED:
+            self._outbox.submitted(queue)
 
-    def _has_room(self, confirms: Confirms[_Pending], queue: str) -> bool:
-        load = confirms.load(queue)
+    def _check_room(self, lanes: Lanes, queue: str, size: int) -> None:
+        """Raise where one task more would be too much."""
+        full = lanes.count >= self._max_tasks or lanes.size + size > self._max_bytes
+        load = NOTHING
+        # Most of the time there is so little that no queue can have its share.
+        if lanes.count >= self._max_tasks * QUEUE_TASKS or lanes.size + size > self._max_bytes * QUEUE_BYTES:
+            load = lanes.load(queue)
+            # A body of its own may be larger than a queue's share.
+            full = full or (load.count > 0 and not self._fits(load, size))
+        if full:
+            raise NotAccepted(
+                Cause.OVERLOADED,
+                f"{lanes.count} tasks of {lanes.size} bytes wait for the broker's confirm already, {load.count} of "
+                f"them for queue {queue!r}: try again in a moment",
+            )
+
+    def _fits(self, load: Load, size: int) -> bool:
+        return load.count < self._max_tasks * QUEUE_TASKS and load.size + size <= self._max_bytes * QUEUE_BYTES
+
+    def _has_room(self, lanes: Lanes, queue: str) -> bool:
+        load = lanes.load(queue)
         tasks, size = self._max_tasks * BATCH_SHARE, self._max_bytes * BATCH_SHARE
-        own = load.count < tasks * QUEUE_SHARE and load.size < size * QUEUE_SHARE
-        return own and len(confirms) < tasks and confirms.size < size
+        own = load.count < tasks * QUEUE_TASKS and load.size < size * QUEUE_BYTES
+        return own and lanes.count < tasks and lanes.size < size
 
-    def _tell_of_room(self, confirms: Confirms[_Pending] | None = None) -> None:
+    def _tell_of_room(self) -> None:
         """Wake those that have room now; all of them, where something else stands in the way."""
+        lanes = None if self._blocked else self._lanes
         for queue, room in self._waiting_for_room:
-            if not room.done() and (confirms is None or self._has_room(confirms, queue)):
+            if not room.done() and (lanes is None or self._has_room(lanes, queue)):
                 room.set_result(None)
 
     def _on_blocked(self, blocked: bool) -> None:
@@ -431,11 +413,11 @@ class Publisher:
         log.warning("the broker %s", "blocks publishing: a memory or disk alarm" if blocked else "takes tasks again")
         if blocked:
             self._tell_of_room()
-            asyncio.get_running_loop().call_later(STALL_LIMIT, self._give_up, self._lane)
+            if self._lanes is not None:
+                self._lanes.drop_backlog()
+            asyncio.get_running_loop().call_later(STALL_LIMIT, self._give_up, self._lanes)
 
-    def _give_up(self, lane: _Lane | None) -> None:
+    def _give_up(self, lanes: Lanes | None) -> None:
         """Answer what was in flight when the broker stopped reading, unless it reads again."""
-        if lane is None or lane is not self._lane or not self._blocked:
-            return
-        for ticket in lane.confirms.abandon():
-            self._settled(ticket, Outcome.STALLED)
+        if lanes is not None and lanes is self._lanes and self._blocked:
+            lanes.abandon(Outcome.STALLED)
