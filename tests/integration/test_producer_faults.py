@@ -19,7 +19,7 @@ from proxies import Proxy, proxy_to
 from waiting import eventually
 
 from warren_contract.names import EVENTS_EXCHANGE, TASKS_EXCHANGE
-from warren_producer.lanes import RESERVED, SPARE, WINDOW
+from warren_producer.lanes import RESERVED, SPARE
 
 QUEUE = "task_queue"
 
@@ -355,24 +355,6 @@ def test_a_connection_that_breaks_leaves_those_in_flight_unknown(broker: Broker,
             assert "lost" in refusal(answer)["message"], "told by the loss, not by the deadline"
         proxy.release()
         eventually(lambda: submit(client).status_code == 202, "it recovers by itself")
-
-
-def test_a_connection_that_breaks_tells_what_it_had_not_published(broker: Broker, proxy: Proxy, tmp_path: Path) -> None:
-    via = {"WARREN_BROKER_HOST": "127.0.0.1", "WARREN_BROKER_PORT": str(proxy.port), "WARREN_SUBMIT_TIMEOUT": "30s"}
-    lines = b"".join(b'{"body": "x", "id": "line-%d"}\n' % number for number in range(500))
-    with producer_on(broker, tmp_path, **via) as (producer, client):
-        producer.wait_until_ready()
-        proxy.hold()
-        with ThreadPoolExecutor(1) as pool:
-            batch = pool.submit(client.post, f"/v1/queues/{QUEUE}/tasks:batch", content=lines)
-            eventually(lambda: "tasks_in_flight 500.0" in client.get("/metrics").text, "all wait")
-            proxy.cut()
-            results = batch.result().json()["results"]
-        codes = [result["error"]["code"] for result in results]
-        assert codes == ["outcome_unknown"] * WINDOW + ["broker_unavailable"] * (500 - WINDOW)
-        proxy.release()
-        eventually(lambda: submit(client, **{"Idempotency-Key": "after"}).status_code == 202, "it recovers by itself")
-    assert set(ids(broker)) <= {"after", *(f"line-{number}" for number in range(WINDOW))}
 
 
 def test_sigterm_answers_what_was_accepted_and_ends_with_zero(broker: Broker, proxy: Proxy, tmp_path: Path) -> None:

@@ -10,12 +10,26 @@ LIMIT = 0.05
 PATIENCE = 30.0
 
 
+class Wait:
+    """One that is waited for."""
+
+    def __init__(self) -> None:
+        self.outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @property
+    def wanted(self) -> bool:
+        return not self.outcome.done()
+
+    def settle(self, outcome: str) -> None:
+        self.outcome.set_result(outcome)
+
+
 def futures(deadlines: Deadlines[str], count: int) -> list[asyncio.Future[str]]:
-    """New ones, added in this order."""
-    made: list[asyncio.Future[str]] = [asyncio.get_running_loop().create_future() for _ in range(count)]
-    for future in made:
-        deadlines.add(future)
-    return made
+    """Outcomes of new waits, added in this order."""
+    made = [Wait() for _ in range(count)]
+    for wait in made:
+        deadlines.add(wait)
+    return [wait.outcome for wait in made]
 
 
 async def test_what_has_no_result_ends_at_its_limit_and_not_before() -> None:

@@ -26,6 +26,7 @@ from warren_producer.publisher import Publisher
 from warren_producer.queues import Board
 from warren_producer.services import Services
 from warren_producer.settings import ProducerSettings
+from warren_producer.submit import Submit
 from warren_producer.tokens import TokenFiles
 
 log = logging.getLogger("warren_producer")
@@ -118,10 +119,14 @@ async def serve(
         queue_max_body=settings.queue_max_body,
         submit_timeout=settings.submit_timeout,
     )
+
+    class SubmitProtocol(BoundedProtocol):
+        shortcut = Submit(services)
+
     server = Server(
         uvicorn.Config(
             create_app(services),
-            http=BoundedProtocol,
+            http=SubmitProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -46,8 +46,6 @@ LINE_COST = 256
 MAX_MESSAGE = 500
 """Characters of a refusal."""
 
-SEND_AGAIN = "to make sure, send it again with this id"
-
 Codes = Mapping[Cause, tuple[Code, float | None]]
 
 
@@ -215,7 +213,7 @@ class Batch:
             if self._confirmed[index]:
                 results.append({"id": task_id})
                 continue
-            problem = self._problems.get(index) or self._late(index)
+            problem = self._problems.get(index) or self._problem(index, Outcome.LATE)
             unknown += problem.code is unknown_code
             first = first or problem
             if problem.retry_after is not None:
@@ -244,25 +242,8 @@ class Batch:
         self._pending -= 1
         if outcome is Outcome.CONFIRMED:
             self._confirmed[index] = 1
-        elif outcome is Outcome.RETURNED:
-            message = f"queue {self._queue!r} does not exist: create a WorkQueue for it"
-            self._refuse(index, Cause.QUEUE_UNKNOWN, message)
-        elif outcome is Outcome.REFUSED:
-            self._refuse(index, Cause.QUEUE_FULL, f"queue {self._queue!r} takes no more tasks: it is at its limit")
-        elif outcome is Outcome.UNSENT:
-            unsent = self._publisher.unsent(self._queue)
-            self._refuse(index, unsent.cause, unsent.message)
         else:
-            what = (
-                "a memory or disk alarm came into effect in the broker"
-                if outcome is Outcome.STALLED
-                else "the connection to the broker was lost"
-            )
-            message = (
-                f"{what} before it confirmed the task: it may or may not be in queue {self._queue!r}, now or later; "
-                f"{SEND_AGAIN}"
-            )
-            self._refuse(index, Cause.OUTCOME_UNKNOWN, message)
+            self._problems[index] = self._problem(index, outcome)
         if self._pending == 0 and self._all_settled is not None and not self._all_settled.done():
             self._all_settled.set_result(None)
 
@@ -396,19 +377,13 @@ class Batch:
         self._confirmed.append(0)
         self._published.append(0)
 
-    def _late(self, index: int) -> Problem:
-        """What to say of a line that has no outcome."""
-        sent = bool(self._published[index])
-        late = self._publisher.late(self._queue, sent=sent)
-        code, retry_after = self._codes[late.cause]
-        message = f"{late.message}; {SEND_AGAIN}" if sent else late.message
+    def _problem(self, index: int, outcome: Outcome) -> Problem:
+        """Why a line was not accepted, or not surely."""
+        error = self._publisher.not_accepted(self._queue, outcome, sent=bool(self._published[index]))
+        code, retry_after = self._codes[error.cause]
+        in_doubt = error.cause is Cause.OUTCOME_UNKNOWN
+        message = f"{error.message}; to make sure, send it again with this id" if in_doubt else error.message
         return Problem(self._numbers[index], code, message, id=self._ids[index], retry_after=retry_after)
-
-    def _refuse(self, index: int, cause: Cause, message: str) -> None:
-        code, retry_after = self._codes[cause]
-        self._problems[index] = Problem(
-            self._numbers[index], code, message, id=self._ids[index], retry_after=retry_after
-        )
 
     def _pay(self, more: int) -> None:
         """Hold what this batch takes, with so many more lines, of the budget."""

@@ -2,36 +2,50 @@
 
 import asyncio
 from collections import deque
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
+
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class Waiting(Protocol[T_contra]):
+    """Whatever waits for an outcome."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it waits still."""
+
+    def settle(self, outcome: T_contra) -> None:
+        """End the wait; must not raise."""
+
 
 T = TypeVar("T")
 
 
 class Deadlines(Generic[T]):
-    """Ends futures that have no result in time. They end in the order in which they were added.
+    """Ends waits that have no outcome in time. They end in the order in which they were added.
 
     Args:
         limit: seconds that each may take.
-        late: the result of one that took longer.
+        late: the outcome of one that took longer.
     """
 
     def __init__(self, limit: float, late: T) -> None:
         self.limit = limit
         self._late = late
-        self._waiting: deque[tuple[float, asyncio.Future[T]]] = deque()
+        self._waiting: deque[tuple[float, Waiting[T]]] = deque()
         self._clock: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        """Futures that are looked after, those included that have ended behind one that has not."""
+        """Waits that are looked after, those included that have ended behind one that has not."""
         return len(self._waiting)
 
-    def add(self, future: asyncio.Future[T]) -> None:
-        """Let `future` have its result within the limit, from now on."""
-        loop = future.get_loop()
+    def add(self, waiter: Waiting[T]) -> None:
+        """Let `waiter` have its outcome within the limit, from now on."""
+        loop = asyncio.get_running_loop()
         waiting = self._waiting
-        while waiting and waiting[0][1].done():
+        while waiting and not waiting[0][1].wanted:
             waiting.popleft()
-        waiting.append((loop.time() + self.limit, future))
+        waiting.append((loop.time() + self.limit, waiter))
         if self._clock is None:
             self._clock = loop.call_later(self.limit, self._look)
 
@@ -39,12 +53,12 @@ class Deadlines(Generic[T]):
         """End those that are due, and come back for the next one."""
         self._clock = None
         waiting = self._waiting
+        loop = asyncio.get_running_loop()
         while waiting:
-            due, future = waiting[0]
-            if not future.done():
-                loop = future.get_loop()
+            due, waiter = waiting[0]
+            if waiter.wanted:
                 if due > loop.time():
                     self._clock = loop.call_at(due, self._look)
                     return
-                future.set_result(self._late)
+                waiter.settle(self._late)
             waiting.popleft()

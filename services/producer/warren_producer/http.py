@@ -5,8 +5,9 @@ import json
 import logging
 import time
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -45,6 +46,11 @@ CONTINUE = b"HTTP/1.1 100 "
 
 VERSIONS = frozenset({"1.0", "1.1"})
 BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+
+FRAMING = frozenset({b"content-length", b"connection"})
+"""Headers of an answer that follow from what it is."""
+
+STATUS_LINES = {int(status): f"HTTP/1.1 {status} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 """Paths that are asked for all the time."""
@@ -85,19 +91,54 @@ class AccessLog:
         try:
             await self._app(scope, receive, watch)
         finally:
-            often = status < 400 and (scope["path"] in QUIET or status == 202)
-            level = logging.DEBUG if often else logging.INFO
-            if log.isEnabledFor(level):
-                client = scope.get("client")
-                log.log(
-                    level,
-                    "%s %r %d in %.1f ms for %s",
-                    scope["method"],
-                    scope["path"][:MAX_SHOWN],
-                    status,
-                    (time.perf_counter() - started) * 1000,
-                    client[0] if client else "-",
-                )
+            log_answer(scope["method"], scope["path"], status, started, scope.get("client"))
+
+
+def log_answer(method: str, path: str, status: int, started: float, client: tuple[str, int] | None) -> None:
+    """The line of one answer.
+
+    Args:
+        method: of the request.
+        path: of the request.
+        status: of the answer.
+        started: when the request was there, by the performance counter.
+        client: its address.
+    """
+    often = status < 400 and (path in QUIET or status == 202)
+    level = logging.DEBUG if often else logging.INFO
+    if log.isEnabledFor(level):
+        took = (time.perf_counter() - started) * 1000
+        log.log(
+            level, "%s %r %d in %.1f ms for %s", method, path[:MAX_SHOWN], status, took, client[0] if client else "-"
+        )
+
+
+class Respond(Protocol):
+    """Sends the answer to a request."""
+
+    def __call__(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, close: bool) -> None:
+        """Send it, once; does not raise.
+
+        Args:
+            status: of the answer.
+            headers: those that only this answer has; without `Content-Length`, or with the right one.
+            body: of the answer.
+            close: it is the last on its connection.
+        """
+
+
+class Shortcut(Protocol):
+    """Answers requests without an ASGI application."""
+
+    def takes(self, target: bytes) -> bool:
+        """Whether it is to be asked for a POST to this target."""
+
+    def begin(self, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes, respond: Respond) -> bool:
+        """Take a request that is there as a whole, and call `respond` in its time.
+
+        Returns:
+            False to leave it to the application.
+        """
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -108,8 +149,17 @@ class BoundedProtocol(HttpToolsProtocol):
     end, and waits for ever for a client that does not read. It answers 400 to bytes that are no HTTP also where a
     request before them is in work, and the client takes that for this one's answer. And it drops a client that ends its
     own side once its request is sent.
+
+    Attributes:
+        shortcut: is asked first, for a request that came in one piece with nothing before it in work.
     """
 
+    shortcut: Shortcut | None = None
+
+    _held: list[bytes] | None = None
+    """The body, so far, of a request that the shortcut may take."""
+    _keep_alive = True
+    """Whether that request's connection stays open."""
     _clock: asyncio.TimerHandle | None = None
     """For the next request's headers; it runs on while a request is in work, and then looks again."""
     _headers_due: float | None = None
@@ -157,6 +207,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._gained = False
         super().data_received(data)
+        if self._held is not None:  # it came in several pieces
+            self._begin_request()
         if self.transport.is_closing() or self._deaf:
             return
         if self._in_work():
@@ -207,8 +259,28 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refusal = f"{MAX_PIPELINED} requests wait on this connection already"
         if self._refusal:
             raise ValueError(self._refusal)
+        if self._may_take_shortcut() and not upgrade:
+            self._held = []
+            return
+        self._begin_request()
+
+    def _may_take_shortcut(self) -> bool:
+        return (
+            self.shortcut is not None
+            and self.parser.get_method() == b"POST"
+            and self.shortcut.takes(self.url)
+            and self.parser.get_http_version() == "1.1"
+            and not self.expect_100_continue
+            and not self._in_work()
+            and not self.flow.write_paused
+        )
+
+    def _begin_request(self) -> None:
+        """Have the application answer; what has come of the body follows."""
         super().on_headers_complete()
         cycle = self.cycle
+        held, self._held = self._held, None
+        upgrade = self.parser.should_upgrade()
         if upgrade:
             cycle.keep_alive = False
             self._deaf = True
@@ -225,6 +297,8 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle.receive = receive  # type: ignore[method-assign]
         if self.scope["method"] != "HEAD":
             cycle.transport = Answer(self.transport)  # type: ignore[assignment]  # all that a cycle uses of one
+        for piece in held or ():
+            self.on_body(piece)
 
     def on_message_begin(self) -> None:
         """Headers follow."""
@@ -250,9 +324,31 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
         self._gained = True
+        if self._held is not None:
+            self._held.append(body)
+            return
         if self.cycle.response_complete:
             self._unread += len(body)
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is there as a whole."""
+        if self._held is not None:
+            if self._take_shortcut(self._held):
+                return
+            self._begin_request()
+        super().on_message_complete()
+
+    def _take_shortcut(self, pieces: list[bytes]) -> bool:
+        shortcut = self.shortcut
+        if shortcut is None:
+            return False
+        cycle = _Short(self, keep_alive=self.parser.should_keep_alive())
+        if not shortcut.begin(self.url, self.headers, b"".join(pieces), cycle.respond):
+            return False
+        self._held = None
+        self.cycle = cycle  # type: ignore[assignment]  # all that the protocol uses of one
+        return True
 
     def on_response_complete(self) -> None:
         """Start the clock for the next request, and for the rest of a body that nobody wants."""
@@ -330,6 +426,62 @@ def _answer(status: str, code: str, message: str, more: str = "") -> bytes:
         f"x-content-type-options: nosniff\r\n{more}connection: close\r\n\r\n"
     )
     return head.encode() + body
+
+
+class _Nobody:
+    """An event that nobody waits for."""
+
+    def set(self) -> None:
+        """Nothing follows."""
+
+
+NOBODY = _Nobody()
+
+
+class _Short:
+    """A request that took the shortcut: stands where uvicorn's protocol has the request in work.
+
+    Args:
+        protocol: of its connection.
+        keep_alive: whether that stays open after the answer.
+    """
+
+    __slots__ = ("_protocol", "_started", "_target", "disconnected", "keep_alive", "response_complete")
+
+    more_body = False
+    message_event = NOBODY
+
+    def __init__(self, protocol: BoundedProtocol, *, keep_alive: bool) -> None:
+        self._protocol = protocol
+        self._started = time.perf_counter()
+        self._target = protocol.url
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+
+    def respond(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, close: bool) -> None:
+        """Send the answer, unless the client is gone; its connection is the only one that a mistake in here ends."""
+        protocol = self._protocol
+        if self.disconnected:
+            return
+        try:
+            self.keep_alive = self.keep_alive and not close
+            lines = [STATUS_LINES[status]]
+            for name, value in (*protocol.server_state.default_headers, *headers):
+                if name not in FRAMING:
+                    lines += (name, b": ", value, b"\r\n")
+            lines.append(b"content-length: %d\r\nx-content-type-options: nosniff\r\n" % len(body))
+            lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+            lines.append(body)
+            protocol.transport.write(b"".join(lines))
+            self.response_complete = True
+            log_answer("POST", self._target.decode("ascii"), status, self._started, protocol.client)
+            if not self.keep_alive:
+                protocol.transport.close()
+            protocol.on_response_complete()
+        except Exception:
+            log.exception("an answer could not be sent")
+            protocol.transport.abort()
 
 
 class Answer:

@@ -218,14 +218,14 @@ class Lanes:
     def drop_backlog(self) -> None:
         """Settle what was not published as unsent."""
         for lane in list(self._lanes.values()):
-            for packet in lane.backlog:
-                if packet.ticket.wanted:
-                    self._settled(lane.queue, packet.ticket, Outcome.UNSENT)
-            self.count -= len(lane.backlog)
+            backlog, lane.backlog = lane.backlog, deque()
+            self.count -= len(backlog)
             self.size -= lane.backlog_size
-            lane.backlog.clear()
             lane.backlog_size = 0
             self._pump(lane)
+            for packet in backlog:
+                if packet.ticket.wanted:
+                    self._settled(lane.queue, packet.ticket, Outcome.UNSENT)
 
     def abandon(self, outcome: Outcome) -> None:
         """Settle what was published with `outcome`, though answers may still come."""

@@ -83,28 +83,36 @@ class NotAccepted(Exception):
         return self.message
 
 
-class _Waiter:
-    """One task that somebody awaits."""
+class _Submit:
+    """The ticket of a task that is submitted by itself."""
 
-    __slots__ = ("answer", "sent")
+    __slots__ = ("_publisher", "_queue", "_sent", "_told", "wanted")
 
-    def __init__(self) -> None:
-        self.answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.sent = False
-
-    @property
-    def wanted(self) -> bool:
-        """Whether the answer is still awaited."""
-        return not self.answer.done()
+    def __init__(self, publisher: "Publisher", queue: str, told: "Told") -> None:
+        self._publisher = publisher
+        self._queue = queue
+        self._told = told
+        self._sent = False
+        self.wanted = True
 
     def published(self) -> None:
         """From now on the broker may have it."""
-        self.sent = True
+        self._sent = True
 
     def settle(self, outcome: Outcome) -> None:
-        """Pass it on, unless nobody waits any more."""
-        if not self.answer.done():
-            self.answer.set_result(outcome)
+        """Tell what became of it, once."""
+        if not self.wanted:
+            return
+        self.wanted = False
+        if outcome is Outcome.CONFIRMED:
+            self._told(None)
+        else:
+            self._publisher.withdraw(self._queue)
+            self._told(self._publisher.not_accepted(self._queue, outcome, sent=self._sent))
+
+
+Told = Callable[[NotAccepted | None], None]
+"""Is called once, with None where a queue has the task safely; must not raise."""
 
 
 class Publisher:
@@ -212,31 +220,23 @@ class Publisher:
             self._lanes.tidy(queue)
             self._tell_of_room()
 
-    def late(self, queue: str, *, sent: bool) -> NotAccepted:
-        """What to say of a task without an answer at its deadline.
+    def begin(self, queue: str, properties: TaskProperties, body: bytes, told: Told) -> None:
+        """Publish a task; `told` hears whether a queue has it safely, at the deadline at the latest.
 
         Args:
-            queue: where it was to go.
-            sent: whether it was published.
-        """
-        limit = f"{self._deadlines.limit:g} s"
-        if sent:
-            return NotAccepted(
-                Cause.OUTCOME_UNKNOWN,
-                f"the broker did not confirm the task within {limit}: it may or may not be in queue {queue!r}",
-            )
-        return NotAccepted(
-            Cause.OVERLOADED,
-            f"the task was not published within {limit}, since the broker confirmed too few of those for queue "
-            f"{queue!r} that came before it: try again",
-        )
+            queue: its name.
+            properties: the task's.
+            body: its payload.
+            told: hears it.
 
-    def unsent(self, queue: str) -> NotAccepted:
-        """What to say of a task that was given up before it was published."""
-        return self.obstacle or NotAccepted(
-            Cause.DISCONNECTED,
-            f"the connection to the broker was lost before the task went to queue {queue!r}: try again",
-        )
+        Raises:
+            NotAccepted: nothing will be published, and `told` not called.
+        """
+        if self._lanes is not None:
+            self._check_room(self._lanes, queue, len(body))
+        ticket = _Submit(self, queue, told)
+        self.publish(queue, (Message(properties, body, ticket),))
+        self._deadlines.add(ticket)
 
     async def submit(self, queue: str, properties: TaskProperties, body: bytes) -> None:
         """Publish a task and wait until a queue has it safely.
@@ -249,39 +249,53 @@ class Publisher:
         Raises:
             NotAccepted: the task is in no queue; or, with cause `OUTCOME_UNKNOWN`, perhaps in one.
         """
-        if self._lanes is not None:
-            self._check_room(self._lanes, queue, len(body))
-        waiter = _Waiter()
-        self.publish(queue, (Message(properties, body, waiter),))
-        self._deadlines.add(waiter.answer)
-        outcome = await waiter.answer
+        answer: asyncio.Future[NotAccepted | None] = asyncio.get_running_loop().create_future()
+
+        def told(error: NotAccepted | None) -> None:
+            if not answer.done():
+                answer.set_result(error)
+
+        self.begin(queue, properties, body, told)
+        error = await answer
+        if error is not None:
+            raise error
+
+    def not_accepted(self, queue: str, outcome: Outcome, *, sent: bool) -> NotAccepted:
+        """What to say of a task that was not confirmed.
+
+        Args:
+            queue: where it was to go.
+            outcome: what became of it.
+            sent: whether it was published.
+        """
+        limit = f"{self._deadlines.limit:g} s"
         match outcome:
-            case Outcome.CONFIRMED:
-                return
             case Outcome.RETURNED:
-                raise NotAccepted(Cause.QUEUE_UNKNOWN, f"queue {queue!r} does not exist: create a WorkQueue for it")
+                return NotAccepted(Cause.QUEUE_UNKNOWN, f"queue {queue!r} does not exist: create a WorkQueue for it")
             case Outcome.REFUSED:
-                raise NotAccepted(
+                return NotAccepted(
                     Cause.QUEUE_FULL,
                     f"queue {queue!r} refused the task: it is full (at its maxLength); try again later",
                 )
-            case Outcome.LATE:
-                self.withdraw(queue)
-                raise self.late(queue, sent=waiter.sent)
             case Outcome.UNSENT:
-                raise self.unsent(queue)
+                return self.obstacle or NotAccepted(
+                    Cause.DISCONNECTED,
+                    f"the connection to the broker was lost before the task went to queue {queue!r}: try again",
+                )
+            case Outcome.LATE if not sent:
+                return NotAccepted(
+                    Cause.OVERLOADED,
+                    f"the task was not published within {limit}, since the broker confirmed too few of those for queue "
+                    f"{queue!r} that came before it: try again",
+                )
+            case Outcome.LATE:
+                what = f"the broker did not confirm the task within {limit}"
             case Outcome.STALLED:
-                raise NotAccepted(
-                    Cause.OUTCOME_UNKNOWN,
-                    "a memory or disk alarm came into effect in the broker before it confirmed the task: it may or may "
-                    f"not take it into queue {queue!r} once that is over",
-                )
-            case Outcome.UNKNOWN:
-                raise NotAccepted(
-                    Cause.OUTCOME_UNKNOWN,
-                    "the connection to the broker was lost before it confirmed the task: it may or may not be in queue "
-                    f"{queue!r}",
-                )
+                what = "a memory or disk alarm came into effect in the broker before it confirmed the task"
+            case _:
+                what = "the connection to the broker was lost before it confirmed the task"
+        message = f"{what}: it may or may not be in queue {queue!r}, now or later"
+        return NotAccepted(Cause.OUTCOME_UNKNOWN, message)
 
     def _attempt(self) -> pika.ConnectionParameters:
         self._obstacle = NotAccepted(Cause.DISCONNECTED, "the broker is not reachable: try again")
