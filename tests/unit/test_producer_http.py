@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from warren_producer import http
-from warren_producer.http import MAX_HEAD, MAX_HEADERS, BoundedProtocol
+from warren_producer.body import RawHeaders
+from warren_producer.http import MAX_HEAD, MAX_HEADERS, BoundedProtocol, Respond
 
 REQUESTS = 100
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nHello"
@@ -19,21 +21,199 @@ LIMIT = 30.0
 
 async def app(_scope: Scope, receive: Receive, send: Send) -> None:
     """Reads the body and sends it back."""
-    message = await receive()
-    await send({"type": "http.response.start", "status": 202, "headers": [(b"content-length", b"5")]})
-    await send({"type": "http.response.body", "body": message["body"]})
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message["body"]
+        more = message["more_body"]
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 202, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@contextlib.asynccontextmanager
+async def served(protocol: type[BoundedProtocol]) -> AsyncIterator[int]:
+    """The port of a server that speaks as the producer does."""
+    config = uvicorn.Config(app, http=protocol, lifespan="off", log_config=None, access_log=False)
+    config.load()
+    state = uvicorn.Server(config).server_state
+    state.default_headers = [(b"date", b"today")]
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+        for connection in list(state.connections):
+            connection.transport.abort()
+        async with asyncio.timeout(LIMIT):
+            while state.connections:  # noqa: ASYNC110  uvicorn has no event for it
+                await asyncio.sleep(0)
 
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    """Of a server that speaks as the producer does."""
-    config = uvicorn.Config(app, http=BoundedProtocol, lifespan="off", log_config=None, access_log=False)
-    config.load()
-    state = uvicorn.Server(config).server_state
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: BoundedProtocol(config, state, {}), "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
+    """Of such a server without a shortcut."""
+    async with served(BoundedProtocol) as port:
+        yield port
+
+
+class Upper:
+    """A shortcut for requests to `/short`: answers their body in capitals a little later, but refuses an empty one."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.began = asyncio.Event()
+
+    def takes(self, target: bytes) -> bool:
+        return target == b"/short"
+
+    def begin(self, _target: bytes, headers: RawHeaders, body: bytes, respond: Respond) -> bool:
+        if not body:
+            return False
+        assert dict(headers)[b"host"] == b"x"
+        self.taken += 1
+        self.began.set()
+        more = [(b"x-more", b"yes"), (b"content-length", b"5")]
+        asyncio.get_running_loop().call_later(0.01, partial(respond, 202, more, body.upper(), close=body == b"close"))
+        return True
+
+
+@pytest.fixture
+async def shortcut() -> AsyncIterator[tuple[int, Upper]]:
+    """The port of a server with a shortcut, and that."""
+    upper = Upper()
+
+    class WithShortcut(BoundedProtocol):
+        shortcut = upper
+
+    async with served(WithShortcut) as port:
+        yield port, upper
+
+
+@contextlib.asynccontextmanager
+async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection of a client."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def bodies(reader: asyncio.StreamReader, count: int) -> list[bytes]:
+    """Of so many answers."""
+    found = []
+    for _ in range(count):
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), LIMIT)
+        assert head.startswith(b"HTTP/1.1 202 Accepted\r\n")
+        assert head.count(b"content-length: 5\r\n") == 1
+        assert head.count(b"date: ") == 1
+        found.append(await asyncio.wait_for(reader.readexactly(5), LIMIT))
+    return found
+
+
+SHORT = REQUEST.replace(b"POST /", b"POST /short")
+
+
+async def test_a_whole_request_takes_the_shortcut_and_its_connection_goes_on(shortcut: tuple[int, Upper]) -> None:
+    port, upper = shortcut
+    async with connected(port) as (reader, writer):
+        for taken in (1, 2, 3):
+            writer.write(SHORT)
+            assert await bodies(reader, 1) == [b"HELLO"]
+            assert upper.taken == taken
+        writer.write(SHORT.replace(b"Hello", b"close"))
+        last = await asyncio.wait_for(reader.read(), LIMIT)
+    assert b"connection: close\r\n" in last
+    assert last.endswith(b"CLOSE")
+
+
+async def test_answers_come_in_the_order_of_the_requests_whichever_way_these_go(shortcut: tuple[int, Upper]) -> None:
+    port, upper = shortcut
+    async with connected(port) as (reader, writer):
+        writer.write(SHORT + SHORT + REQUEST + SHORT)
+        found = await bodies(reader, 4)
+        assert found == [b"HELLO", b"Hello", b"Hello", b"Hello"], "only the first found nothing in work"
+        writer.write(REQUEST)
+        assert await bodies(reader, 1) == [b"Hello"]
+        writer.write(SHORT)
+        assert await bodies(reader, 1) == [b"HELLO"]
+    assert upper.taken == 2
+
+
+@pytest.mark.parametrize("cut", range(1, len(SHORT)))
+async def test_a_request_in_pieces_goes_the_ordinary_way_as_a_whole(shortcut: tuple[int, Upper], cut: int) -> None:
+    port, upper = shortcut
+    async with connected(port) as (reader, writer):
+        writer.write(SHORT[:cut])
+        await writer.drain()
+        # The server has read the first piece by itself once it answers a request that came after it elsewhere.
+        async with connected(port) as (other, to_other):
+            to_other.write(REQUEST)
+            await bodies(other, 1)
+        writer.write(SHORT[cut:])
+        whole = cut < SHORT.index(b"Hello")  # the second piece has the end of the head, and all of the body
+        assert await bodies(reader, 1) == [b"HELLO" if whole else b"Hello"]
+    assert upper.taken == whole
+
+
+async def test_what_the_shortcut_refuses_the_application_answers(shortcut: tuple[int, Upper]) -> None:
+    port, upper = shortcut
+    async with connected(port) as (reader, writer):
+        writer.write(SHORT.replace(b"Content-Length: 5", b"Content-Length: 0").removesuffix(b"Hello"))
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), LIMIT)
+    assert head.startswith(b"HTTP/1.1 202 ")
+    assert upper.taken == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        SHORT.replace(b"POST", b"PUT"),
+        SHORT.replace(b"/short", b"/other"),
+        SHORT.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        SHORT.replace(b"Host: x", b"Host: x\r\nExpect: 100-continue"),
+    ],
+    ids=["method", "target", "version", "expect"],
+)
+async def test_no_other_request_takes_the_shortcut(shortcut: tuple[int, Upper], other: bytes) -> None:
+    port, upper = shortcut
+    async with connected(port) as (reader, writer):
+        writer.write(other)
+        assert await asyncio.wait_for(reader.readuntil(b"Hello"), LIMIT)
+    assert upper.taken == 0
+
+
+async def test_a_client_that_is_gone_before_the_answer_harms_nobody(shortcut: tuple[int, Upper]) -> None:
+    port, upper = shortcut
+    async with connected(port) as (_, hasty):
+        hasty.write(SHORT)
+        async with asyncio.timeout(LIMIT):
+            await upper.began.wait()
+        hasty.transport.abort()
+    async with connected(port) as (reader, writer):
+        for _ in range(3):
+            writer.write(SHORT)
+            assert await bodies(reader, 1) == [b"HELLO"]
+    assert upper.taken == 4
+
+
+async def test_the_shortcut_leaves_no_circles(shortcut: tuple[int, Upper]) -> None:
+    port, _ = shortcut
+    async with connected(port) as (reader, writer):
+        for _ in range(10):
+            writer.write(SHORT)
+            await bodies(reader, 1)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(REQUESTS):
+                writer.write(SHORT)
+                await bodies(reader, 1)
+            assert gc.collect() < REQUESTS / 2, "less than one thing for each"
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("at_once", [1, 10], ids=["one by one", "pipelined"])
