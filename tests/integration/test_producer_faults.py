@@ -314,6 +314,78 @@ def test_a_queue_that_confirms_nothing_holds_up_no_other(broker: Broker, tmp_pat
     assert there - {"before", "after"} == told["outcome_unknown"], "and what was called not published never came"
 
 
+class Told(dict[str, list[str]]):
+    """Ids of one queue's tasks by what was said of them: `accepted`, or a code."""
+
+    def __missing__(self, code: str) -> list[str]:
+        return self.setdefault(code, [])
+
+    def grows(self, code: str, by: int) -> None:
+        """Wait until there are so many more."""
+        enough = len(self[code]) + by
+        eventually(lambda: len(self[code]) >= enough, f"there are {by} more {code}")
+
+
+def one_by_one(client: httpx.Client, queue: str, told: Told, stop: threading.Event) -> None:
+    """Submit until it is enough."""
+    name = threading.get_ident()
+    for count in itertools.count():
+        task_id = f"{name}-{count}"
+        headers = {"Idempotency-Key": task_id}
+        answer = client.post(f"/v1/queues/{queue}/tasks", content=b"x", headers=headers, timeout=60)
+        told["accepted" if answer.status_code == 202 else refusal(answer)["code"]].append(task_id)
+        if stop.is_set():
+            return
+
+
+def in_batches(client: httpx.Client, queue: str, told: Told, stop: threading.Event) -> None:
+    """Submit 400 at a time until it is enough."""
+    for count in itertools.count():
+        lines = b"".join(b'{"body": "x", "id": "b-%d-%d"}\n' % (count, number) for number in range(400))
+        answer = client.post(f"/v1/queues/{queue}/tasks:batch", content=lines, timeout=60)
+        if "results" not in answer.json():
+            assert refusal(answer)["code"] == "broker_unavailable", "nothing was published"
+        for result in answer.json().get("results", ()):
+            told[result.get("error", {"code": "accepted"})["code"]].append(result["id"])
+        if stop.is_set():
+            return
+
+
+def test_through_stops_and_breaks_each_answer_is_true(broker: Broker, proxy: Proxy, tmp_path: Path) -> None:
+    """Accepted is in the queue; what is in the queue is accepted or unknown. Many queues share one connection."""
+    queues = [f"faulty-{number}" for number in range(5)]
+    with broker.channel() as channel:
+        for queue in queues:
+            declare_work_queue(channel, queue)
+            channel.queue_purge(queue)
+    told = {queue: Told() for queue in queues}
+    stop = threading.Event()
+    via = {"WARREN_BROKER_HOST": "127.0.0.1", "WARREN_BROKER_PORT": str(proxy.port), "WARREN_SUBMIT_TIMEOUT": "1s"}
+    with producer_on(broker, tmp_path, **via) as (producer, client), ThreadPoolExecutor(3 * len(queues)) as pool:
+        producer.wait_until_ready()
+        running = [
+            pool.submit(work, client, queue, told[queue], stop)
+            for queue in queues
+            for work in (one_by_one, one_by_one, in_batches)
+        ]
+        try:
+            for stuck, other in (("faulty-0", "faulty-1"), ("faulty-2", "faulty-0"), ("faulty-4", "faulty-3")):
+                with unresponsive(broker, stuck):
+                    told[stuck].grows("outcome_unknown", 1)
+                    told[other].grows("accepted", 100)
+                    proxy.cut()
+                told[stuck].grows("accepted", 100)
+        finally:
+            stop.set()
+        for future in running:
+            future.result(timeout=120)
+        eventually(lambda: "tasks_in_flight 0.0" in client.get("/metrics").text, "nothing is left")
+    for queue in queues:
+        there = ids(broker, queue)
+        assert len(there) == len(set(there)), "nothing is there twice"
+        assert set(told[queue]["accepted"]) <= set(there) <= {*told[queue]["accepted"], *told[queue]["outcome_unknown"]}
+
+
 def test_queues_that_come_and_go_share_few_channels(broker: Broker, tmp_path: Path) -> None:
     names = [f"one-of-many-{number}" for number in range(60)]
     with broker.channel() as channel:

@@ -107,7 +107,8 @@ class _Submit:
         if outcome is Outcome.CONFIRMED:
             self._told(None)
         else:
-            self._publisher.withdraw(self._queue)
+            if outcome is Outcome.LATE:
+                self._publisher.withdraw(self._queue)
             self._told(self._publisher.not_accepted(self._queue, outcome, sent=self._sent))
 
 
@@ -173,7 +174,7 @@ class Publisher:
     async def wait_for_room(self, queue: str, limit: float) -> None:
         """Wait until many tasks may be published at once: batches leave `BATCH_SHARE` of the limits to single submits.
 
-        Returns at once where something else stands in the way, which `publish_many` tells of.
+        Returns at once where something else stands in the way, which `publish` tells of.
 
         Args:
             queue: they go to.
@@ -275,7 +276,8 @@ class Publisher:
             case Outcome.REFUSED:
                 return NotAccepted(
                     Cause.QUEUE_FULL,
-                    f"queue {queue!r} refused the task: it is full (at its maxLength); try again later",
+                    f"queue {queue!r} refused the task: it is full (at its maxLength), or has no broker right now; try "
+                    "again later",
                 )
             case Outcome.UNSENT:
                 return self.obstacle or NotAccepted(
