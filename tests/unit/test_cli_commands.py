@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -40,6 +41,8 @@ class Answers:
     lock: threading.Lock = field(default_factory=threading.Lock)
     stop: Callable[[], None] = lambda: None
     """From now on nobody is there."""
+    start: Callable[[], None] = lambda: None
+    """It is there again, at the same address."""
 
     def then(self, status: int, code: str = "", *, retry_after: int | None = None, **error: str) -> None:
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
@@ -128,19 +131,20 @@ def producer() -> Iterator[Answers]:
 
         do_GET = do_POST = answer  # noqa: N815  the base class's names
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        answers.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with ExitStack() as running:
 
-        def stop() -> None:
-            server.shutdown()
-            server.server_close()
+        def start(port: int = 0) -> None:
+            server = running.enter_context(ThreadingHTTPServer(("127.0.0.1", port), Handler))
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            running.callback(thread.join)
+            running.callback(server.shutdown)
+            answers.url = f"http://127.0.0.1:{server.server_port}"
+            answers.start = lambda: start(server.server_port)
 
-        answers.stop = stop
+        answers.stop = running.close
+        start()
         yield answers
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -268,12 +272,27 @@ def test_a_try_in_doubt_that_is_the_last_has_the_id(producer: Answers, how: tupl
 def test_nobody_there_after_a_try_in_doubt_does_not_mean_that_nothing_was_sent(producer: Answers) -> None:
     producer.script.append(None)
     with (
-        Client(producer.url, "t", sleep=lambda _: producer.stop()) as warren,
+        Client(producer.url, "t", patience=1, sleep=lambda _: producer.stop()) as warren,
         pytest.raises(Unreachable, match="an earlier try may have been accepted") as caught,
     ):
         warren.submit("x")
     assert producer.ids == [caught.value.id]
     assert not caught.value.refused
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "batch"])
+def test_a_producer_that_restarts_is_waited_for(producer: Answers, many: bool) -> None:
+    producer.script.append(None)
+    events = iter((producer.stop, lambda: None, producer.start))
+    with Client(producer.url, "t", sleep=lambda _: next(events)()) as warren:
+        if many:
+            [found] = warren.submit_many(["x"])
+            assert found.error is None
+            task_id = found.id
+        else:
+            task_id = warren.submit("x")
+    assert producer.ids == [task_id] * 2
+    assert next(events, None) is None, "it was not there in between"
 
 
 @pytest.mark.parametrize("last", [(503, "broker_unavailable"), (503, "broker_blocked"), (404, "queue_unknown")])
@@ -337,7 +356,7 @@ def test_each_line_of_a_batch_in_doubt_has_its_own_id(
 
 def test_lines_of_a_batch_that_the_last_try_could_not_reach_stay_in_doubt(producer: Answers) -> None:
     producer.script.append(None)
-    with Client(producer.url, "t", sleep=lambda _: producer.stop()) as warren:
+    with Client(producer.url, "t", patience=1, sleep=lambda _: producer.stop()) as warren:
         [found] = warren.submit_many(["a"])
     assert isinstance(found.error, Unreachable)
     assert (found.error.id, found.error.refused) == (found.id, False)

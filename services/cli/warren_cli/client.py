@@ -389,14 +389,15 @@ class Client:
         headers = options.http_headers(task_id)
         content = body.encode() if isinstance(body, str) else body
         deadline = time.monotonic() + self._patience
-        in_doubt = False
+        in_doubt = heard = False
         for delay in Backoff(first=0.5, longest=5.0).delays():
             try:
                 answer = self._request("POST", f"/v1/queues/{_quote(queue)}/tasks", content=content, headers=headers)
                 return str(answer.get("id", task_id))
             except (Refused, Unreachable) as error:
                 in_doubt = in_doubt or _may_be_accepted(error)
-                wait = _worth_waiting(error, delay)
+                heard = heard or _somebody_is_there(error)
+                wait = _worth_waiting(error, delay, heard=heard)
                 if wait is None or time.monotonic() + wait > deadline:
                     if in_doubt:
                         raise _with_doubt(error, error.id or task_id) from error.__cause__
@@ -441,8 +442,9 @@ class Client:
     def _submit_batch(self, batch: list[_Entry], queue: str) -> list[Submitted]:
         deadline = time.monotonic() + self._patience
         pending = batch
+        heard = False
         for delay in Backoff(first=0.5, longest=5.0).delays():
-            self._try_batch(pending, queue, delay)
+            heard = self._try_batch(pending, queue, delay, heard=heard)
             pending = [entry for entry in pending if entry.error is not None and entry.retry_after is not None]
             wait = max((delay, *(entry.retry_after or 0.0 for entry in pending)))
             if not pending or time.monotonic() + wait > deadline:
@@ -453,8 +455,8 @@ class Client:
                 entry.error = _with_doubt(entry.error, entry.id)
         return [Submitted(entry.id, entry.error) for entry in batch]
 
-    def _try_batch(self, batch: list[_Entry], queue: str, delay: float) -> None:
-        """Send these once, and note on each what became of it."""
+    def _try_batch(self, batch: list[_Entry], queue: str, delay: float, *, heard: bool) -> bool:
+        """Send these once, and note on each what became of it; whether there is, or was, somebody to hear it."""
         path = f"/v1/queues/{_quote(queue)}/tasks:batch"
         headers = {"Content-Type": "application/x-ndjson"}
         results: tuple[Mapping[str, Any], ...] = ()
@@ -471,6 +473,7 @@ class Client:
             rest = error
         except Unreachable as error:
             rest = error
+        heard = heard or rest is None or _somebody_is_there(rest)
         for entry, result in zip(batch, results, strict=False):
             detail = result.get("error")
             entry.error, entry.retry_after = None, None
@@ -482,9 +485,10 @@ class Client:
                 entry.error = Refused(str(said.get("message", "no reason given")), status, said, entry.retry_after)
         for entry in batch[len(results) :]:
             entry.error = rest
-            entry.retry_after = None if rest is None else _worth_waiting(rest, delay)
+            entry.retry_after = None if rest is None else _worth_waiting(rest, delay, heard=heard)
         for entry in batch:
             entry.in_doubt = entry.in_doubt or (entry.error is not None and _may_be_accepted(entry.error))
+        return heard
 
     def queues(self) -> list[QueueStatus]:
         """All queues that the operator or a worker has told of, by name.
@@ -541,11 +545,22 @@ def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(held)
 
 
-def _worth_waiting(error: Refused | Unreachable, delay: float) -> float | None:
-    """Seconds until the next try; None if another try would end in the same way, or if nobody is there at all."""
+def _worth_waiting(error: Refused | Unreachable, delay: float, *, heard: bool) -> float | None:
+    """Seconds until the next try; None if it would end in the same way.
+
+    Args:
+        error: how the last one ended.
+        delay: seconds to wait at least.
+        heard: a try has met somebody; then a refused connection is a producer that restarts, else a wrong address.
+    """
     if isinstance(error, Refused):
         return max(error.retry_after or 0.0, delay) if error.status in _LOST else None
-    return None if error.refused else delay
+    return delay if heard or not error.refused else None
+
+
+def _somebody_is_there(error: Refused | Unreachable) -> bool:
+    """Whether the try that ended like this met anybody."""
+    return isinstance(error, Refused) or not error.refused
 
 
 def _may_be_accepted(error: Refused | Unreachable) -> bool:
