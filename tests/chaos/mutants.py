@@ -3,6 +3,7 @@
 python mutants.py early|stale|hasty
 """
 
+import asyncio
 import os
 import sys
 from typing import Any
@@ -50,16 +51,16 @@ def stale() -> int:
 def hasty() -> int:
     """A producer that does not wait for the broker's confirm."""
     from warren_producer import __main__ as program  # noqa: PLC0415
-    from warren_producer.confirms import Confirms, Outcome  # noqa: PLC0415
+    from warren_producer import publisher  # noqa: PLC0415
+    from warren_producer.confirms import Outcome  # noqa: PLC0415
 
-    add = Confirms.add
+    published = publisher._Submit.published
 
-    def on_add(self: Any, key: Any, size: int, ticket: Any) -> int:
-        if ticket.queue:  # not a probe
-            ticket.ticket.settle(Outcome.CONFIRMED)
-        return add(self, key, size, ticket)
+    def on_published(self: Any) -> None:
+        published(self)
+        asyncio.get_running_loop().call_soon(self.settle, Outcome.CONFIRMED)
 
-    setattr(Confirms, "add", on_add)  # noqa: B010
+    setattr(publisher._Submit, "published", on_published)  # noqa: B010
     return program.main()
 
 
