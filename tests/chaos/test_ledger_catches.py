@@ -15,7 +15,8 @@ import pytest
 import records
 from brokers import Broker, declare_work_queue, running_broker
 from ledger import Answer, Death, Entries, Fault, Harm, Verdict, judge
-from producers import SUBMIT_TOKEN, free_port, producer_environment, ready_producer, running_producer
+from ports import free_port
+from producers import SUBMIT_TOKEN, producer_environment, ready_producer, running_producer
 from proxies import Proxy, proxy_to
 from submitting import Client, Record
 from toxiproxy import toxiproxy

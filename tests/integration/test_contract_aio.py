@@ -2,12 +2,12 @@
 
 import asyncio
 import dataclasses
-import socket
 from collections.abc import AsyncIterator
 
 import pytest
 from brokers import Broker
 from pika.exceptions import ChannelClosedByBroker
+from ports import free_port
 from proxies import proxy_to
 
 from warren_contract.aio import BrokerUnavailable, Connection, keep_connected
@@ -63,8 +63,7 @@ async def test_wrong_credentials_are_told_in_one_sentence(broker: Broker) -> Non
 
 
 async def test_nobody_there_is_told_in_one_sentence(broker: Broker) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     settings = dataclasses.replace(broker.settings(), host="127.0.0.1", port=port)
     with pytest.raises(BrokerUnavailable, match=rf"127\.0\.0\.1:{port}: Connection refused$"):
         await Connection.open(connection_parameters(settings, "test"))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 from brokers import Broker
+from ports import free_port
 from waiting import eventually
 
 SUBMIT_TOKEN = "submit-token-of-the-tests"
@@ -124,13 +125,6 @@ def submit_head(queue: str, more: str = "", *, batch: bool = False) -> bytes:
     return (
         f"POST /v1/queues/{queue}/{what} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SUBMIT_TOKEN}\r\n{more}\r\n"
     ).encode()
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(client: httpx.Client, process: "subprocess.Popen[bytes]") -> bool:

@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
+from ports import free_port
 
 from warren_contract.aio import Connection
 from warren_contract.settings import BrokerSettings, SettingError
@@ -179,13 +179,6 @@ async def test_a_connection_lost_while_events_are_refused_is_noticed_at_once(
         fake.opened[0].lose(ConnectionClosedByBroker(320, "CONNECTION_FORCED - for the test"))
         async with asyncio.timeout(LIMIT / 3):
             await until(lambda: len(fake.opened) == 2)
-
-
-def free_port() -> int:
-    """A port where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 async def test_why_connecting_fails_is_the_problem() -> None:

@@ -14,6 +14,7 @@ import httpx
 import kopf
 import pytest
 import yaml
+from ports import free_port
 from waiting import eventually
 
 from warren_operator.handlers import connection, settings
@@ -48,12 +49,6 @@ def environ(tmp_path: Path) -> dict[str, str]:
         "WARREN_HEALTH_PORT": str(free_port()),
         "KUBECONFIG": str(path),
     }
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager
