@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import schemathesis
 from brokers import Broker, declare_work_queue
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pika.adapters.blocking_connection import BlockingChannel
 from producers import ADMIN_TOKEN, READ_TOKEN, Producer
@@ -40,11 +40,23 @@ EXPECTED = {
 """Statuses that every run meets, for each operation."""
 
 
+PLAIN: dict[tuple[str, str], dict[str, Any]] = {
+    ("POST", "/v1/queues/{queue}/tasks"): {"body": b"x", "media_type": "application/octet-stream"},
+    ("POST", "/v1/queues/{queue}/tasks:batch"): {"body": {"body": "x"}, "media_type": "application/x-ndjson"},
+}
+"""What is accepted with the right token."""
+
+
 @schemathesis.serializer("application/x-ndjson")
 def lines(_context: object, value: Any) -> bytes:
-    """A batch of three lines, of which the description describes one."""
+    """A batch of three lines, of which the description describes one.
+
+    Only one has its id: of several with one id in a queue that is not there, nobody can tell which came back, and the
+    answer is 503.
+    """
     line = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return line + b"\n\n" + line + b"\n" + line
+    more = json.dumps({key: value[key] for key in value if key != "id"}).encode() if isinstance(value, dict) else line
+    return line + b"\n\n" + more + b"\n" + more
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +85,12 @@ def test_answers_are_as_described_and_what_is_accepted_is_in_the_queue(
     mine = {"path_parameters": {"queue": QUEUE}} if "{queue}" in path else {}
     seen: set[int] = set()
     kinds = [operation.as_strategy(generation_mode=mode, **own) for mode in GenerationMode for own in ({}, mine)]
+    # Of those that are drawn, now and then none is right in everything.
+    plain = operation.Case(**PLAIN.get((method, path), {}), **mine)
 
     @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @example(case=plain, token=ADMIN_TOKEN)
+    @example(case=plain, token=READ_TOKEN)
     @given(case=st.one_of(*kinds), token=st.sampled_from([ADMIN_TOKEN] * 6 + [READ_TOKEN, "not-a-token-at-all", ""]))
     def one(case: Any, token: str) -> None:
         response = case.call(headers={"Authorization": f"Bearer {token}"} if token else {}, timeout=30)
