@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h11
@@ -269,10 +270,26 @@ def test_a_try_in_doubt_that_is_the_last_has_the_id(producer: Answers, how: tupl
     assert ("may have been accepted" in str(caught.value)) == (how != (503, "outcome_unknown")), "the producer says so"
 
 
-def test_nobody_there_after_a_try_in_doubt_does_not_mean_that_nothing_was_sent(producer: Answers) -> None:
+@pytest.fixture
+def stopping(producer: Answers, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A sleep in which the producer stops. The client's clock knows of sleeps alone, however busy the machine is."""
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        producer.stop()
+
+    monkeypatch.setattr("warren_cli.client.time", SimpleNamespace(monotonic=lambda: now))
+    return sleep
+
+
+def test_nobody_there_after_a_try_in_doubt_does_not_mean_that_nothing_was_sent(
+    producer: Answers, stopping: Callable[[float], None]
+) -> None:
     producer.script.append(None)
     with (
-        Client(producer.url, "t", patience=1, sleep=lambda _: producer.stop()) as warren,
+        Client(producer.url, "t", patience=1, sleep=stopping) as warren,
         pytest.raises(Unreachable, match="an earlier try may have been accepted") as caught,
     ):
         warren.submit("x")
@@ -354,9 +371,11 @@ def test_each_line_of_a_batch_in_doubt_has_its_own_id(
     assert all(task.id in str(task.error) for task in found)
 
 
-def test_lines_of_a_batch_that_the_last_try_could_not_reach_stay_in_doubt(producer: Answers) -> None:
+def test_lines_of_a_batch_that_the_last_try_could_not_reach_stay_in_doubt(
+    producer: Answers, stopping: Callable[[float], None]
+) -> None:
     producer.script.append(None)
-    with Client(producer.url, "t", patience=1, sleep=lambda _: producer.stop()) as warren:
+    with Client(producer.url, "t", patience=1, sleep=stopping) as warren:
         [found] = warren.submit_many(["a"])
     assert isinstance(found.error, Unreachable)
     assert (found.error.id, found.error.refused) == (found.id, False)
