@@ -105,9 +105,11 @@ def scene(broker: Broker, tmp_path: Path) -> Iterator[Scene]:
 def client_of(url: str, scene: Scene) -> Iterator[Client]:
     record = Record(scene.folder / "client-one.jsonl")
     client = Client(url, SUBMIT_TOKEN, record)
-    yield client
-    client.close()
-    record.close()
+    try:
+        yield client
+    finally:  # a file left open by a test that fails would fail another one, whenever Python notices
+        client.close()
+        record.close()
 
 
 @pytest.fixture
