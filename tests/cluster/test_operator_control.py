@@ -76,7 +76,7 @@ def test_a_time_zone_that_is_not_known_is_told_and_changes_nothing(release: Rele
 
 
 def test_a_budget_that_is_not_known_is_told_and_changes_nothing(release: Release) -> None:
-    release.wait_for_workers(0)
+    release.wait_until_nobody_works()
     change(release, budget={"name": "mine"})
     assert "knows no budget mine: add it to operator.budgets" in reason(release, "Ready", "BudgetUnknown")
     release.submit("waits.")

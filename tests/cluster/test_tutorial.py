@@ -232,7 +232,7 @@ def test_a_queue_with_other_arguments_is_reported(release: Release, installed: K
 def test_a_full_queue_refuses_and_loses_nothing(release: Release) -> None:
     """At `maxLength` the producer answers 503 with Retry-After; what it accepted is there, and is done later."""
     release.kube.patch("workqueue/small", {"spec": {"suspend": True}})
-    release.wait_for_workers(0, "small")
+    release.wait_until_nobody_works("small")
     answers = [release.http.post("/v1/queues/small/tasks", content=f"task {number}") for number in range(30)]
     accepted = [answer.json()["id"] for answer in answers if answer.status_code == 202]
     refused = [answer for answer in answers if answer.status_code == 503]
@@ -248,7 +248,7 @@ def test_a_full_queue_refuses_and_loses_nothing(release: Release) -> None:
 
 def test_a_ttl_dead_letters(release: Release) -> None:
     """A queue with a message TTL and no worker: the task ends in the dead-letter queue, with its reason."""
-    release.wait_for_workers(0, "expiring")
+    release.wait_until_nobody_works("expiring")
     release.submit("too late", "expiring")
     eventually(lambda: release.queue("expiring")["dead"] == 1, "the dead letter is counted", limit=60)
     assert release.queue("expiring")["ready"] == 0
