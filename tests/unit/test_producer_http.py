@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 
 import pytest
@@ -87,6 +87,18 @@ async def shortcut() -> AsyncIterator[tuple[int, Upper]]:
 
     async with served(WithShortcut) as port:
         yield port, upper
+
+
+@contextlib.contextmanager
+def no_circles() -> Iterator[None]:
+    """In this block `REQUESTS` are answered, and leave nothing that only a search for garbage finds."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+        assert gc.collect() < REQUESTS / 2, "less than one thing for each"
+    finally:
+        gc.enable()
 
 
 @contextlib.asynccontextmanager
@@ -205,15 +217,10 @@ async def test_the_shortcut_leaves_no_circles(shortcut: tuple[int, Upper]) -> No
         for _ in range(10):
             writer.write(SHORT)
             await bodies(reader, 1)
-        gc.collect()
-        gc.disable()
-        try:
+        with no_circles():
             for _ in range(REQUESTS):
                 writer.write(SHORT)
                 await bodies(reader, 1)
-            assert gc.collect() < REQUESTS / 2, "less than one thing for each"
-        finally:
-            gc.enable()
 
 
 @pytest.mark.parametrize("at_once", [1, 10], ids=["one by one", "pipelined"])
@@ -230,15 +237,10 @@ async def test_requests_leave_no_circles(port: int, at_once: int) -> None:
                 assert await reader.readexactly(5) == b"Hello"
 
     await ask(10)  # what is made once is there then
-    gc.collect()
-    gc.disable()
-    try:
+    with no_circles():
         await ask(REQUESTS // at_once)
-        assert gc.collect() < REQUESTS / 2, "less than one thing for each"
-    finally:
-        gc.enable()
-        writer.close()
-        await writer.wait_closed()
+    writer.close()
+    await writer.wait_closed()
 
 
 async def answer(port: int, request: bytes) -> bytes:

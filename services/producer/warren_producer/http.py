@@ -47,6 +47,8 @@ CONTINUE = b"HTTP/1.1 100 "
 VERSIONS = frozenset({"1.0", "1.1"})
 BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
+JSON = (b"content-type", b"application/json")
+
 FRAMING = frozenset({b"content-length", b"connection"})
 """Headers of an answer that follow from what it is."""
 
@@ -158,8 +160,6 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _held: list[bytes] | None = None
     """The body, so far, of a request that the shortcut may take."""
-    _keep_alive = True
-    """Whether that request's connection stays open."""
     _clock: asyncio.TimerHandle | None = None
     """For the next request's headers; it runs on while a request is in work, and then looks again."""
     _headers_due: float | None = None
@@ -188,7 +188,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.connections) > MAX_CONNECTIONS:
             self._deaf = True
             text = f"this server has {MAX_CONNECTIONS} connections already: try again in a moment"
-            transport.write(_answer("503 Service Unavailable", "overloaded", text, "retry-after: 1\r\n"))
+            transport.write(_refusal(503, "overloaded", text, (b"retry-after", b"1")))
             transport.close()
             return
         self.flow = _Flow(transport, lambda: bool(self.pipeline))
@@ -241,7 +241,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if self.cycle.more_body:
                 self._break_off()
             return
-        self.transport.write(_answer("400 Bad Request", "bad_request", self._refusal or msg))
+        self.transport.write(_refusal(400, "bad_request", self._refusal or msg))
         self.transport.close()
         self._start_write_clock()
 
@@ -418,14 +418,22 @@ class BoundedProtocol(HttpToolsProtocol):
             self._start_write_clock()
 
 
-def _answer(status: str, code: str, message: str, more: str = "") -> bytes:
-    """An answer that ends its connection; `more` are further header lines, each with its end."""
+def _refusal(status: int, code: str, message: str, *headers: tuple[bytes, bytes]) -> bytes:
+    """An answer that ends its connection."""
     body = json.dumps({"error": {"code": code, "message": message}}).encode()
-    head = (
-        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        f"x-content-type-options: nosniff\r\n{more}connection: close\r\n\r\n"
-    )
-    return head.encode() + body
+    return _answer(status, (JSON, *headers), body, close=True)
+
+
+def _answer(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, close: bool) -> bytes:
+    """An answer as it is sent; those of `headers` that follow from what it is are left out."""
+    lines = [STATUS_LINES[status]]
+    for name, value in headers:
+        if name not in FRAMING:
+            lines += (name, b": ", value, b"\r\n")
+    lines.append(b"content-length: %d\r\nx-content-type-options: nosniff\r\n" % len(body))
+    lines.append(b"connection: close\r\n\r\n" if close else b"\r\n")
+    lines.append(body)
+    return b"".join(lines)
 
 
 class _Nobody:
@@ -466,14 +474,8 @@ class _Short:
             return
         try:
             self.keep_alive = self.keep_alive and not close
-            lines = [STATUS_LINES[status]]
-            for name, value in (*protocol.server_state.default_headers, *headers):
-                if name not in FRAMING:
-                    lines += (name, b": ", value, b"\r\n")
-            lines.append(b"content-length: %d\r\nx-content-type-options: nosniff\r\n" % len(body))
-            lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-            lines.append(body)
-            protocol.transport.write(b"".join(lines))
+            every = (*protocol.server_state.default_headers, *headers)
+            protocol.transport.write(_answer(status, every, body, close=not self.keep_alive))
             self.response_complete = True
             log_answer("POST", self._target.decode("ascii"), status, self._started, protocol.client)
             if not self.keep_alive:

@@ -10,9 +10,9 @@ is published as confirms come in. A channel without unconfirmed tasks serves the
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, NoReturn, Protocol
+from typing import NamedTuple, Protocol
 
 import pika
 from pika.exceptions import AMQPError
@@ -223,9 +223,7 @@ class Lanes:
             self.size -= lane.backlog_size
             lane.backlog_size = 0
             self._pump(lane)
-            for packet in backlog:
-                if packet.ticket.wanted:
-                    self._settled(lane.queue, packet.ticket, Outcome.UNSENT)
+            self._settle_unsent(lane.queue, backlog)
 
     def abandon(self, outcome: Outcome) -> None:
         """Settle what was published with `outcome`, though answers may still come."""
@@ -249,7 +247,7 @@ class Lanes:
             ends.append(until)  # type: ignore[arg-type]
         await asyncio.wait(ends, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if self._failed.done():
-            self._raise_failure()
+            raise self._failed.result()
 
     def end(self) -> None:
         """Close all channels: what was published is unknown from now on, and the rest unsent."""
@@ -262,9 +260,7 @@ class Lanes:
         for lane in lanes:
             for ticket in [] if lane.link is None else lane.link.confirms.lose():
                 self._settled(lane.queue, ticket, Outcome.UNKNOWN)
-            for packet in lane.backlog:
-                if packet.ticket.wanted:
-                    self._settled(lane.queue, packet.ticket, Outcome.UNSENT)
+            self._settle_unsent(lane.queue, lane.backlog)
         self.count = self.size = 0
 
     async def _open(self) -> None:
@@ -327,8 +323,7 @@ class Lanes:
                 count += 1
                 size += len(packet.body)
             else:
-                self.count -= 1
-                self.size -= len(packet.body)
+                self._forget(packet)
         if packets:
             queue = lane.queue
             frames = [self._encoder.frames(number, queue, packet.properties, packet.body) for packet in packets]
@@ -359,11 +354,18 @@ class Lanes:
         else:
             _retire(link)
 
+    def _settle_unsent(self, queue: str, packets: Iterable[_Packet]) -> None:
+        for packet in packets:
+            if packet.ticket.wanted:
+                self._settled(queue, packet.ticket, Outcome.UNSENT)
+
     def _tidy(self, lane: _Lane) -> None:
         while lane.backlog and not lane.backlog[0].ticket.wanted:
-            packet = self._take(lane)
-            self.count -= 1
-            self.size -= len(packet.body)
+            self._forget(self._take(lane))
+
+    def _forget(self, packet: _Packet) -> None:
+        self.count -= 1
+        self.size -= len(packet.body)
 
     def _take(self, lane: _Lane) -> _Packet:
         packet = lane.backlog.popleft()
@@ -378,9 +380,6 @@ class Lanes:
     def _fail(self, reason: BaseException) -> None:
         if not self._failed.done():
             self._failed.set_result(reason)
-
-    def _raise_failure(self) -> NoReturn:
-        raise self._failed.result()
 
 
 def _retire(link: _Link) -> None:

@@ -14,7 +14,7 @@ from warren_contract.task import TaskProperties
 from warren_producer import metadata, tokens
 from warren_producer.body import Body, RawHeaders, header
 from warren_producer.errors import ApiError, Code
-from warren_producer.http import Respond
+from warren_producer.http import JSON, Respond
 from warren_producer.publisher import NotAccepted
 from warren_producer.services import BUG, Services, as_api_error, authorize, check_queue, refusal
 
@@ -23,8 +23,6 @@ PATH = "/v1/queues/{queue}/tasks"
 _PATH = re.compile(PATH.replace("{queue}", "([^/]+)"))
 _PLAIN_TARGET = re.compile(PATH.replace("{queue}", "([A-Za-z0-9._-]+)").encode())
 """Of a request that can mean one thing only: nothing escaped, no query."""
-
-JSON = (b"content-type", b"application/json")
 
 
 class Submit:
