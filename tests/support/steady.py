@@ -22,8 +22,9 @@ def at_work(recorded: Kube) -> Iterator[Evidence]:
         gates = [f"gate-{time.time():.0f}-{number}" for number in range(2)]
         tasks = {evidence.submit(BUSY, f"gate {gate}") for gate in gates}
         eventually(lambda: len(evidence.runs(tasks)) == 2, "both long tasks are in work")
+        # Its queues may be new, with a worker each of their own that is about to go.
         eventually(
-            lambda: all(len(evidence.release.workers(queue)) == 1 for queue in (IDLE, SPARE)), "two workers idle"
+            lambda: replicas_of(still(evidence, QUEUES)) == [2, 1, 0, 1], "two work, two idle, no other is there"
         )
         yield evidence
         for gate in gates:
@@ -52,13 +53,25 @@ def still(evidence: Evidence, queues: Sequence[str]) -> dict[str, Any] | None:
     return found if agree else None
 
 
+def same(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Fails, and says which queue's replicas or pods are others, unless both are the same."""
+    assert before == after, "; ".join(
+        f"{queue}: {before[queue]} became {after[queue]}" for queue in before if after[queue] != before[queue]
+    )
+
+
+def replicas_of(found: dict[str, Any] | None) -> list[int]:
+    """Those of each queue; empty where nothing is seen."""
+    return [] if found is None else [replicas for replicas, _ in found.values()]
+
+
 @contextmanager
 def untouched(evidence: Evidence, *queues: str) -> Iterator[None]:
     """In this block no replicas change, and no pod comes, ends or is asked to."""
     chosen = queues or QUEUES
     before = eventually(lambda: still(evidence, chosen), "pods and replicas agree, and no pod is ending")
     yield
-    assert seen(evidence, chosen) == before
+    same(before, seen(evidence, chosen))
 
 
 def lasting(evidence: Evidence, seconds: float) -> None:
@@ -66,7 +79,7 @@ def lasting(evidence: Evidence, seconds: float) -> None:
     before = seen(evidence, QUEUES)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        assert seen(evidence, QUEUES) == before
+        same(before, seen(evidence, QUEUES))
         time.sleep(1)  # what must not happen cannot be awaited
 
 
