@@ -66,8 +66,11 @@ LIMIT = 300.0
 
 
 @dataclass(frozen=True)
-class Reaction:
-    """Times from the confirm of a queue's first task to the change of its Deployment's replicas, in seconds."""
+class Times:
+    """How long the same thing took for each of many, in seconds.
+
+    Of a reaction it is the time from the confirm of a queue's first task to the change of its Deployment's replicas.
+    """
 
     times: tuple[float, ...]
 
@@ -93,6 +96,7 @@ class Point:
         added: WorkQueues that were made for this point.
         making: seconds that it took to make their WorkQueues in the cluster.
         taken_in: seconds from the beginning of that until the last of them was ready, its queue declared.
+        entries: for each of them the seconds from its own creation until it was ready.
         complete: seconds from the beginning until the last dead-letter queue was there as well.
         idle_cores: processor time of the operator while nothing happens, in cores.
         memory: resident bytes of the operator.
@@ -108,13 +112,14 @@ class Point:
     added: int
     making: float
     taken_in: float
+    entries: Times
     complete: float
     idle_cores: float
     memory: float
-    foreign: Reaction
-    told: Reaction
+    foreign: Times
+    told: Times
     active_cores: float | None = None
-    beside: Reaction | None = None
+    beside: Times | None = None
 
 
 @dataclass(frozen=True)
@@ -128,8 +133,8 @@ class Restart:
     """
 
     count: int
-    during: Reaction
-    after: Reaction
+    during: Times
+    after: Times
 
 
 @dataclass
@@ -141,6 +146,7 @@ class Site:
         api: session with the API server.
         deployments: replicas of each Deployment, as watched.
         ready: whether each WorkQueue's status says that it is.
+        ready_at: monotonic time at which each WorkQueue was seen to be ready first.
         scaled: monotonic time at which a Deployment's replicas rose from zero.
         channel: of the broker, with confirms.
         other_channel: the same on a connection of its own, for what goes on beside.
@@ -152,16 +158,26 @@ class Site:
     other_channel: BlockingChannel
     management: httpx.AsyncClient
     scaled: dict[str, float] = field(default_factory=dict)
+    ready_at: dict[str, float] = field(default_factory=dict)
     made: int = 0
 
     def __post_init__(self) -> None:
         space = self.kube.namespace
-        self.ready: Mirror[bool] = Mirror(self.api, WORK_QUEUES, space, is_ready, lambda *_: None)
+        self.ready: Mirror[bool] = Mirror(self.api, WORK_QUEUES, space, is_ready, self._readiness_changed)
         self.deployments = Mirror(self.api, DEPLOYMENTS, space, read_deployment, self._deployment_changed)
+
+    def _readiness_changed(self, key: Key, _before: bool | None, after: bool | None) -> None:
+        if after:
+            self.ready_at.setdefault(key.name, time.monotonic())
 
     def _deployment_changed(self, key: Key, before: Any, after: Any) -> None:
         if before is not None and after is not None and not before.replicas and after.replicas:
             self.scaled[key.name] = time.monotonic()
+
+    def settled(self, name: str) -> bool:
+        """Whether the controller of Kubernetes has seen a Deployment."""
+        found = self.deployments.get(Key(self.kube.namespace, name))
+        return found is not None and found.settled
 
     async def metrics(self) -> dict[str, float]:
         """The operator's metrics that have no labels."""
@@ -265,20 +281,38 @@ async def connected(kube: Kube) -> AsyncIterator[Site]:
                     connection.close()
 
 
-async def add(site: Site, count: int) -> tuple[float, float, float]:
-    """Have so many WorkQueues; returns the seconds until the last new one was made, ready, and had both its queues."""
+@dataclass(frozen=True)
+class Added:
+    """How new WorkQueues were taken in; the attributes are those of `Point`."""
+
+    making: float
+    taken_in: float
+    entries: Times
+    complete: float
+
+
+async def add(site: Site, count: int) -> Added:
+    """Have so many WorkQueues. Their Deployments are there before, and Kubernetes has done with them."""
     space = site.kube.namespace
     new = [name_of(number) for number in range(site.made, count)]
     await each(site.api.request("POST", DEPLOYMENTS.path(space), body=deployment(name)) for name in new)
+    await until(lambda: all(site.settled(name) for name in new), f"{len(new)} Deployments are settled")
+    created: dict[str, float] = {}
+
+    async def create(name: str) -> None:
+        await site.api.request("POST", WORK_QUEUES.path(space), body=work_queue(name))
+        created[name] = time.monotonic()
+
     begun = time.monotonic()
-    await each(site.api.request("POST", WORK_QUEUES.path(space), body=work_queue(name)) for name in new)
+    await each(create(name) for name in new)
     site.made, made = count, time.monotonic()
     await until(lambda: sum(site.ready) == count, f"{count} WorkQueues are ready")
     ready = time.monotonic()
+    entries = Times(tuple(round(max(0.0, site.ready_at[name] - created[name]), 3) for name in new))
     async with asyncio.timeout(LIMIT):
         while await queues(site) < 2 * count:  # noqa: ASYNC110  the condition is somebody else's
             await asyncio.sleep(1)
-    return made - begun, ready - begun, time.monotonic() - begun
+    return Added(made - begun, ready - begun, entries, time.monotonic() - begun)
 
 
 async def queues(site: Site) -> int:
@@ -287,7 +321,7 @@ async def queues(site: Site) -> int:
     return sum(queue["name"].startswith("many-") for queue in found)
 
 
-async def react(site: Site, names: Sequence[str], *, told: bool) -> Reaction:
+async def react(site: Site, names: Sequence[str], *, told: bool) -> Times:
     """One first task for each queue, and back to none."""
     site.scaled.clear()
     confirmed: dict[str, float] = {}
@@ -298,7 +332,7 @@ async def react(site: Site, names: Sequence[str], *, told: bool) -> Reaction:
     await until(lambda: site.scaled.keys() >= set(names), "all are scaled")
     times = tuple(round(site.scaled[name] - confirmed[name], 3) for name in names)
     await empty(site, names)
-    return Reaction(times)
+    return Times(times)
 
 
 def publish(channel: BlockingChannel, name: str, *, told: bool) -> None:
@@ -331,17 +365,17 @@ async def empty(site: Site, names: Sequence[str]) -> None:
 
 async def measure(site: Site, count: int) -> Point:
     """All figures with so many WorkQueues."""
-    added = count - site.made
-    making, taken_in, complete = await add(site, count)
+    new = count - site.made
+    added = await add(site, count)
     await asyncio.sleep(SETTLING)
     idle_cores, memory = await site.cores(STEADY)
     chosen = random.Random(count).sample(range(count), min(SAMPLES, count))
     names = [name_of(number) for number in chosen]
     if count < SAMPLES:
         times = [await react(site, names, told=False) for _ in range(10)]
-        foreign = Reaction(tuple(time for reaction in times for time in reaction.times))
+        foreign = Times(tuple(time for reaction in times for time in reaction.times))
         times = [await react(site, names, told=True) for _ in range(10)]
-        told = Reaction(tuple(time for reaction in times for time in reaction.times))
+        told = Times(tuple(time for reaction in times for time in reaction.times))
     else:
         foreign = await react(site, names, told=False)
         told = await react(site, names, told=True)
@@ -351,10 +385,11 @@ async def measure(site: Site, count: int) -> Point:
         count=count,
         queues=await queues(site),
         policies=len(policies),
-        added=added,
-        making=making,
-        taken_in=taken_in,
-        complete=complete,
+        added=new,
+        making=added.making,
+        taken_in=added.taken_in,
+        entries=added.entries,
+        complete=added.complete,
         idle_cores=idle_cores,
         memory=memory,
         foreign=foreign,
@@ -364,7 +399,7 @@ async def measure(site: Site, count: int) -> Point:
     )
 
 
-async def work(site: Site) -> tuple[float, Reaction]:
+async def work(site: Site) -> tuple[float, Times]:
     """Cores that the operator uses while `ACTIVE` queues get a task each second, and the reaction of others then."""
     names = [name_of(number) for number in range(ACTIVE)]
     others = [name_of(number) for number in random.Random(9).sample(range(ACTIVE, site.made), SAMPLES)]
@@ -437,6 +472,7 @@ def summary(point: Point) -> str:
     )
     return (
         f"{point.added} made in {point.making:.1f} s, taken in within {point.taken_in:.1f} s, "
+        f"each after {point.entries.median:.1f} s (median), {point.entries.p95:.1f} s (p95), "
         f"with dead-letter queues {point.complete:.1f} s; "
         f"idle {point.idle_cores:.3f} cores, {point.memory / 2**20:.0f} MiB{active}; {reaction}; "
         f"{point.queues} queues, {point.policies} policies"

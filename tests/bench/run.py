@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import works
-from bed import Bed, bed
+from bed import bed
 from kube import ROOT, Kube
 from many import bench
 from picture import picture
+from processors import ticks, withheld
 from recording import Figure, Recording, Sheet, table
 from simulated import simulated_figures
 from submit import submit_figures
@@ -92,18 +93,41 @@ def title(scaler: str) -> str:
     return " ".join([Path(scaler.split(maxsplit=1)[0]).stem, *scaler.split()[1:]]) if scaler else WARREN
 
 
+def accompanied(name: str, work: Callable[[], Result]) -> Result:
+    """Run a work, and note beside its figures how much of the processors the machine was not given meanwhile."""
+    before = ticks()
+    result = work()
+    share = Figure(f"{name}: share of the processor time that the host withheld", (withheld(before, ticks()),))
+    return Result((*result.figures, share), result.runs)
+
+
 def on_the_cluster(options: Options, kube: Kube) -> list[Result]:
     """The works that need an installed release."""
     chart = [word for item in options.set for word in ("--set", item)]
     with bed(kube, options.images, options.scaler, chart) as made:
         start = works.pod_start(made)
-        play: dict[str, Callable[[Bed], Result]] = {
-            "burst": lambda made: works.burst(made, options.repeats, start),
-            "mixed": lambda made: works.mixed(made, 1, start),
-            "steady": lambda made: works.steady(made, options.duration),
-            "reaction": lambda made: works.reaction(made, options.tries, start),
+        play: dict[str, Callable[[], Result]] = {
+            "burst": lambda: works.burst(made, options.repeats, start),
+            "mixed": lambda: works.mixed(made, 1, start),
+            "steady": lambda: works.steady(made, options.duration),
+            "reaction": lambda: works.reaction(made, options.tries, start),
         }
-        return [Result((start,)), *(play[name](made) for name in options.works if name in play)]
+        return [Result((start,)), *(accompanied(name, play[name]) for name in options.works if name in play)]
+
+
+def elsewhere(options: Options, folder: Path) -> list[Result]:
+    """The works that bring along what they need."""
+    play: dict[str, Callable[[], Sequence[Figure]]] = {
+        "many": lambda: many(folder),
+        "submit": lambda: submit_figures(options.repeats),
+        "working": lambda: working_figures(options.repeats),
+        "simulated": lambda: simulated_figures(options.images, folder, min(options.duration, SIMULATED)),
+    }
+
+    def alone(name: str) -> Result:
+        return accompanied(name, lambda: Result(tuple(play[name]())))
+
+    return [alone(name) for name in play if name in options.works]
 
 
 def many(folder: Path) -> list[Figure]:
@@ -117,6 +141,7 @@ def many(folder: Path) -> list[Figure]:
         Figure(f"{name}: any client's confirm → scale patch", point.foreign.times, floor=0.5, unit="s"),
         Figure(f"{name}: the same of any client, p95", (point.foreign.p95,), floor=1.0, unit="s"),
         Figure(f"{name}: the last of them taken in after", (point.taken_in,), floor=15, unit="s"),
+        Figure(f"{name}: each taken in after, of its own creation", point.entries.times, unit="s"),
         Figure(f"{name}: idle operator's cores", (point.idle_cores,), floor=0.3),
         Figure(f"{name}: operator's memory", (point.memory / 2**20,), floor=200, unit="MiB"),
     ]
@@ -163,20 +188,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     name = title(options.scaler)
     folder = options.folder / re.sub(r"[^a-z0-9]+", "-", name.lower())
-    figures: list[Figure] = []
-    runs: dict[str, Recording] = {}
+    results: list[Result] = []
     if set(options.works) & set(CLUSTER_WORKS):
-        for result in on_the_cluster(options, Kube(ROOT / ".cluster" / "kubeconfig", NAMESPACE)):
-            figures += result.figures
-            runs |= result.runs
-    if "many" in options.works:
-        figures += many(folder)
-    if "submit" in options.works:
-        figures += submit_figures(options.repeats)
-    if "working" in options.works:
-        figures += working_figures(options.repeats)
-    if "simulated" in options.works:
-        figures += simulated_figures(options.images, folder, min(options.duration, SIMULATED))
+        results += on_the_cluster(options, Kube(ROOT / ".cluster" / "kubeconfig", NAMESPACE))
+    results += elsewhere(options, folder)
+    figures = [figure for result in results for figure in result.figures]
+    runs = {run_name: run for result in results for run_name, run in result.runs.items()}
     write(folder, name, figures, runs)
     others = [read(path) for path in sorted(options.folder.glob("*/bench.json")) if path.parent != folder]
     shown = table(Sheet(name, tuple(figures)), *others)

@@ -1,15 +1,14 @@
 """The works on the cluster: each is played some times, and its figures stand beside what they should not exceed."""
 
-import os
 import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import loads
 from bed import BURST, MIXED, SINGLE, STEADY, Bed, Queue, play, submit
+from processors import busy_cores, ticks, withheld
 from recording import Figure, Recording, percentile, spent
 from waiting import eventually
 from watching import recording
@@ -28,9 +27,6 @@ TRIED = 2
 
 PAUSE = 1.0
 """Seconds at most, at random, before a reaction is tried: whoever looks at fixed times is not met at a fixed moment."""
-
-LOOK = 2.0
-"""Seconds of looking at what else the machine does."""
 
 REACTION_LIMIT = 900.0
 """Seconds for a scaler to take notice."""
@@ -59,24 +55,13 @@ def played(bed: Bed, title: str, queue: Queue, load: loads.Load, repeats: int) -
     runs = []
     for number in range(repeats):
         say(f"{title}, {number + 1} of {repeats}; {busy_cores():.1f} cores are busy before it begins ...")
+        before = ticks()
         run = play(bed.release, queue, load)
+        say(f"  the host withheld {withheld(before, ticks()):.0%} of the processor time")
         where = ", ".join(f"{name} {seconds:.1f}" for name, seconds in asdict(spent(run)).items())
         say(f"  done after {run.done:.1f} s, zero {run.zero:.1f} s later; {run.pod_seconds:.1f} pod-seconds: {where}")
         runs.append(run)
     return runs
-
-
-def busy_cores() -> float:
-    """Cores that other things keep busy right now: unless that is next to none, the figures mean little."""
-
-    def read() -> tuple[int, int]:
-        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        return sum(fields) - fields[3] - fields[4], sum(fields)  # without idle and waiting for disks, see proc(5)
-
-    busy, whole = read()
-    time.sleep(LOOK)
-    later, all_of_it = read()
-    return (later - busy) / max(1, all_of_it - whole) * (os.cpu_count() or 1)
 
 
 def of(runs: Sequence[Recording], pick: Callable[[Recording], float]) -> tuple[float, ...]:

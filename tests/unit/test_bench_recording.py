@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loads import Arrival, Load, burst, mixed, steps_and_sine
 from picture import picture, series
+from processors import read_ticks, withheld
 from recording import Delivery, Figure, Pod, Recording, Sheet, Spent, Task, percentile, spent, table
 from rival_venv import Speed
-from run import WORKS, parse, read, title, write
+from run import WORKS, accompanied, parse, read, title, write
+from works import Result
 
 BEGAN = 1000.0
 
@@ -195,3 +197,20 @@ def test_workers_are_compared_within_their_round_and_with_celery_by_the_process(
     assert (figure.values, figure.floor) == ((2.0, 4.0), 1.0)
     assert found["worker, 1 at once: bare pika with a handler thread, time a task"].values == (1000.0, 500.0)
     assert found["worker, 1 at once: Celery, prefork 1, CPU a task"].values == (50.0, 50.0)
+
+
+def test_what_the_host_withholds_is_a_share_of_all_processor_time() -> None:
+    before = read_ticks("cpu  100 0 50 800 20 0 10 20 7 0\ncpu0 1 2 3\n")  # guests (7) count as user already
+    after = read_ticks("cpu  190 5 70 830 25 0 15 65 9 0\ncpu0 1 2 3\n")
+    assert (before.all, before.idle, before.withheld) == (1000, 820, 20)
+    assert withheld(before, after) == pytest.approx(45 / 200)
+    assert withheld(before, before) == 0
+
+
+def test_what_the_host_withholds_stands_beside_a_work_s_figures() -> None:
+    figure = Figure("a figure", (1.0,))
+    result = accompanied("burst", lambda: Result((figure,), {"burst-1": RUN}))
+    assert result.figures[0] == figure
+    assert result.runs == {"burst-1": RUN}
+    assert result.figures[1].name == "burst: share of the processor time that the host withheld"
+    assert 0 <= result.figures[1].values[0] <= 1
