@@ -39,6 +39,10 @@ EVENTS_KEPT = 10_000
 EVENTS_RETRY = 5.0
 """Seconds until the next try where a channel was lost."""
 
+BIND_EVERY = 10.0
+"""Seconds between two times that the operator's event queue is bound. An exchange that somebody deletes takes its
+bindings along, and nothing tells that; one of another type that has taken its place is refused then."""
+
 HEARD_KEYS = ("worker.#", "submitted.#", "resync")
 
 REFUSED = 403
@@ -181,20 +185,26 @@ class Broker:
         """Hear events until the channel closes."""
         channel = await connection.channel()
         raw = channel.raw
-        await channel.call(raw.exchange_declare, EVENTS_EXCHANGE, "topic", durable=True)
         arguments = {"x-queue-type": "classic", "x-max-length": EVENTS_KEPT, "x-overflow": "drop-head"}
         # One for each operator: one that stands by hears the workers, too, and knows them when it has to act.
         queue = f"{OPERATOR_EVENTS_PREFIX}{uuid.uuid4().hex[:8]}"
         await channel.call(raw.queue_declare, queue, exclusive=True, arguments=arguments)
-        for key in HEARD_KEYS:
-            await channel.call(raw.queue_bind, queue, EVENTS_EXCHANGE, key)
+        await self._bind(channel, queue)
         self.listening_since = asyncio.get_running_loop().time()  # what is told from here on is kept for us
         await channel.call(raw.basic_consume, queue, self._on_message, auto_ack=True)
         self.events_problem = ""
         raw.add_on_cancel_callback(lambda _frame: raw.close())  # the queue was deleted: start over
-        await asyncio.wait([channel.closed, connection.closed], return_when=asyncio.FIRST_COMPLETED)
+        ends = [channel.closed, connection.closed]
+        while not (await asyncio.wait(ends, timeout=BIND_EVERY, return_when=asyncio.FIRST_COMPLETED))[0]:
+            await self._bind(channel, queue)
         if not connection.closed.done():  # else that is lost, which is told for itself
             log.warning("the event queue is lost: %s", channel.closed.result())
+
+    async def _bind(self, channel: Channel, queue: str) -> None:
+        """Have the exchange for events, and its events put into a queue; both may be so already."""
+        await channel.call(channel.raw.exchange_declare, EVENTS_EXCHANGE, "topic", durable=True)
+        for key in HEARD_KEYS:
+            await channel.call(channel.raw.queue_bind, queue, EVENTS_EXCHANGE, key)
 
     def _on_message(self, _channel: object, method: Basic.Deliver, _properties: BasicProperties, body: bytes) -> None:
         try:

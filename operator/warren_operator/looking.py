@@ -25,7 +25,7 @@ from warren_operator.resource import Key, Mode, Spec
 from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY, next_look
 from warren_operator.scaling import Wants
 from warren_operator.telling import Teller
-from warren_operator.topology import OVERRIDDEN, Finding, Topology
+from warren_operator.topology import OF_THE_QUEUE, OVERRIDDEN, Finding, Topology
 from warren_operator.workloads import TargetState, Workloads
 
 STANDING = frozenset(
@@ -67,6 +67,7 @@ FIRST_DECLARING = 120.0
 AUTOSCALER_CONFLICT = "AutoscalerConflict"
 BUDGET_UNKNOWN = "BudgetUnknown"
 CLUSTER_UNREADABLE = "ClusterUnreadable"
+EVENTS_UNHEARD = "EventsUnheard"
 
 TOLD_AFTER = 3
 """Readings in a row that must have failed before it is told: a single slow answer is no news."""
@@ -179,6 +180,7 @@ class Looker:
             self._findings(entry),
             self._workloads.problem,
             self._broker.problem,
+            self._broker.events_problem,
             self._topology.problem,
             self._workloads.autoscalers(target_of(entry.item.key, spec)),
         )
@@ -258,7 +260,7 @@ class Looker:
         pods = frozenset(pod.name for pod in (*target.pods, *target.ending))
         self._reports.forget(queue, entry.pods - pods, now)
         entry.pods = pods
-        if counts is not None and any(item.reason != OVERRIDDEN for item in self._findings(entry)):
+        if counts is not None and any(item.reason in OF_THE_QUEUE for item in self._findings(entry)):
             # A queue of another kind promises other things: nothing is decided on what is counted there.
             counts, unknown = None, f"queue {queue} is not what Warren needs"
         return observe(
@@ -294,6 +296,8 @@ class Looker:
             causes.append(("BrokerUnavailable", f"{broker.problem}; {BROKER_ADVICE}"))
         causes.append(("BrokerTooOld" if broker.too_old else "TopologyUnknown", topology.problem))
         causes += [(item.reason, item.message) for item in self._findings(entry) if item.reason != OVERRIDDEN]
+        if not broker.problem:
+            causes.append((EVENTS_UNHEARD, broker.events_problem))
         if view.unknown and entry.memory.failures >= TOLD_AFTER:
             causes.append(("QueueUnavailable", f"{view.unknown}; the workers stay as they are"))
         return next((Problem(reason, text) for reason, text in causes if text), entry.trouble)

@@ -200,7 +200,12 @@ class Finding:
 
 MISMATCH = "QueueMismatch"
 REFUSED = "QueueRefused"
+WRONG_DEFAULT = "DefaultQueueType"
+EXCHANGE_MISMATCH = "ExchangeMismatch"
 OVERRIDDEN = "PolicyOverridden"
+
+OF_THE_QUEUE = frozenset({MISMATCH, REFUSED, WRONG_DEFAULT})
+"""Findings with which the queue is none that Warren could count on. Under the others its tasks are counted."""
 
 
 def definition(settings: QueueSettings) -> dict[str, Any]:
@@ -290,26 +295,26 @@ def findings(want: Desired, have: Actual, queue: str) -> tuple[Finding, ...]:
                     f"or name another queue in spec.queue.name",
                 )
             )
-    for name, kind in want.exchanges.items():
-        if have.exchanges.get(name, kind) != kind:
-            found.append(
-                Finding(
-                    MISMATCH,
-                    f"exchange {name} is of type {have.exchanges[name]}; Warren needs {kind}: delete it, and the "
-                    "operator makes it anew",
-                )
-            )
     facts = have.queues.get(queue)
     if facts is not None and not found and queue in want.policy_of:
         name = want.policy_of[queue]
         if have.policies.get(name) == want.policies[name]:  # else it is about to be put in place
             found += _override(queue, facts, name, want.policies[name].definition, have)
+    for name, kind in want.exchanges.items():
+        if have.exchanges.get(name, kind) != kind:
+            found.append(
+                Finding(
+                    EXCHANGE_MISMATCH,
+                    f"exchange {name} is of type {have.exchanges[name]}; Warren needs {kind}: delete it, and the "
+                    "operator makes it anew",
+                )
+            )
     return tuple(found)
 
 
 def _wrong_default(name: str, kind: str) -> Finding:
     return Finding(
-        "DefaultQueueType",
+        WRONG_DEFAULT,
         f"queue {name} is not declared: the virtual host's default queue type is {kind}, and Warren declares without "
         "arguments; set it with `rabbitmqctl update_vhost_metadata VHOST --default-queue-type quorum`",
     )

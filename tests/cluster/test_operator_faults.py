@@ -130,6 +130,26 @@ def test_a_foreign_policy_moves_nobody(evidence: Evidence) -> None:
         eventually(lambda: evidence.condition(SPARE, "PolicyOverridden")["status"] == "False", "it is gone", limit=90)
 
 
+def test_the_exchange_for_events_is_of_another_type(evidence: Evidence) -> None:
+    """Nobody tells the operator of anything any more. The queues are as they are to be, and more workers come."""
+    kube = evidence.kube
+    exchange = '{resource, <<"/">>, exchange, <<"warren.events">>}'
+    delete = f'rabbit_exchange:delete({exchange}, false, <<"test">>)'
+    with untouched(evidence, BUSY, IDLE, SPARE):
+        kube.rabbitmqctl(
+            "eval", f'{delete}, rabbit_exchange:declare({exchange}, direct, true, false, false, [], <<"test">>).'
+        )
+        try:
+            told(evidence, BUSY, "ExchangeMismatch", "exchange warren.events is of type direct", "delete it")
+            assert evidence.condition(BUSY, "PolicyOverridden")["status"] == "False", "that is still known"
+            task = evidence.submit(NONE, "0")
+            eventually(lambda: any(run.ended for run in evidence.runs({task})), "a worker comes for a new task")
+        finally:
+            kube.rabbitmqctl("eval", f"{delete}.")
+        eventually(lambda: evidence.release.replicas(NONE) == 0, "the worker that came goes again")
+        well_again(evidence)
+
+
 def test_the_broker_is_down(evidence: Evidence) -> None:
     """For longer than any report or statistics count. Last, because it takes every connection with it.
 

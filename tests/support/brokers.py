@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pika
 from chart import BrokerFiles, Values, broker_files
 from pika.adapters.blocking_connection import BlockingChannel
@@ -128,6 +129,12 @@ class Broker:
         finally:
             if connection.is_open:
                 connection.close()
+
+
+def administer(broker: Broker, method: str, path: str, body: Mapping[str, object] | None = None) -> None:
+    """A call to the management API, which is quicker than rabbitmqctl by a second."""
+    url = f"http://{broker.host}:{broker.management_port}/api/{path}"
+    httpx.request(method, url, json=body, auth=(ADMIN, PASSWORD), timeout=30).raise_for_status()
 
 
 def image() -> str:

@@ -54,7 +54,7 @@ class Queues:
         served: what was last to be there, and whether other policies might be dropped.
     """
 
-    problem = ""
+    problem = events_problem = ""
     too_old = declaring = False
     listening_since = 0.0
 

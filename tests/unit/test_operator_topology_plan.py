@@ -9,6 +9,7 @@ from warren_operator.settings import BUILT_IN
 from warren_operator.topology import (
     DEAD_POLICY,
     DEFAULT_POLICY,
+    EXCHANGE_MISMATCH,
     EXCHANGES,
     MISMATCH,
     OVERRIDDEN,
@@ -168,8 +169,12 @@ def test_an_exchange_of_another_type_is_found() -> None:
     have = met(target)
     have = replace(have, exchanges={**have.exchanges, "warren.tasks": "fanout"})
     (finding,) = findings(target, have, "one")
+    assert finding.reason == EXCHANGE_MISMATCH
     assert "warren.tasks is of type fanout" in finding.message
     assert not plan(target, have, owned).exchanges
+    foreign = {**have.queues, "one": facts(effective={"max-length": 5}, policy="mine")}
+    reasons = [item.reason for item in findings(target, replace(have, queues=foreign), "one")]
+    assert reasons == [OVERRIDDEN, EXCHANGE_MISMATCH], "a policy over ours is found all the same"
 
 
 def test_a_foreign_policy_over_ours_is_found() -> None:

@@ -30,6 +30,10 @@ CHANNELS = 8
 MAX_EVENTS = 10_000
 """Messages in our event queue; the oldest are dropped."""
 
+BIND_EVERY = 10.0
+"""Seconds between two times that our event queue is bound: an exchange that somebody deletes takes its bindings along,
+and nothing tells that."""
+
 RETRY = Backoff(first=0.5, longest=5.0)
 NOT_FOUND = 404
 """AMQP reply code: the exchange or queue does not exist."""
@@ -125,29 +129,35 @@ class Observer:
         while True:
             channel = await connection.channel()
             try:
-                await self._consume(channel)
+                queue = await self._consume(channel)
                 self._on_listening()
                 delays = RETRY.delays()
-                reason = await channel.closed
-                log.warning("no events for a moment: %s", reason)
+                while not (await asyncio.wait([channel.closed], timeout=BIND_EVERY))[0]:
+                    await self._bind(channel, queue)
+                log.warning("no events for a moment: %s", channel.closed.result())
             except ChannelClosedByBroker as error:
                 if error.reply_code != NOT_FOUND:
                     raise
                 log.warning("waiting for the operator to declare exchange %s", EVENTS_EXCHANGE)
             await asyncio.sleep(next(delays))
 
-    async def _consume(self, channel: Channel) -> None:
+    async def _bind(self, channel: Channel, queue: str) -> None:
+        for key in BINDINGS:
+            await channel.call(channel.raw.queue_bind, queue, EVENTS_EXCHANGE, key)
+
+    async def _consume(self, channel: Channel) -> str:
+        """Have a queue for events of our own, bound, and its events brought to us; its name."""
         queue = PRODUCER_QUEUE_PREFIX + secrets.token_hex(8)
         # The virtual host's default type is quorum, which knows no exclusive queues.
         arguments = {"x-queue-type": "classic", "x-max-length": MAX_EVENTS, "x-overflow": "drop-head"}
         await channel.call(channel.raw.queue_declare, queue, exclusive=True, arguments=arguments)
-        for key in BINDINGS:
-            await channel.call(channel.raw.queue_bind, queue, EVENTS_EXCHANGE, key)
+        await self._bind(channel, queue)
         # pika stops in silence when the broker cancels a consumer: a closed channel starts it anew.
         channel.raw.add_on_cancel_callback(lambda _: channel.raw.close())
         await channel.call(
             channel.raw.basic_consume, queue, on_message_callback=self._on_event, auto_ack=True, exclusive=True
         )
+        return queue
 
     def _on_event(self, _channel: object, method: pika.spec.Basic.Deliver, _properties: object, body: bytes) -> None:
         try:
