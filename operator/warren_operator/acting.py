@@ -16,6 +16,7 @@ from warren_operator.kube import Changes, KubeError
 from warren_operator.notes import scaled
 from warren_operator.observation import WorkerReports
 from warren_operator.policy import Decision
+from warren_operator.reasons import Reason
 from warren_operator.resource import Key
 from warren_operator.telling import Teller
 from warren_operator.workloads import Workloads
@@ -112,13 +113,13 @@ class Actor:
             log.info("%s: %s", entry.item.key, error)
             if contested >= CONTESTED:
                 trouble = Problem(
-                    "ScalingRefused", f"replicas of Deployment {target.name} could not be changed: {error}"
+                    Reason.SCALING_REFUSED, f"replicas of Deployment {target.name} could not be changed: {error}"
                 )
                 entry.act_after = loop.time() + RETRY_EVERY
         except Outdated as error:
             log.info("%s: %s", entry.item.key, error)
         except KubeError as error:
-            trouble = Problem("ScalingRefused", _refused(error, target))
+            trouble = Problem(Reason.SCALING_REFUSED, _refused(error, target))
             entry.act_after = loop.time() + RETRY_EVERY
             log.warning("%s: %s", entry.item.key, trouble.message)
         else:

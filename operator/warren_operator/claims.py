@@ -4,10 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from warren_operator.explanation import Problem
+from warren_operator.reasons import Reason
 from warren_operator.resource import Key, QueueSettings, Spec, WorkQueue, queue_settings
-
-QUEUE_TAKEN = "QueueTaken"
-"""Why a WorkQueue is not served whose queue is another one's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +48,16 @@ def target_of(key: Key, spec: Spec) -> Key:
 def _refusal(item: WorkQueue, owners: Mapping[str, Key], targets: Mapping[Key, Key]) -> Problem | None:
     """Why a WorkQueue is not served, given what older ones claim."""
     if item.spec is None:
-        return Problem("InvalidSpec", item.problem)
+        return Problem(Reason.INVALID_SPEC, item.problem)
     owner = owners.get(item.queue)
     if owner is not None:
         text = f"queue {item.queue} belongs to the older WorkQueue {owner}: name another in spec.queue.name"
-        return Problem(QUEUE_TAKEN, text)
+        return Problem(Reason.QUEUE_TAKEN, text)
     target = target_of(item.key, item.spec)
     owner = targets.get(target)
     if owner is not None:
         text = (
             f"Deployment {target.name} belongs to the older WorkQueue {owner}: name another in spec.scaleTargetRef.name"
         )
-        return Problem("ScaleTargetTaken", text)
+        return Problem(Reason.SCALE_TARGET_TAKEN, text)
     return None

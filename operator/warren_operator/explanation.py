@@ -21,6 +21,7 @@ from warren_operator.policy import (
     Rule,
     Scaling,
 )
+from warren_operator.reasons import Reason
 from warren_operator.remedies import Situation, remedies, remedies_at_none
 from warren_operator.resource import PastDecisionStatus
 
@@ -34,7 +35,7 @@ class Problem:
         message: what happened, and what to do.
     """
 
-    reason: str
+    reason: Reason
     message: str
 
 
@@ -99,7 +100,7 @@ def _stuck(view: View) -> Problem | None:
     failing = [worker.name for worker in workers if worker.phase is Phase.FAILING]
     if failing:
         text = f"{_pods(failing)} cannot start ({view.failing}): mend what `kubectl describe pod {failing[0]}` tells"
-        return Problem("WorkersFailing", f"no worker is up, and {text}")
+        return Problem(Reason.WORKERS_FAILING, f"no worker is up, and {text}")
     pending = [worker.name for worker in workers if worker.phase is Phase.PENDING and worker.age > PENDING_LIMIT]
     if pending:
         text = (
@@ -107,7 +108,7 @@ def _stuck(view: View) -> Problem | None:
             f"{format_duration(PENDING_LIMIT)}: see `kubectl describe pod {pending[0]}`, and make room in the cluster, "
             "or have the workers ask for less"
         )
-        return Problem("WorkersPending", f"no worker is up, and {text}")
+        return Problem(Reason.WORKERS_PENDING, f"no worker is up, and {text}")
     return None
 
 

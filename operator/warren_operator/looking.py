@@ -21,6 +21,7 @@ from warren_operator.observation import (
     observe,
 )
 from warren_operator.policy import Limit, Phase, decide
+from warren_operator.reasons import Reason
 from warren_operator.resource import Key, Mode, Spec
 from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY, next_look
 from warren_operator.scaling import Wants
@@ -63,11 +64,6 @@ FIRST_READING = 15.0
 
 FIRST_DECLARING = 120.0
 """The same while queues are being declared, thousands perhaps: to tell of each that it waits would take longer."""
-
-AUTOSCALER_CONFLICT = "AutoscalerConflict"
-BUDGET_UNKNOWN = "BudgetUnknown"
-CLUSTER_UNREADABLE = "ClusterUnreadable"
-EVENTS_UNHEARD = "EventsUnheard"
 
 TOLD_AFTER = 3
 """Readings in a row that must have failed before it is told: a single slow answer is no news."""
@@ -153,7 +149,7 @@ class Looker:
         if target is None:
             text = f"Deployment {key.name} does not exist: make it, or name another in spec.scaleTargetRef.name"
             self._wants.forget(entry.item.key)  # there are no workers that would need a budget
-            self._teller.explain(entry, Explained(Problem("ScaleTargetMissing", text)))
+            self._teller.explain(entry, Explained(Problem(Reason.SCALE_TARGET_MISSING, text)))
             return IDLE_EVERY
         pause = self._too_early(entry, target, reading.counts)
         if pause is not None:
@@ -220,7 +216,7 @@ class Looker:
         now = asyncio.get_running_loop().time()
         key = target_of(entry.item.key, spec)
         problem, override = self._problem(entry, spec, key, view), self._override(entry)
-        if problem is not None and problem.reason in (AUTOSCALER_CONFLICT, BUDGET_UNKNOWN):
+        if problem is not None and problem.reason in (Reason.AUTOSCALER_CONFLICT, Reason.BUDGET_UNKNOWN):
             seen = view.seen
             self._wants.occupy(entry.item.key, spec, seen.replicas, len(seen.workers) + seen.ending)
             self._teller.explain(entry, Explained(problem, override, view))
@@ -286,21 +282,23 @@ class Looker:
         """What is wrong: the cause before its consequences."""
         topology, broker = self._topology, self._broker
         autoscalers = self._workloads.autoscalers(target)
-        causes: list[tuple[str, str]] = []
+        causes: list[tuple[Reason, str]] = []
         if autoscalers:
-            causes.append((AUTOSCALER_CONFLICT, _another_scales(autoscalers[0], target)))
+            causes.append((Reason.AUTOSCALER_CONFLICT, _another_scales(autoscalers[0], target)))
         if spec.budget is not None and spec.budget.name not in self._wants.budgets:
-            causes.append((BUDGET_UNKNOWN, _no_budget(spec.budget.name)))
-        causes.append((CLUSTER_UNREADABLE, self._workloads.problem and f"{self._workloads.problem}; {CLUSTER_ADVICE}"))
+            causes.append((Reason.BUDGET_UNKNOWN, _no_budget(spec.budget.name)))
+        if self._workloads.problem:
+            causes.append((Reason.CLUSTER_UNREADABLE, f"{self._workloads.problem}; {CLUSTER_ADVICE}"))
         if broker.problem:
-            causes.append(("BrokerUnavailable", f"{broker.problem}; {BROKER_ADVICE}"))
-        causes.append(("BrokerTooOld" if broker.too_old else "TopologyUnknown", topology.problem))
-        causes += [(item.reason, item.message) for item in self._findings(entry) if item.reason != OVERRIDDEN]
-        if not broker.problem:
-            causes.append((EVENTS_UNHEARD, broker.events_problem))
+            causes.append((Reason.BROKER_UNAVAILABLE, f"{broker.problem}; {BROKER_ADVICE}"))
+        causes.append((Reason.BROKER_TOO_OLD if broker.too_old else Reason.TOPOLOGY_UNKNOWN, topology.problem))
+        causes += [(Reason(item.reason), item.message) for item in self._findings(entry) if item.reason != OVERRIDDEN]
         if view.unknown and entry.memory.failures >= TOLD_AFTER:
-            causes.append(("QueueUnavailable", f"{view.unknown}; the workers stay as they are"))
-        return next((Problem(reason, text) for reason, text in causes if text), entry.trouble)
+            causes.append((Reason.QUEUE_UNAVAILABLE, f"{view.unknown}; the workers stay as they are"))
+        if entry.trouble is not None:
+            causes.append((entry.trouble.reason, entry.trouble.message))
+        causes.append((Reason.EVENTS_UNHEARD, broker.events_problem))
+        return next((Problem(reason, text) for reason, text in causes if text), None)
 
     def _override(self, entry: Entry) -> str | None:
         """Whose policy is in the way, and what it changes."""

@@ -21,11 +21,12 @@ from warren_operator.explanation import Explained, Problem
 from warren_operator.history import recalled
 from warren_operator.kube import Api, Changes
 from warren_operator.lease import Lease
-from warren_operator.looking import CLUSTER_UNREADABLE, Looker, Sources
+from warren_operator.looking import Looker, Sources
 from warren_operator.notes import Note
 from warren_operator.observation import WorkerReports
 from warren_operator.pace import Pace
 from warren_operator.policy import IDLE_FOR
+from warren_operator.reasons import Reason
 from warren_operator.resource import Key, WorkQueue
 from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY, JUST_AFTER
 from warren_operator.scaling import Wants
@@ -182,7 +183,7 @@ class Loop:
         self._unsynced_told_at = now
         self._take_in(now)
         for entry in self.entries.values():
-            told = Explained(Problem(CLUSTER_UNREADABLE, f"{problem}; nothing is scaled until then"))
+            told = Explained(Problem(Reason.CLUSTER_UNREADABLE, f"{problem}; nothing is scaled until then"))
             self._teller.explain(entry, told)
 
     async def _rest(self, now: float) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import pydantic
 
 from warren_contract.events import PastDecision, QueueState
-from warren_operator.claims import QUEUE_TAKEN
 from warren_operator.conditions import conditions, verdicts
 from warren_operator.explanation import Explained, clipped, rate, span
 from warren_operator.policy import Decision
+from warren_operator.reasons import Reason
 from warren_operator.resource import BacklogStatus, DecisionStatus, Status, WorkersStatus, WorkQueue, timestamp
 
 LONGEST_TEXT = 600
@@ -109,7 +109,7 @@ def substance(item: WorkQueue, told: Explained) -> tuple[object, ...]:
 def queue_state(item: WorkQueue, told: Explained, at: float) -> QueueState | None:
     """The event message for the producers; None where it is not for this WorkQueue to speak of the queue."""
     view, decision, problem = told.view, told.decision, told.problem
-    if item.spec is None or (problem is not None and problem.reason == QUEUE_TAKEN):
+    if item.spec is None or (problem is not None and problem.reason is Reason.QUEUE_TAKEN):
         return None
     backlog = None if view is None else view.seen.backlog
     low, high = (item.spec.min_replicas, item.spec.max_replicas) if told.scaling is None else told.scaling.bounds

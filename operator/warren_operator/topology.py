@@ -16,6 +16,7 @@ from warren_contract.names import DEAD_EXCHANGE, DEAD_SUFFIX, EVENTS_EXCHANGE, T
 from warren_operator.broker import DECLARING, OLDEST_BROKER, Broker, DeclareRefused
 from warren_operator.management import Management, ManagementUnavailable
 from warren_operator.observation import Statistics
+from warren_operator.reasons import Reason
 from warren_operator.resource import Key, QueueSettings
 
 log = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ class Finding:
     """Something about a queue that the operator cannot or may not mend.
 
     Attributes:
-        reason: one word, for a condition.
+        reason: a `Reason`; or `OVERRIDDEN`, which has a condition of its own.
         message: what differs, and what to do.
     """
 
@@ -198,13 +199,9 @@ class Finding:
     message: str
 
 
-MISMATCH = "QueueMismatch"
-REFUSED = "QueueRefused"
-WRONG_DEFAULT = "DefaultQueueType"
-EXCHANGE_MISMATCH = "ExchangeMismatch"
 OVERRIDDEN = "PolicyOverridden"
 
-OF_THE_QUEUE = frozenset({MISMATCH, REFUSED, WRONG_DEFAULT})
+OF_THE_QUEUE = frozenset({Reason.QUEUE_MISMATCH, Reason.QUEUE_REFUSED, Reason.DEFAULT_QUEUE_TYPE})
 """Findings with which the queue is none that Warren could count on. Under the others its tasks are counted."""
 
 
@@ -285,11 +282,13 @@ def findings(want: Desired, have: Actual, queue: str) -> tuple[Finding, ...]:
             if have.default_queue_type != "quorum":
                 found.append(_wrong_default(name, have.default_queue_type))
             elif name in have.refused:
-                found.append(Finding(REFUSED, f"the broker does not declare queue {name}: {have.refused[name]}"))
+                found.append(
+                    Finding(Reason.QUEUE_REFUSED, f"the broker does not declare queue {name}: {have.refused[name]}")
+                )
         elif differing := _differing(facts):
             found.append(
                 Finding(
-                    MISMATCH,
+                    Reason.QUEUE_MISMATCH,
                     f"queue {name} exists with {differing}; Warren needs a durable quorum queue without arguments and "
                     "changes nothing about it: move its messages elsewhere and delete it (the operator makes it anew), "
                     f"or name another queue in spec.queue.name",
@@ -304,7 +303,7 @@ def findings(want: Desired, have: Actual, queue: str) -> tuple[Finding, ...]:
         if have.exchanges.get(name, kind) != kind:
             found.append(
                 Finding(
-                    EXCHANGE_MISMATCH,
+                    Reason.EXCHANGE_MISMATCH,
                     f"exchange {name} is of type {have.exchanges[name]}; Warren needs {kind}: delete it, and the "
                     "operator makes it anew",
                 )
@@ -314,7 +313,7 @@ def findings(want: Desired, have: Actual, queue: str) -> tuple[Finding, ...]:
 
 def _wrong_default(name: str, kind: str) -> Finding:
     return Finding(
-        WRONG_DEFAULT,
+        Reason.DEFAULT_QUEUE_TYPE,
         f"queue {name} is not declared: the virtual host's default queue type is {kind}, and Warren declares without "
         "arguments; set it with `rabbitmqctl update_vhost_metadata VHOST --default-queue-type quorum`",
     )

@@ -23,9 +23,10 @@ from warren_operator.broker import Broker as OperatorBroker
 from warren_operator.broker import EventPublisher
 from warren_operator.management import Management
 from warren_operator.observation import Counts
+from warren_operator.reasons import Reason
 from warren_operator.resource import Key, QueueSettings
 from warren_operator.settings import BUILT_IN
-from warren_operator.topology import DEFAULT_POLICY, EXCHANGE_MISMATCH, MISMATCH, OVERRIDDEN, REFUSED, Topology
+from warren_operator.topology import DEFAULT_POLICY, OVERRIDDEN, Topology
 
 LIMIT = 30.0
 """Seconds for anything to happen; far beyond what it takes."""
@@ -205,7 +206,7 @@ async def test_a_queue_with_other_arguments_is_left_alone_and_reported(site: Sit
     async with site.connected():
         await site.compare("odd", "fine")
         (finding,) = site.topology.findings("odd")
-        assert finding.reason == MISMATCH
+        assert finding.reason == Reason.QUEUE_MISMATCH
         assert "type classic" in finding.message
         assert "x-max-priority=5" in finding.message
         assert site.topology.findings("fine") == (), "one bad queue spoils no other"
@@ -289,7 +290,7 @@ async def test_what_the_broker_refuses_is_told_of_that_queue_and_the_others_are_
         assert refused
         assert set(refused) < set(names[:20]), "there is room for some more"
         (finding,) = site.topology.findings(refused[0])
-        assert finding.reason == REFUSED
+        assert finding.reason == Reason.QUEUE_REFUSED
         assert "limit" in finding.message
         assert (await site.counts("q30")).ready == 0
         administer(site.running, "DELETE", f"vhost-limits/{site.settings.vhost}/max-queues")
@@ -512,7 +513,7 @@ async def test_events_that_are_refused_keep_no_queue_from_being_read(
         assert "delete exchange warren.events" in site.broker.events_problem
         await site.compare("one")
         (finding,) = site.topology.findings("one")
-        assert finding.reason == EXCHANGE_MISMATCH
+        assert finding.reason == Reason.EXCHANGE_MISMATCH
         assert "exchange warren.events is of type direct" in finding.message
         for _ in range(10):
             assert (await site.counts("one")).ready == 0

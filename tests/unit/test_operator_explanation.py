@@ -1,5 +1,6 @@
 """What is told: the sentence, the status and its conditions, Events, event messages."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,14 +10,13 @@ import pytest
 
 from warren_contract.durations import parse_duration
 from warren_contract.events import MAX_EVENT_SIZE, decode, encode
-from warren_operator import explanation
-from warren_operator.claims import QUEUE_TAKEN
 from warren_operator.conditions import UNCOMPARED, transitions
 from warren_operator.explanation import Explained, Problem, sentence, span
 from warren_operator.history import History, extended, recalled
 from warren_operator.notes import event_body, scaled
 from warren_operator.observation import View
 from warren_operator.policy import Backlog, Decision, Limit, Memory, Observation, Phase, Rule, Scaling, Worker
+from warren_operator.reasons import Reason
 from warren_operator.resource import Key, PastDecisionStatus, Spec, Status, WorkQueue, parse_spec
 from warren_operator.status import queue_state, status, status_patch, substance
 
@@ -152,11 +152,11 @@ def test_where_no_worker_comes_up_that_is_told_though_no_more_are_wanted() -> No
     pending = Worker("late", Phase.PENDING, age=301.0)
     what = stuck(Worker("new", Phase.STARTING), bad, failing="ImagePullBackOff")
     assert what.problem == Problem(
-        "WorkersFailing",
+        Reason.WORKERS_FAILING,
         "no worker is up, and 1 pod cannot start (ImagePullBackOff): mend what `kubectl describe pod bad` tells",
     )
     assert stuck(pending, pending).problem == Problem(
-        "WorkersPending",
+        Reason.WORKERS_PENDING,
         "no worker is up, and 2 pods have been pending for over 5m: see `kubectl describe pod late`, and make room in "
         "the cluster, or have the workers ask for less",
     )
@@ -164,7 +164,7 @@ def test_where_no_worker_comes_up_that_is_told_though_no_more_are_wanted() -> No
     for fine in ((bad, good), (pending, good), (replace(pending, age=299.0),), (Worker("new", Phase.STARTING),), ()):
         assert stuck(*fine).problem is None
     assert stuck(replace(pending, busy=True)).problem is None, "it works, whatever Kubernetes says of it"
-    cause = Problem("BrokerUnavailable", "x")
+    cause = Problem(Reason.BROKER_UNAVAILABLE, "x")
     assert stuck(bad, problem=cause).problem == cause
 
 
@@ -178,16 +178,29 @@ def test_what_is_told_of_workers_that_do_not_come_up_is_told_everywhere() -> Non
     assert state.problem.startswith("WorkersFailing: no worker is up")
 
 
-def test_problems_that_leave_the_policy_unknown_are_problems_that_are_told() -> None:
-    package = Path(explanation.__file__).parent
-    source = (package / "looking.py").read_text() + (package / "topology.py").read_text()
-    assert all(f'"{reason}"' in source for reason in UNCOMPARED)
-
-
-@pytest.mark.parametrize("reason", ["WorkersFailing", "WorkersPending", "NotCompared"])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *Reason,
+        "Working",
+        "InForce",
+        "ForeignPolicy",
+        "NotCompared",
+        "Backlog",
+        "Workers",
+        "Idle",
+        "BacklogUnknown",
+        "Free",
+    ],
+)
 def test_the_documentation_knows_what_conditions_say(reason: str) -> None:
-    document = Path(__file__).parent.parent.parent / "docs" / "scaling.md"
+    document = Path(__file__).parent.parent.parent / "docs" / "conditions.md"
     assert f"`{reason}`" in document.read_text()
+
+
+def test_the_documentation_has_the_reasons_in_the_order_in_which_they_are_told() -> None:
+    document = (Path(__file__).parent.parent.parent / "docs" / "conditions.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", document.partition("## The others")[0], re.MULTILINE) == [*Reason]
 
 
 def test_whose_policy_applies_is_only_told_where_it_is_known() -> None:
@@ -200,9 +213,9 @@ def test_whose_policy_applies_is_only_told_where_it_is_known() -> None:
 
     unknown = ("Unknown", "NotCompared")
     assert told_of(told()) == ("False", "InForce")
-    assert told_of(told(problem=Problem("ScalingRefused", "x"))) == ("False", "InForce")
+    assert told_of(told(problem=Problem(Reason.SCALING_REFUSED, "x"))) == ("False", "InForce")
     assert told_of(uncounted(told())) == unknown, "the broker has not been listed"
-    assert told_of(Explained(Problem(QUEUE_TAKEN, "by another"))) == unknown
+    assert told_of(Explained(Problem(Reason.QUEUE_TAKEN, "by another"))) == unknown
     for reason in sorted(UNCOMPARED):
         assert told_of(told(problem=Problem(reason, "x"))) == unknown, reason
     assert told_of(uncounted(told(override="foreign"))) == ("True", "ForeignPolicy"), "found, and not found to be gone"
@@ -252,14 +265,14 @@ def test_times_are_those_of_the_change() -> None:
     assert again.decision is not None
     assert (again.decision.at, again.decision.from_) == ("2026-01-01T12:00:00Z", 0)
     assert {condition.last_transition_time for condition in again.conditions} == {"2026-01-01T12:00:00Z"}
-    broken = status(written(told()), told(current=12, problem=Problem("BrokerUnavailable", "x")), later)
+    broken = status(written(told()), told(current=12, problem=Problem(Reason.BROKER_UNAVAILABLE, "x")), later)
     times = {condition.type: condition.last_transition_time for condition in broken.conditions}
     assert times["Ready"] == "2026-01-01T12:05:00Z"
     assert times["Active"] == "2026-01-01T12:00:00Z"
 
 
 def test_conditions_follow_what_is_wrong() -> None:
-    rows = conditions(status(ITEM, told(problem=Problem("QueueMismatch", "differs"), override="foreign"), THEN))
+    rows = conditions(status(ITEM, told(problem=Problem(Reason.QUEUE_MISMATCH, "differs"), override="foreign"), THEN))
     assert rows["Ready"] == ("False", "QueueMismatch")
     assert rows["PolicyOverridden"] == ("True", "ForeignPolicy")
     assert conditions(status(ITEM, told(), THEN))["Ready"] == ("True", "Working")
@@ -267,7 +280,7 @@ def test_conditions_follow_what_is_wrong() -> None:
 
 
 def test_without_a_view_there_are_conditions_only() -> None:
-    result = status(ITEM, Explained(Problem("InvalidSpec", "no")), THEN)
+    result = status(ITEM, Explained(Problem(Reason.INVALID_SPEC, "no")), THEN)
     assert set(conditions(result)) == {"Ready", "PolicyOverridden"}
     assert result.backlog is None
 
@@ -295,7 +308,7 @@ def test_the_last_ten_decisions_survive_a_restart_newest_first() -> None:
     assert history[0].at == "2026-01-01T12:00:11Z"
     kept = status_patch(status(ITEM, replace(told(), decisions=history), THEN))["status"]
     assert recalled(kept) == history
-    nothing_seen = status(ITEM, Explained(Problem("ScaleTargetMissing", "x"), decisions=history), THEN)
+    nothing_seen = status(ITEM, Explained(Problem(Reason.SCALE_TARGET_MISSING, "x"), decisions=history), THEN)
     assert nothing_seen.decisions == history, "a time without a view forgets none"
 
 
@@ -343,22 +356,22 @@ def test_events_are_for_what_begins_and_ends() -> None:
         found = transitions(written(before).status["conditions"], status(ITEM, after, THEN).conditions)
         return [(note.reason, note.warning) for note in found]
 
-    well, ill = told(), told(problem=Problem("BrokerUnavailable", "x"))
+    well, ill = told(), told(problem=Problem(Reason.BROKER_UNAVAILABLE, "x"))
     assert notes(well, well) == []
     assert notes(well, ill) == [("BrokerUnavailable", True)]
     assert notes(ill, ill) == []
-    assert notes(ill, told(problem=Problem("QueueMismatch", "y"))) == [("QueueMismatch", True)]
+    assert notes(ill, told(problem=Problem(Reason.QUEUE_MISMATCH, "y"))) == [("QueueMismatch", True)]
     assert notes(ill, well) == [("Ready", False)]
     assert notes(well, told(override="z")) == [("ForeignPolicy", True)]
     assert notes(told(override="z"), well) == [("PolicyInForce", False)]
     assert notes(well, told(Backlog(0, 0), limit=Limit.UNCONFIRMED)) == []
-    away = told(problem=Problem("BrokerUnavailable", "x"))
+    away = told(problem=Problem(Reason.BROKER_UNAVAILABLE, "x"))
     assert notes(away, well) == [("Ready", False)], "whose policy applies was not known, and is as it should be"
     assert notes(told(override="z"), away) == [("BrokerUnavailable", True)], "what is not known is no news"
 
 
 def test_a_new_resource_that_is_ill_is_an_event() -> None:
-    found = transitions([], status(ITEM, told(problem=Problem("ScaleTargetMissing", "x")), THEN).conditions)
+    found = transitions([], status(ITEM, told(problem=Problem(Reason.SCALE_TARGET_MISSING, "x")), THEN).conditions)
     assert [(note.reason, note.warning) for note in found] == [("ScaleTargetMissing", True)]
 
 
@@ -391,7 +404,7 @@ def test_the_event_message_has_all_that_explains() -> None:
 
 
 def test_the_event_message_stays_small_whatever_there_is_to_say() -> None:
-    problem = Problem("QueueUnavailable", "x" * 100_000)
+    problem = Problem(Reason.QUEUE_UNAVAILABLE, "x" * 100_000)
     history = tuple(replace_reason(past, "y" * 300) for past in decided(12))
     state = queue_state(ITEM, replace(told(problem=problem), decisions=history), 5.0)
     assert state is not None
@@ -403,20 +416,20 @@ def replace_reason(past: PastDecisionStatus, reason: str) -> PastDecisionStatus:
 
 
 def test_a_problem_is_told_though_nothing_is_seen() -> None:
-    state = queue_state(ITEM, Explained(Problem("ScaleTargetMissing", "make it")), 5.0)
+    state = queue_state(ITEM, Explained(Problem(Reason.SCALE_TARGET_MISSING, "make it")), 5.0)
     assert state is not None
     assert (state.problem, state.ready, state.desired, state.reason) == ("ScaleTargetMissing: make it", None, None, "")
-    blind = queue_state(ITEM, told(None, problem=Problem("QueueUnavailable", "no leader")), 5.0)
+    blind = queue_state(ITEM, told(None, problem=Problem(Reason.QUEUE_UNAVAILABLE, "no leader")), 5.0)
     assert blind is not None
     assert (blind.ready, blind.asked, blind.rule) == (None, None, "")
 
 
 def test_only_the_owner_of_a_queue_speaks_of_it() -> None:
-    assert queue_state(ITEM, Explained(Problem(QUEUE_TAKEN, "by another")), 5.0) is None
-    assert queue_state(replace(ITEM, spec=None), Explained(Problem("InvalidSpec", "no")), 5.0) is None
+    assert queue_state(ITEM, Explained(Problem(Reason.QUEUE_TAKEN, "by another")), 5.0) is None
+    assert queue_state(replace(ITEM, spec=None), Explained(Problem(Reason.INVALID_SPEC, "no")), 5.0) is None
 
 
 def test_the_spec_is_not_needed_to_explain_that_it_is_wrong() -> None:
     broken: Spec | None = None
-    result = status(replace(ITEM, spec=broken, problem="no"), Explained(Problem("InvalidSpec", "no")), THEN)
+    result = status(replace(ITEM, spec=broken, problem="no"), Explained(Problem(Reason.INVALID_SPEC, "no")), THEN)
     assert conditions(result)["Ready"] == ("False", "InvalidSpec")

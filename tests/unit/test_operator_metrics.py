@@ -14,6 +14,7 @@ from warren_operator.explanation import Explained, Problem
 from warren_operator.metrics import FAMILIES, Metrics
 from warren_operator.observation import View
 from warren_operator.policy import Backlog, Decision, Limit, Memory, Observation, Phase, Rule, Scaling, Worker
+from warren_operator.reasons import Reason
 from warren_operator.resource import Key, WorkQueue, parse_spec
 
 DOCUMENTATION = (Path(__file__).parent.parent.parent / "docs" / "operator-metrics.md").read_text()
@@ -112,7 +113,7 @@ async def test_everything_that_is_explained_is_measured() -> None:
 
 
 async def test_what_is_not_known_has_no_sample_and_a_problem_is_a_condition() -> None:
-    found = await scrape(operator(entry("q", Explained(Problem("ScaleTargetMissing", "x"))), entry("new", None)))
+    found = await scrape(operator(entry("q", Explained(Problem(Reason.SCALE_TARGET_MISSING, "x"))), entry("new", None)))
     names = {name for name, labels in found if ("name", "q") in labels}
     assert names == {"warren_queue_condition", "warren_queue_failed_readings_total"}
     assert found[of("warren_queue_condition", type="Ready", status="False", reason="ScaleTargetMissing")] == 1

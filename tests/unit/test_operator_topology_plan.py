@@ -4,16 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 from warren_operator.parts import owns_policy
+from warren_operator.reasons import Reason
 from warren_operator.resource import Key, QueueSettings
 from warren_operator.settings import BUILT_IN
 from warren_operator.topology import (
     DEAD_POLICY,
     DEFAULT_POLICY,
-    EXCHANGE_MISMATCH,
     EXCHANGES,
-    MISMATCH,
     OVERRIDDEN,
-    REFUSED,
     Actual,
     Binding,
     Desired,
@@ -144,7 +142,7 @@ def test_a_queue_that_is_otherwise_is_named_with_what_differs_and_what_to_do() -
     target = want(one=BUILT_IN)
     have = met(target, one=facts(type="classic", durable=False, arguments={"x-max-priority": 5}))
     (finding,) = findings(target, have, "one")
-    assert finding.reason == MISMATCH
+    assert finding.reason == Reason.QUEUE_MISMATCH
     for part in ("queue one", "type classic", "durable=false", "x-max-priority=5", "delete it", "spec.queue.name"):
         assert part in finding.message
 
@@ -159,7 +157,7 @@ def test_a_queue_that_the_broker_refuses_is_told_in_its_words_and_not_asked_for_
     assert todo.queues == ("two",)
     assert {binding.queue for binding in todo.bindings} == {"two"}, "a refused queue leaves nothing to do"
     (finding,) = findings(target, have, "one")
-    assert finding.reason == REFUSED
+    assert finding.reason == Reason.QUEUE_REFUSED
     assert "queue one: queue limit" in finding.message
     assert not findings(target, have, "two")
 
@@ -169,12 +167,12 @@ def test_an_exchange_of_another_type_is_found() -> None:
     have = met(target)
     have = replace(have, exchanges={**have.exchanges, "warren.tasks": "fanout"})
     (finding,) = findings(target, have, "one")
-    assert finding.reason == EXCHANGE_MISMATCH
+    assert finding.reason == Reason.EXCHANGE_MISMATCH
     assert "warren.tasks is of type fanout" in finding.message
     assert not plan(target, have, owned).exchanges
     foreign = {**have.queues, "one": facts(effective={"max-length": 5}, policy="mine")}
     reasons = [item.reason for item in findings(target, replace(have, queues=foreign), "one")]
-    assert reasons == [OVERRIDDEN, EXCHANGE_MISMATCH], "a policy over ours is found all the same"
+    assert reasons == [OVERRIDDEN, Reason.EXCHANGE_MISMATCH], "a policy over ours is found all the same"
 
 
 def test_a_foreign_policy_over_ours_is_found() -> None:

@@ -1,0 +1,27 @@
+"""What may be wrong with a WorkQueue, in a word each. docs/conditions.md says of each what it means and what to do."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a WorkQueue is not ready. In the order of causes before their consequences: the first one is told."""
+
+    INVALID_SPEC = "InvalidSpec"
+    QUEUE_TAKEN = "QueueTaken"
+    SCALE_TARGET_TAKEN = "ScaleTargetTaken"
+    SCALE_TARGET_MISSING = "ScaleTargetMissing"
+    AUTOSCALER_CONFLICT = "AutoscalerConflict"
+    BUDGET_UNKNOWN = "BudgetUnknown"
+    CLUSTER_UNREADABLE = "ClusterUnreadable"
+    BROKER_UNAVAILABLE = "BrokerUnavailable"
+    BROKER_TOO_OLD = "BrokerTooOld"
+    TOPOLOGY_UNKNOWN = "TopologyUnknown"
+    DEFAULT_QUEUE_TYPE = "DefaultQueueType"
+    QUEUE_REFUSED = "QueueRefused"
+    QUEUE_MISMATCH = "QueueMismatch"
+    EXCHANGE_MISMATCH = "ExchangeMismatch"
+    QUEUE_UNAVAILABLE = "QueueUnavailable"
+    SCALING_REFUSED = "ScalingRefused"
+    EVENTS_UNHEARD = "EventsUnheard"
+    WORKERS_FAILING = "WorkersFailing"
+    WORKERS_PENDING = "WorkersPending"
