@@ -19,9 +19,18 @@ AUTOSCALERS = Kind("apis/autoscaling/v2", "horizontalpodautoscalers")
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 
+CRASH_LOOP = "CrashLoopBackOff"
+
+CRASHES = 2
+"""Restarts from which on Kubernetes pauses before each further one. Between two pauses the container runs for a moment:
+without this, its pod would be starting and failing by turns."""
+
+SOUND_FOR = 600.0
+"""Seconds of running after which Kubernetes takes the next failure for the first again."""
+
 FAILING_REASONS = frozenset(
     {
-        "CrashLoopBackOff",
+        CRASH_LOOP,
         "ImagePullBackOff",
         "ErrImagePull",
         "InvalidImageName",
@@ -164,7 +173,18 @@ def _failing(status: Mapping[str, Any]) -> str:
             reason = (container.get("state") or {}).get("waiting", {}).get("reason", "")
             if reason in FAILING_REASONS:
                 return str(reason)
+            if _crashes(container):
+                return CRASH_LOOP
     return ""
+
+
+def _crashes(container: Mapping[str, Any]) -> bool:
+    """Whether a container that is not ready right now has failed again and again."""
+    ended = (container.get("lastState") or {}).get("terminated") or {}
+    if container.get("ready") or container.get("restartCount", 0) < CRASHES or not ended.get("exitCode"):
+        return False
+    began, over = ended.get("startedAt"), ended.get("finishedAt")
+    return not (began and over and _unix(over) - _unix(began) >= SOUND_FOR)
 
 
 def _unix(text: str) -> float:

@@ -198,6 +198,31 @@ def test_no_scale_in_while_a_rollout_is_under_way(release: Release) -> None:
     eventually(lambda: release.replicas() == 0, "the workers go once the rollout is over")
 
 
+CRASHING = 30.0
+"""Seconds over which a crash loop is watched: Kubernetes starts its container again after 10 s and after 20 s."""
+
+
+def test_workers_in_a_crash_loop_are_told_all_the_time_and_no_more_are_made(release: Release) -> None:
+    """Between two pauses of Kubernetes their containers run for a moment: no reason to hope, nor to make more."""
+    kube = release.kube
+    kube.kubectl("set", "env", f"deployment/{DEPLOYMENT}", "WARREN_HANDLER=there_is:none")
+    try:
+        for number in range(50):
+            release.submit(f"waiting {number}")
+        assert "cannot start (CrashLoopBackOff)" in reason(release, "WorkersFailing")
+        reason(release, "WorkersFailing", "ScalingLimited")
+        before = release.replicas()
+        assert 0 < before < 10
+        deadline = time.monotonic() + CRASHING
+        while time.monotonic() < deadline:
+            assert condition(release, "Ready")["reason"] == "WorkersFailing"
+            assert release.replicas() == before
+            time.sleep(0.5)  # what must not happen cannot be awaited
+    finally:
+        kube.kubectl("rollout", "undo", f"deployment/{DEPLOYMENT}")
+    reason(release, "Working")
+
+
 def sets(kube: Kube) -> list[str]:
     """ReplicaSets of the workers that have pods."""
     found = kube.get("replicasets", "--selector", f"warren.dev/queue={NAME}")

@@ -48,6 +48,46 @@ def test_a_pod_that_is_only_being_created_is_not_failing() -> None:
     assert pod.failing == ""
 
 
+def crashing(**changes: Any) -> str:
+    """Why a pod cannot start whose container is up for the moment between two crashes; with these differences."""
+    ended = {
+        "exitCode": 1,
+        "reason": "Error",
+        "startedAt": "2026-01-01T00:00:00Z",
+        "finishedAt": changes.pop("finishedAt", "2026-01-01T00:00:01Z"),
+    }
+    container = {
+        "ready": False,
+        "restartCount": 2,
+        "state": {"running": {"startedAt": "2026-01-01T00:00:20Z"}},
+        "lastState": {"terminated": {**ended, "exitCode": changes.pop("exitCode", 1)}},
+        **changes,
+    }
+    pod = read_pod({"metadata": owned("ReplicaSet"), "status": {"phase": "Running", "containerStatuses": [container]}})
+    assert pod is not None
+    return pod.failing
+
+
+def test_a_pod_in_a_crash_loop_is_failing_also_while_it_runs_for_a_moment() -> None:
+    assert crashing() == "CrashLoopBackOff"
+    assert crashing(state={"terminated": {"exitCode": 1}}) == "CrashLoopBackOff"
+    assert crashing(state={"waiting": {"reason": "CrashLoopBackOff"}}) == "CrashLoopBackOff"
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"ready": True},
+        {"restartCount": 1},
+        {"exitCode": 0},
+        {"lastState": {}},
+        {"finishedAt": "2026-01-01T00:10:00Z"},
+    ],
+)
+def test_a_pod_that_has_come_up_or_failed_once_or_after_long_is_not_failing(difference: dict[str, Any]) -> None:
+    assert crashing(**difference) == ""
+
+
 def test_a_pod_that_is_being_deleted_and_one_that_is_over() -> None:
     ending = read_pod({"metadata": owned("ReplicaSet", deletionTimestamp="2026-01-01T00:00:00Z"), "status": {}})
     over = read_pod({"metadata": owned("ReplicaSet"), "status": {"phase": "Failed"}})
