@@ -306,10 +306,8 @@ def decide(spec: Scaling, seen: Observation, memory: Memory, now: float) -> Deci
     def hold(limit: Limit, replicas: int = current) -> Decision:
         return Decision(current, asked, replicas, limit, memory, rule)
 
-    if spec.paused:
-        return hold(Limit.PAUSED)
     if asked is None:
-        return _blind(spec, seen, memory)
+        return hold(Limit.PAUSED) if spec.paused else _blind(spec, seen, memory)
     bounded, bound = _bounded(spec, asked)
     floor = min(_floor(spec, seen), spec.ceiling)
     past = memory.wanted or ((now, current),)  # after a restart: what is there was wanted until now
@@ -318,6 +316,8 @@ def decide(spec: Scaling, seen: Observation, memory: Memory, now: float) -> Deci
         wanted=_window(past, spec.stabilization, bounded, now),
         floors=_window(memory.floors, 0.0 if seen.arrival_rate == 0 else FLOOR_SPAN, floor, now),
     )
+    if spec.paused:  # what is wanted meanwhile counts for the stabilization afterwards
+        return hold(Limit.PAUSED)
     if bounded > current:
         replicas, limit = _up(spec, seen, bounded)
         return hold(limit or bound, replicas)

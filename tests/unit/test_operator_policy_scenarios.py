@@ -472,6 +472,29 @@ def test_stabilization_keeps_what_was_wanted_within_the_window() -> None:
     assert decision.replicas == 0
 
 
+def test_what_was_wanted_during_a_pause_counts_for_the_stabilization_after_it() -> None:
+    spec = replace(BURST, stabilization=60.0)
+    story = Story(spec, replicas=4)
+    story.read((20, 0), fleet(0, 4))
+    story.spec = replace(spec, paused=True)
+    for _ in range(70):
+        assert story.read((20, 0), fleet(0, 4)).limit is Limit.PAUSED
+    story.spec = spec
+    held = story.settle((0, 0), fleet(4))
+    assert (held.replicas, held.limit) == (4, Limit.STABILIZATION)
+    assert story.read((0, 0), fleet(4), after=61.0).replicas == 0
+
+
+def test_a_pause_that_began_before_the_operator_holds_no_longer_than_the_window() -> None:
+    """Nothing was wanted while it was paused: once it is not, the workers go, as they would have gone before."""
+    spec = replace(BURST, stabilization=60.0)
+    story = Story(replace(spec, paused=True), replicas=4)
+    for _ in range(70):
+        assert story.read((0, 0), fleet(4)).replicas == 4
+    story.spec = spec
+    assert story.read((0, 0), fleet(4)).replicas == 0
+
+
 def test_a_slow_ramp_is_followed_step_by_step() -> None:
     story = Story(Scaling(max_replicas=50, backlog_per_worker=5))
     levels = [story.read((level, 0), fleet(0, story.replicas)).replicas for level in range(1, 101)]
