@@ -12,8 +12,9 @@ from typing import ClassVar
 
 import records
 from ledger import Harm
+from pods import Process
 from schedule import Kind, Lane
-from stage import NODES, STEADY, STORMY, WELL_LIMIT, Pod, Stage, cluster
+from stage import NODES, QUEUES, STEADY, STORMY, WELL_LIMIT, Pod, Stage, cluster
 from waiting import eventually
 
 from tools.cluster import netns
@@ -111,6 +112,28 @@ class WorkerKilled(Fault):
             if process.own and process.kill():
                 return Hit(f"{pod.name} with {task}", frozenset({pod.name}))
         raise NoVictim
+
+
+class WorkerFrozen(Fault):
+    """A worker stands still while its handlers work on, for longer than its connection bears."""
+
+    kind = "worker frozen"
+    harms = ALL
+    echo = HEARTBEATS
+    hold = (10.0, 40.0)
+
+    def inject(self) -> Hit:
+        pod, task, _ = self.at_work()
+        self._frozen = [process for process in self.stage.processes(pod) if process.own and process.stop()]
+        if not self._frozen:
+            raise NoVictim
+        return Hit(f"{pod.name} with {task}", frozenset({pod.name}))
+
+    def heal(self) -> None:
+        for process in self._frozen:
+            process.go_on()
+
+    _frozen: Sequence[Process] = ()
 
 
 class WorkerDeleted(Fault):
@@ -235,6 +258,54 @@ class BrokerKilled(Fault):
         self.stage.wait_until_brokers_are_well()
 
 
+class BrokerFrozen(Fault):
+    """A broker stands still with all its connections, which its node's kernel goes on taking bytes for."""
+
+    kind = "broker frozen"
+    harms = LOST_CONNECTIONS
+    echo = HEARTBEATS
+    hold = (15.0, 30.0)
+
+    def inject(self) -> Hit:
+        pod = self.choose(self.stage.pods("rabbitmq"))
+        self._frozen = [
+            process for process in self.stage.processes(pod) if "beam.smp" in process.command and process.stop()
+        ]
+        if not self._frozen:
+            raise NoVictim
+        return Hit(pod.name)
+
+    def heal(self) -> None:
+        for process in self._frozen:
+            process.go_on()
+        self.stage.wait_until_brokers_are_well()
+
+    _frozen: Sequence[Process] = ()
+
+
+class LeadersMoved(Fault):
+    """The queues' leaders give way to others, as for a rebalance or before a broker is taken out of service."""
+
+    kind = "leaders moved"
+
+    def inject(self) -> Hit:
+        moved = []
+        for name, row in self.stage.queues().items():
+            others = sorted({*row.get("members", ())} - {row.get("leader")})
+            if name not in QUEUES or not others:
+                continue
+            to = self.draw.choice(others)
+            queue = f'{{resource, <<"/">>, queue, <<"{name}">>}}'
+            self.stage.kube.rabbitmqctl(
+                "eval",
+                f"{{ok, Q}} = rabbit_amqqueue:lookup({queue}), rabbit_quorum_queue:transfer_leadership(Q, '{to}').",
+            )
+            moved.append(f"{name} to {to.partition('.')[0].removeprefix('rabbit@')}")
+        if not moved:
+            raise NoVictim
+        return Hit(", ".join(moved))
+
+
 class BrokerCut(Fault):
     """A broker is cut off from the other two, or from all other pods: packets vanish."""
 
@@ -323,28 +394,49 @@ class NodeLost(Fault):
     _node: str = ""
 
 
-class MemoryAlarm(Fault):
-    """A broker is short of memory: no broker takes tasks or dead letters."""
+class Alarm(Fault):
+    """A broker is short of memory or of disk space: no broker takes tasks or dead letters."""
 
-    kind = "memory alarm"
+    kind = "alarm"
     harms = frozenset({Harm.DIED_TWICE})
     echo = 15.0
     hold = (8.0, 14.0)
 
     def inject(self) -> Hit:
         self._pod = self.choose(self.stage.pods("rabbitmq")).name
-        self._watermark("0.00001")
-        return Hit(self._pod)
+        self._short_of = self.draw.choice(("memory", "disk"))
+        self._control(*LIMITS[self._short_of].alarming)
+        return Hit(f"{self._pod} short of {self._short_of}")
 
     def heal(self) -> None:
         if self._pod:
-            self._watermark("0.6")
+            self._control(*LIMITS[self._short_of].usual)
 
     _pod: str = ""
+    _short_of: str = ""
 
-    def _watermark(self, share: str) -> None:
-        words = ("exec", self._pod, "--", "rabbitmqctl", "--quiet", "set_vm_memory_high_watermark", share)
-        eventually(lambda: (self.stage.kube.kubectl(*words),), "the watermark is set", limit=WELL_LIMIT, every=1)
+    def _control(self, *words: str) -> None:
+        command = ("exec", self._pod, "--", "rabbitmqctl", "--quiet", *words)
+        eventually(lambda: (self.stage.kube.kubectl(*command),), "the limit is set", limit=WELL_LIMIT, every=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Words for rabbitmqctl.
+
+    Attributes:
+        alarming: a limit that is passed at once.
+        usual: the chart's.
+    """
+
+    alarming: tuple[str, str]
+    usual: tuple[str, str]
+
+
+LIMITS = {
+    "memory": Limits(("set_vm_memory_high_watermark", "0.00001"), ("set_vm_memory_high_watermark", "0.6")),
+    "disk": Limits(("set_disk_free_limit", "1PB"), ("set_disk_free_limit", "512MB")),
+}
 
 
 class ConnectionsDropped(Fault):
@@ -405,9 +497,11 @@ class ConnectionsSlow(Fault):
 
 HEAVY: tuple[type[Fault], ...] = (
     BrokerKilled,
+    BrokerFrozen,
     BrokerCut,
     NodeLost,
-    MemoryAlarm,
+    LeadersMoved,
+    Alarm,
     ConnectionsDropped,
     ConnectionsSlow,
 )
@@ -415,6 +509,7 @@ HEAVY: tuple[type[Fault], ...] = (
 
 LIGHT: tuple[type[Fault], ...] = (
     WorkerKilled,
+    WorkerFrozen,
     WorkerDeleted,
     WorkerForced,
     HandlerKilled,

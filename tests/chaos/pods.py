@@ -24,8 +24,19 @@ class Process:
 
     def kill(self) -> bool:
         """kill -9; False if it has just ended by itself."""
+        return self._signal(signal.SIGKILL)
+
+    def stop(self) -> bool:
+        """Let it stand still until `go_on`; False if it has just ended by itself."""
+        return self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> bool:
+        """Let it go on; False if somebody has ended it meanwhile."""
+        return self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> bool:
         try:
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, number)
         except ProcessLookupError:
             return False
         return True
