@@ -17,6 +17,7 @@ from pika.exceptions import ChannelClosed
 from pika.spec import Basic, BasicProperties
 
 from warren_contract.aio import BrokerUnavailable, Channel, Connection, keep_connected
+from warren_contract.binding import keep_bound
 from warren_contract.connection import connection_parameters
 from warren_contract.events import Event, EventError, QueueState, decode, encode
 from warren_contract.names import EVENTS_EXCHANGE, OPERATOR_EVENTS_PREFIX
@@ -38,10 +39,6 @@ EVENTS_KEPT = 10_000
 
 EVENTS_RETRY = 5.0
 """Seconds until the next try where a channel was lost."""
-
-BIND_EVERY = 10.0
-"""Seconds between two times that the operator's event queue is bound. An exchange that somebody deletes takes its
-bindings along, and nothing tells that; one of another type that has taken its place is refused then."""
 
 HEARD_KEYS = ("worker.#", "submitted.#", "resync")
 
@@ -188,17 +185,19 @@ class Broker:
         arguments = {"x-queue-type": "classic", "x-max-length": EVENTS_KEPT, "x-overflow": "drop-head"}
         # One for each operator: one that stands by hears the workers, too, and knows them when it has to act.
         queue = f"{OPERATOR_EVENTS_PREFIX}{uuid.uuid4().hex[:8]}"
-        await channel.call(raw.queue_declare, queue, exclusive=True, arguments=arguments)
-        await self._bind(channel, queue)
-        self.listening_since = asyncio.get_running_loop().time()  # what is told from here on is kept for us
-        await channel.call(raw.basic_consume, queue, self._on_message, auto_ack=True)
-        self.events_problem = ""
-        raw.add_on_cancel_callback(lambda _frame: raw.close())  # the queue was deleted: start over
-        ends = [channel.closed, connection.closed]
-        while not (await asyncio.wait(ends, timeout=BIND_EVERY, return_when=asyncio.FIRST_COMPLETED))[0]:
+        try:
+            await channel.call(raw.queue_declare, queue, exclusive=True, arguments=arguments)
             await self._bind(channel, queue)
+            self.listening_since = asyncio.get_running_loop().time()  # what is told from here on is kept for us
+            await channel.call(raw.basic_consume, queue, self._on_message, auto_ack=True)
+            self.events_problem = ""
+            raw.add_on_cancel_callback(lambda _frame: raw.close())  # the queue was deleted: start over
+            reason = await keep_bound(connection, channel, lambda aside: self._bind(aside, queue))
+        finally:
+            if channel.is_open:  # the next try has a queue and a channel of its own
+                raw.close()
         if not connection.closed.done():  # else that is lost, which is told for itself
-            log.warning("the event queue is lost: %s", channel.closed.result())
+            log.warning("the event queue is lost: %s", reason)
 
     async def _bind(self, channel: Channel, queue: str) -> None:
         """Have the exchange for events, and its events put into a queue; both may be so already."""

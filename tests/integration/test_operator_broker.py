@@ -466,7 +466,7 @@ async def test_an_exchange_for_events_that_is_deleted_is_made_and_heard_again(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes the binding along, and nothing tells that: neither connection nor consumer notices."""
-    monkeypatch.setattr("warren_operator.broker.BIND_EVERY", 0.2)
+    monkeypatch.setattr("warren_contract.binding.BIND_EVERY", 0.2)
     hint = TasksSubmitted("one", 1, 1.0)
     async with site.connected():
         await eventually(lambda: site.broker.listening_since is not None, "listening")
@@ -484,7 +484,7 @@ async def test_an_exchange_for_events_that_is_deleted_is_made_and_heard_again(
 async def test_an_exchange_for_events_that_another_takes_the_place_of_is_told(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warren_operator.broker.BIND_EVERY", 0.2)
+    monkeypatch.setattr("warren_contract.binding.BIND_EVERY", 0.2)
     monkeypatch.setattr("warren_operator.broker.EVENTS_RETRY", 0.05)
     async with site.connected():
         await eventually(lambda: site.broker.listening_since is not None, "listening")

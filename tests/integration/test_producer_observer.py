@@ -13,6 +13,8 @@ import pytest
 from brokers import ADMIN, PASSWORD, Broker, administer
 from pika.adapters.blocking_connection import BlockingChannel
 
+from warren_contract.aio import BrokerUnavailable, Channel, Connection
+from warren_contract.binding import keep_bound
 from warren_contract.connection import connection_parameters
 from warren_contract.events import QueueState, encode
 from warren_contract.names import EVENTS_EXCHANGE
@@ -100,7 +102,7 @@ async def test_an_exchange_that_is_deleted_and_made_again_is_heard_again(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The exchange takes the binding along, and nothing tells that: neither connection nor consumer notices."""
-    monkeypatch.setattr("warren_producer.observer.BIND_EVERY", 0.2)
+    monkeypatch.setattr("warren_contract.binding.BIND_EVERY", 0.2)
     async with site.observing():
         await eventually(lambda: site.listening == 1, "it listens")
         await site.hears("one")
@@ -113,7 +115,7 @@ async def test_an_exchange_that_is_deleted_and_made_again_is_heard_again(
 async def test_an_exchange_that_is_missing_is_waited_for(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("warren_producer.observer.BIND_EVERY", 0.2)
+    monkeypatch.setattr("warren_contract.binding.BIND_EVERY", 0.2)
     caplog.set_level(logging.WARNING, "warren_producer.observer")
     async with site.observing():
         await eventually(lambda: site.listening == 1, "it listens")
@@ -123,3 +125,28 @@ async def test_an_exchange_that_is_missing_is_waited_for(
         with site.channel() as channel:
             channel.exchange_declare(EVENTS_EXCHANGE, "topic", durable=True)
         await site.hears("two")
+
+
+async def test_a_binding_that_waits_in_vain_disturbs_nobody_and_is_tried_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As without a majority of brokers: what is told goes on being heard, over the channel that stands."""
+    monkeypatch.setattr("warren_contract.binding.BIND_EVERY", 0.05)
+    connection = await Connection.open(connection_parameters(site.settings, "test", blocked_timeout=None))
+    listening = await connection.channel()
+    tried: list[Channel] = []
+
+    async def bind(aside: Channel) -> None:
+        tried.append(aside)
+        raise BrokerUnavailable("the broker did not answer")
+
+    keeping = asyncio.ensure_future(keep_bound(connection, listening, bind))
+    await eventually(lambda: len(tried) > 3, "it is tried again and again")
+    assert connection.is_open
+    assert listening.is_open
+    assert listening not in tried
+    assert not any(aside.is_open for aside in tried[:-1]), "none is left behind"
+    listening.raw.close()
+    async with asyncio.timeout(LIMIT):
+        await keeping
+        await connection.close()

@@ -82,6 +82,11 @@ class FakeChannel:
         self.closed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._broker = broker
 
+    @property
+    def is_open(self) -> bool:
+        """Until it is closed."""
+        return not self.closed.done()
+
     async def call(self, *_args: Any, **_more: Any) -> None:
         """The broker's answer."""
         if self._broker.refusal is not None:

@@ -4,6 +4,7 @@ On a connection that never publishes, so that no alarm of the broker ever blocks
 """
 
 import asyncio
+import functools
 import logging
 import secrets
 import time
@@ -15,6 +16,7 @@ from pika.exceptions import ChannelClosed, ChannelClosedByBroker
 
 from warren_contract.aio import BrokerUnavailable, Channel, Connection, keep_connected
 from warren_contract.backoff import Backoff
+from warren_contract.binding import keep_bound
 from warren_contract.events import EventError, decode
 from warren_contract.names import EVENTS_EXCHANGE, PRODUCER_QUEUE_PREFIX
 from warren_producer.queues import Board
@@ -29,10 +31,6 @@ CHANNELS = 8
 
 MAX_EVENTS = 10_000
 """Messages in our event queue; the oldest are dropped."""
-
-BIND_EVERY = 10.0
-"""Seconds between two times that our event queue is bound: an exchange that somebody deletes takes its bindings along,
-and nothing tells that."""
 
 RETRY = Backoff(first=0.5, longest=5.0)
 NOT_FOUND = 404
@@ -132,16 +130,18 @@ class Observer:
                 queue = await self._consume(channel)
                 self._on_listening()
                 delays = RETRY.delays()
-                while not (await asyncio.wait([channel.closed], timeout=BIND_EVERY))[0]:
-                    await self._bind(channel, queue)
-                log.warning("no events for a moment: %s", channel.closed.result())
+                bind = functools.partial(self._bind, queue)
+                log.warning("no events for a moment: %s", await keep_bound(connection, channel, bind))
             except ChannelClosedByBroker as error:
                 if error.reply_code != NOT_FOUND:
                     raise
                 log.warning("waiting for the operator to declare exchange %s", EVENTS_EXCHANGE)
+            finally:
+                if channel.is_open:  # the next try has a queue and a channel of its own
+                    channel.raw.close()
             await asyncio.sleep(next(delays))
 
-    async def _bind(self, channel: Channel, queue: str) -> None:
+    async def _bind(self, queue: str, channel: Channel) -> None:
         for key in BINDINGS:
             await channel.call(channel.raw.queue_bind, queue, EVENTS_EXCHANGE, key)
 
@@ -151,7 +151,7 @@ class Observer:
         # The virtual host's default type is quorum, which knows no exclusive queues.
         arguments = {"x-queue-type": "classic", "x-max-length": MAX_EVENTS, "x-overflow": "drop-head"}
         await channel.call(channel.raw.queue_declare, queue, exclusive=True, arguments=arguments)
-        await self._bind(channel, queue)
+        await self._bind(queue, channel)
         # pika stops in silence when the broker cancels a consumer: a closed channel starts it anew.
         channel.raw.add_on_cancel_callback(lambda _: channel.raw.close())
         await channel.call(
