@@ -114,7 +114,27 @@ class WorkerKilled(Fault):
         raise NoVictim
 
 
-class WorkerFrozen(Fault):
+class Standstill(Fault):
+    """Processes stand still (SIGSTOP) and then go on: to others they look as if they were only slow."""
+
+    def freeze(self, processes: Iterable[Process]) -> None:
+        """Stop these.
+
+        Raises:
+            NoVictim: none of them is there any more.
+        """
+        self._frozen = [process for process in processes if process.stop()]
+        if not self._frozen:
+            raise NoVictim
+
+    def heal(self) -> None:
+        for process in self._frozen:
+            process.go_on()
+
+    _frozen: Sequence[Process] = ()
+
+
+class WorkerFrozen(Standstill):
     """A worker stands still while its handlers work on, for longer than its connection bears."""
 
     kind = "worker frozen"
@@ -124,16 +144,8 @@ class WorkerFrozen(Fault):
 
     def inject(self) -> Hit:
         pod, task, _ = self.at_work()
-        self._frozen = [process for process in self.stage.processes(pod) if process.own and process.stop()]
-        if not self._frozen:
-            raise NoVictim
+        self.freeze(process for process in self.stage.processes(pod) if process.own)
         return Hit(f"{pod.name} with {task}", frozenset({pod.name}))
-
-    def heal(self) -> None:
-        for process in self._frozen:
-            process.go_on()
-
-    _frozen: Sequence[Process] = ()
 
 
 class WorkerDeleted(Fault):
@@ -258,7 +270,7 @@ class BrokerKilled(Fault):
         self.stage.wait_until_brokers_are_well()
 
 
-class BrokerFrozen(Fault):
+class BrokerFrozen(Standstill):
     """A broker stands still with all its connections, which its node's kernel goes on taking bytes for."""
 
     kind = "broker frozen"
@@ -268,19 +280,12 @@ class BrokerFrozen(Fault):
 
     def inject(self) -> Hit:
         pod = self.choose(self.stage.pods("rabbitmq"))
-        self._frozen = [
-            process for process in self.stage.processes(pod) if "beam.smp" in process.command and process.stop()
-        ]
-        if not self._frozen:
-            raise NoVictim
+        self.freeze(process for process in self.stage.processes(pod) if "beam.smp" in process.command)
         return Hit(pod.name)
 
     def heal(self) -> None:
-        for process in self._frozen:
-            process.go_on()
+        super().heal()
         self.stage.wait_until_brokers_are_well()
-
-    _frozen: Sequence[Process] = ()
 
 
 class LeadersMoved(Fault):
