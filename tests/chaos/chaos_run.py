@@ -30,6 +30,19 @@ def write(told: Told) -> Path:
     return path
 
 
+def judged(told: Told) -> list[str]:
+    """Write the report and say how it went; returns what does not balance. Before anything is cleared away."""
+    page = write(told)
+    print(told.verdict.summary())
+    print(f"Report: {page}", flush=True)
+    problems = told.verdict.problems()
+    for problem in problems[:50]:
+        print(f"PROBLEM: {problem}")
+    if problems:
+        print(f"{len(problems)} problems; repeat it with SEED={told.seed}", flush=True)
+    return problems
+
+
 def main() -> int:
     """Run, and report; the exit code is 1 where the ledger does not balance."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -40,14 +53,7 @@ def main() -> int:
     seed = random.randrange(10**6) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     with stage(kube_of_the_cluster(NAMESPACE), options.images, seed) as given:
-        told = play(given, options.minutes * 60)
-    print(told.verdict.summary())
-    print(f"Report: {write(told)}")
-    problems = told.verdict.problems()
-    for problem in problems[:50]:
-        print(f"PROBLEM: {problem}")
-    if problems:
-        print(f"{len(problems)} problems; repeat it with SEED={seed}")
+        problems = judged(play(given, options.minutes * 60))
     return 1 if problems else 0
 
 

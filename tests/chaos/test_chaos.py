@@ -1,7 +1,7 @@
 """Everything that is confirmed is completed or dead, whatever is done to workers, brokers, nodes and connections."""
 
 import pytest
-from chaos_run import NAMESPACE, SECONDS, kube_of_the_cluster, write
+from chaos_run import NAMESPACE, SECONDS, judged, kube_of_the_cluster
 from course import play
 from faults import KINDS
 from kube import ROOT
@@ -19,10 +19,9 @@ def test_what_is_confirmed_is_completed_or_dead(seed: int) -> None:
         pytest.fail("no images of the working copy in the cluster: run `make deploy` or `make test`")
     with stage(kube_of_the_cluster(NAMESPACE), images, seed) as given:
         told = play(given, SECONDS)
-    page = write(told)
-    print(told.verdict.summary(), f"report: {page}", sep="\n")
+        problems = judged(told)
     assert told.kinds() == {*KINDS}
-    assert told.verdict.problems() == []
+    assert problems == []
     assert len(told.verdict.confirmed) > MANY, "there was something to judge"
     assert told.verdict.dead, "and something that died"
 

@@ -93,6 +93,10 @@ class Release:
         return self.kube.kubectl("logs", pod)
 
 
+GONE_LIMIT = 300
+"""Seconds for a namespace to go: its workers have their grace, and after an hour of faults a node may be slow."""
+
+
 def install(kube: Kube, values: Path, *options: str) -> None:
     """`helm upgrade --install` the chart and wait until its parts are ready.
 
@@ -109,7 +113,8 @@ def install(kube: Kube, values: Path, *options: str) -> None:
 def remove(kube: Kube) -> None:
     """Uninstall, and delete the namespace with what is in it."""
     kube.run("helm", "uninstall", "warren", "--namespace", kube.namespace, "--ignore-not-found", "--wait")
-    kube.run("kubectl", "delete", "namespace", kube.namespace, "--ignore-not-found", "--timeout=120s", limit=150)
+    words = ("kubectl", "delete", "namespace", kube.namespace, "--ignore-not-found", f"--timeout={GONE_LIMIT}s")
+    kube.run(*words, limit=GONE_LIMIT + 30)
 
 
 def wait_until_ready(kube: Kube) -> None:
