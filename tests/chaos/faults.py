@@ -440,7 +440,7 @@ class Limits:
 
 LIMITS = {
     "memory": Limits(("set_vm_memory_high_watermark", "0.00001"), ("set_vm_memory_high_watermark", "0.6")),
-    "disk": Limits(("set_disk_free_limit", "1PB"), ("set_disk_free_limit", "512MB")),
+    "disk": Limits(("set_disk_free_limit", "900000GB"), ("set_disk_free_limit", "512MB")),
 }
 
 
