@@ -496,7 +496,7 @@ async def test_an_exchange_for_events_that_another_takes_the_place_of_is_told(
             assert site.broker.problem == ""
             channel.exchange_delete(EVENTS_EXCHANGE)
         await eventually(lambda: site.broker.listening_since is not None, "listening")
-        assert site.broker.events_problem == ""
+        await eventually(lambda: not site.broker.events_problem, "it is over")
 
 
 async def test_events_that_are_refused_keep_no_queue_from_being_read(

@@ -386,6 +386,28 @@ def test_through_stops_and_breaks_each_answer_is_true(broker: Broker, proxy: Pro
         assert set(told[queue]["accepted"]) <= set(there) <= {*told[queue]["accepted"], *told[queue]["outcome_unknown"]}
 
 
+def test_a_queue_that_stops_in_full_swing_holds_up_no_other(broker: Broker, tmp_path: Path) -> None:
+    """Its channel has used up all the credit it may have, time and again, when its queue answers no more."""
+    with broker.channel() as channel:
+        for queue in ("busy", "other"):
+            declare_work_queue(channel, queue)
+    told, stop = Told(), threading.Event()
+    with producer_on(broker, tmp_path, WARREN_SUBMIT_TIMEOUT="2s") as (producer, client), ThreadPoolExecutor(6) as pool:
+        producer.wait_until_ready()
+        running = [pool.submit(in_batches, client, "busy", told, stop) for _ in range(6)]
+        try:
+            for _ in range(6):
+                told.grows("accepted", 800)
+                with unresponsive(broker, "busy"):
+                    told.grows("outcome_unknown", 1)
+                    answers = [client.post("/v1/queues/other/tasks", content=b"x").status_code for _ in range(20)]
+                    assert answers.count(202) >= 15, "the machine may be slow, but not for most of them"
+        finally:
+            stop.set()
+        for future in running:
+            future.result(timeout=120)
+
+
 def test_queues_that_come_and_go_share_few_channels(broker: Broker, tmp_path: Path) -> None:
     names = [f"one-of-many-{number}" for number in range(60)]
     with broker.channel() as channel:

@@ -26,10 +26,14 @@ from warren_producer.frames import PublishEncoder
 log = logging.getLogger(__name__)
 
 WINDOW = 200
-"""Tasks on a channel without a confirm. RabbitMQ lets a connection send 400 messages ahead of a channel's process,
-which gives this credit back 200 at a time (its `credit_flow_default_credit`). A process that stops may have taken 199
-since it last did: with more than 200 unread, the connection may have no credit left, and reads nothing for any
-channel."""
+"""Tasks sent on a channel from one moment of calm to the next, with those that were under way in the first. RabbitMQ
+lets a connection send 400 messages ahead of a channel's process, which gives this credit back 200 at a time (its
+`credit_flow_default_credit`), though not while the queue is behind (`CALM`). In a moment of calm all that was due has
+been given back, and 199 at most are not due yet: with 200 more the connection has credit left, whatever becomes of the
+queue. Without any it reads nothing, for no channel."""
+
+CALM = 32
+"""Tasks without a confirm from which on the queue counts as behind: RabbitMQ's `quorum_commands_soft_limit`."""
 
 WINDOW_BYTES = 4 * 1024 * 1024
 """Bytes of their bodies, unless one alone has more."""
@@ -95,6 +99,8 @@ class _Link:
 
     channel: Channel
     confirms: Confirms[Ticket] = field(default_factory=Confirms)
+    ahead: int = 0
+    """Sent since the last moment of calm, with those that were without a confirm then."""
     lane: "_Lane | None" = None
     retired: bool = False
     """We closed it ourselves."""
@@ -316,10 +322,13 @@ class Lanes:
         number = link.channel.raw.channel_number
         count, size = len(confirms), confirms.size
         packets: list[_Packet] = []
-        while backlog and count < WINDOW and (not count or size + len(backlog[0].body) <= WINDOW_BYTES):
+        if count < CALM:
+            link.ahead = count
+        while backlog and link.ahead < WINDOW and (not count or size + len(backlog[0].body) <= WINDOW_BYTES):
             packet = self._take(lane)
             if packet.ticket.wanted:
                 packets.append(packet)
+                link.ahead += 1
                 count += 1
                 size += len(packet.body)
             else:
