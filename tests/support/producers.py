@@ -19,6 +19,9 @@ SUBMIT_TOKEN = "submit-token-of-the-tests"
 READ_TOKEN = "read-token-of-the-tests"
 ADMIN_TOKEN = "admin-token-of-the-tests"
 
+LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=1000)
+"""More than any test has threads: where the library closes a spare one, it may be one that a thread has just been given."""
+
 
 @dataclass(frozen=True, slots=True)
 class Producer:
@@ -39,7 +42,7 @@ class Producer:
     def client(self, token: str | None = ADMIN_TOKEN) -> httpx.Client:
         """A client with this token."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False, limits=LIMITS)
 
     def connect(self) -> socket.socket:
         """A bare connection, for what no HTTP library would send."""
