@@ -20,7 +20,7 @@ READ_TOKEN = "read-token-of-the-tests"
 ADMIN_TOKEN = "admin-token-of-the-tests"
 
 LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=1000)
-"""More than any test has threads: where the library closes a spare one, it may be one that a thread has just been given."""
+"""More than any test has threads: where the library closes a spare one, a thread may just have been given it."""
 
 
 @dataclass(frozen=True, slots=True)
