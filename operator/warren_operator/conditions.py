@@ -10,7 +10,7 @@ from warren_operator.explanation import Explained, delayed
 from warren_operator.notes import Note
 from warren_operator.observation import View
 from warren_operator.policy import Limit
-from warren_operator.reasons import Reason
+from warren_operator.reasons import OF_THE_QUEUE, Reason
 from warren_operator.resource import Condition, ConditionStatus, WorkQueue, timestamp
 
 READY = "Ready"
@@ -18,16 +18,7 @@ ACTIVE = "Active"
 SCALING_LIMITED = "ScalingLimited"
 POLICY_OVERRIDDEN = "PolicyOverridden"
 
-UNCOMPARED = frozenset(
-    {
-        Reason.BROKER_UNAVAILABLE,
-        Reason.BROKER_TOO_OLD,
-        Reason.TOPOLOGY_UNKNOWN,
-        Reason.QUEUE_MISMATCH,
-        Reason.QUEUE_REFUSED,
-        Reason.DEFAULT_QUEUE_TYPE,
-    }
-)
+UNCOMPARED = OF_THE_QUEUE | {Reason.BROKER_UNAVAILABLE, Reason.BROKER_TOO_OLD, Reason.TOPOLOGY_UNKNOWN}
 """Problems with which nobody knows what policy applies, or the queue is none that Warren's could apply to."""
 
 

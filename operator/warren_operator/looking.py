@@ -21,12 +21,12 @@ from warren_operator.observation import (
     observe,
 )
 from warren_operator.policy import Limit, Phase, decide
-from warren_operator.reasons import Reason
+from warren_operator.reasons import OF_THE_QUEUE, Reason
 from warren_operator.resource import Key, Mode, Spec
 from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY, next_look
 from warren_operator.scaling import Wants
 from warren_operator.telling import Teller
-from warren_operator.topology import OF_THE_QUEUE, OVERRIDDEN, Finding, Topology
+from warren_operator.topology import OVERRIDDEN, Finding, Topology
 from warren_operator.workloads import TargetState, Workloads
 
 STANDING = frozenset(
@@ -282,23 +282,25 @@ class Looker:
         """What is wrong: the cause before its consequences."""
         topology, broker = self._topology, self._broker
         autoscalers = self._workloads.autoscalers(target)
-        causes: list[tuple[Reason, str]] = []
+        causes: list[Problem] = []
         if autoscalers:
-            causes.append((Reason.AUTOSCALER_CONFLICT, _another_scales(autoscalers[0], target)))
+            causes.append(Problem(Reason.AUTOSCALER_CONFLICT, _another_scales(autoscalers[0], target)))
         if spec.budget is not None and spec.budget.name not in self._wants.budgets:
-            causes.append((Reason.BUDGET_UNKNOWN, _no_budget(spec.budget.name)))
+            causes.append(Problem(Reason.BUDGET_UNKNOWN, _no_budget(spec.budget.name)))
         if self._workloads.problem:
-            causes.append((Reason.CLUSTER_UNREADABLE, f"{self._workloads.problem}; {CLUSTER_ADVICE}"))
+            causes.append(Problem(Reason.CLUSTER_UNREADABLE, f"{self._workloads.problem}; {CLUSTER_ADVICE}"))
         if broker.problem:
-            causes.append((Reason.BROKER_UNAVAILABLE, f"{broker.problem}; {BROKER_ADVICE}"))
-        causes.append((Reason.BROKER_TOO_OLD if broker.too_old else Reason.TOPOLOGY_UNKNOWN, topology.problem))
-        causes += [(Reason(item.reason), item.message) for item in self._findings(entry) if item.reason != OVERRIDDEN]
+            causes.append(Problem(Reason.BROKER_UNAVAILABLE, f"{broker.problem}; {BROKER_ADVICE}"))
+        causes.append(Problem(Reason.BROKER_TOO_OLD if broker.too_old else Reason.TOPOLOGY_UNKNOWN, topology.problem))
+        causes += [
+            Problem(Reason(item.reason), item.message) for item in self._findings(entry) if item.reason != OVERRIDDEN
+        ]
         if view.unknown and entry.memory.failures >= TOLD_AFTER:
-            causes.append((Reason.QUEUE_UNAVAILABLE, f"{view.unknown}; the workers stay as they are"))
+            causes.append(Problem(Reason.QUEUE_UNAVAILABLE, f"{view.unknown}; the workers stay as they are"))
         if entry.trouble is not None:
-            causes.append((entry.trouble.reason, entry.trouble.message))
-        causes.append((Reason.EVENTS_UNHEARD, broker.events_problem))
-        return next((Problem(reason, text) for reason, text in causes if text), None)
+            causes.append(entry.trouble)
+        causes.append(Problem(Reason.EVENTS_UNHEARD, broker.events_problem))
+        return next((cause for cause in causes if cause.message), None)
 
     def _override(self, entry: Entry) -> str | None:
         """Whose policy is in the way, and what it changes."""

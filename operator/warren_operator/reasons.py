@@ -25,3 +25,7 @@ class Reason(StrEnum):
     EVENTS_UNHEARD = "EventsUnheard"
     WORKERS_FAILING = "WorkersFailing"
     WORKERS_PENDING = "WorkersPending"
+
+
+OF_THE_QUEUE = frozenset({Reason.QUEUE_MISMATCH, Reason.QUEUE_REFUSED, Reason.DEFAULT_QUEUE_TYPE})
+"""With these the queue is none that Warren could count on. Under the others its tasks are counted."""

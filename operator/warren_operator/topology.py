@@ -201,9 +201,6 @@ class Finding:
 
 OVERRIDDEN = "PolicyOverridden"
 
-OF_THE_QUEUE = frozenset({Reason.QUEUE_MISMATCH, Reason.QUEUE_REFUSED, Reason.DEFAULT_QUEUE_TYPE})
-"""Findings with which the queue is none that Warren could count on. Under the others its tasks are counted."""
-
 
 def definition(settings: QueueSettings) -> dict[str, Any]:
     """A policy's definition, for RabbitMQ 4.3.1 and later."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import pika
 import pytest
+import waiting
 from brokers import ADMIN, PASSWORD, Broker, administer
 from pika.adapters.blocking_connection import BlockingChannel
 
@@ -76,13 +77,8 @@ class Site:
 
 
 async def eventually(check: Callable[[], bool], what: str) -> None:
-    """Wait until a condition holds."""
-    try:
-        async with asyncio.timeout(LIMIT):
-            while not await asyncio.to_thread(check):  # noqa: ASYNC110  the condition is somebody else's
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise AssertionError(f"{what}: not within {LIMIT:g} s") from None
+    """Wait until a condition holds, while the observer goes on."""
+    await asyncio.to_thread(waiting.eventually, check, what, limit=LIMIT)
 
 
 @pytest.fixture

@@ -33,11 +33,10 @@ async def keep_bound(
     Raises:
         ChannelClosedByBroker: the broker refuses it, since there is no exchange, or one of another type.
     """
+    ends = (listening.closed, connection.closed)
     while True:
-        await asyncio.wait(
-            [listening.closed, connection.closed], timeout=BIND_EVERY, return_when=asyncio.FIRST_COMPLETED
-        )
-        for end in (listening.closed, connection.closed):
+        await asyncio.wait(ends, timeout=BIND_EVERY, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
             if end.done():
                 return end.result()
         try:
