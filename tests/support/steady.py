@@ -15,24 +15,37 @@ BUSY, IDLE, NONE, SPARE = QUEUES = ("amber", "birch", "cedar", "delta")
 
 @contextmanager
 def at_work(recorded: Kube) -> Iterator[Evidence]:
-    """The release with two long tasks in work, and two workers that idle; all done and gone at the end."""
+    """The release with two long tasks in work, and two workers that idle; all done and gone at the end.
+
+    The end comes also where it never got so far: the tests after this one share the release.
+    """
     with evidence_of(recorded) as evidence:
-        for queue in (IDLE, SPARE):
-            recorded.patch(f"workqueue/{queue}", {"spec": {"minReplicas": 1}})
         gates = [f"gate-{time.time():.0f}-{number}" for number in range(2)]
-        tasks = {evidence.submit(BUSY, f"gate {gate}") for gate in gates}
-        eventually(lambda: len(evidence.runs(tasks)) == 2, "both long tasks are in work")
-        # Its queues may be new, with a worker each of their own that is about to go.
-        eventually(
-            lambda: replicas_of(still(evidence, QUEUES)) == [2, 1, 0, 1], "two work, two idle, no other is there"
-        )
-        yield evidence
-        for gate in gates:
-            evidence.open_gate(gate)
-        for queue in (IDLE, SPARE):
-            recorded.patch(f"workqueue/{queue}", {"spec": {"minReplicas": 0}})
+        try:
+            for queue in (IDLE, SPARE):
+                recorded.patch(f"workqueue/{queue}", {"spec": {"minReplicas": 1}})
+            # Queues that are new have a worker each of their own that is about to go. It would take a task along, and
+            # be ending until that is done.
+            eventually(lambda: rests(evidence, 0, 1, 0, 1), "two idle, no other is there", limit=120)
+            tasks = {evidence.submit(BUSY, f"gate {gate}") for gate in gates}
+            eventually(lambda: len(evidence.runs(tasks)) == 2, "both long tasks are in work")
+            eventually(lambda: rests(evidence, 2, 1, 0, 1), "two work, two idle, no other is there")
+            yield evidence
+        finally:
+            for gate in gates:
+                evidence.open_gate(gate)
+            for queue in (IDLE, SPARE):
+                recorded.patch(f"workqueue/{queue}", {"spec": {"minReplicas": 0}})
         eventually(lambda: evidence.drained(QUEUES), "all is done", limit=120, every=0.5)
         eventually(lambda: not recorded.pods("worker", running=False), "all workers go", limit=120, every=0.5)
+
+
+def rests(evidence: Evidence, *replicas: int) -> bool:
+    """Whether the queues have these replicas, and no pod comes or goes; an AssertionError with what is seen if not."""
+    found = seen(evidence, QUEUES)
+    assert settled(found), f"pods come or go: {found}"
+    assert [count for count, _ in found.values()] == list(replicas), f"other replicas: {found}"
+    return True
 
 
 def seen(evidence: Evidence, queues: Sequence[str]) -> dict[str, Any]:
@@ -46,11 +59,15 @@ def seen(evidence: Evidence, queues: Sequence[str]) -> dict[str, Any]:
 def still(evidence: Evidence, queues: Sequence[str]) -> dict[str, Any] | None:
     """What is seen; None while pods come or go."""
     found = seen(evidence, queues)
-    agree = all(
+    return found if settled(found) else None
+
+
+def settled(found: dict[str, Any]) -> bool:
+    """Whether pods and replicas agree, and no pod is ending."""
+    return all(
         replicas == len(pods) and not any(uid.endswith("ending") for uid in pods.values())
         for replicas, pods in found.values()
     )
-    return found if agree else None
 
 
 def same(before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -58,11 +75,6 @@ def same(before: dict[str, Any], after: dict[str, Any]) -> None:
     assert before == after, "; ".join(
         f"{queue}: {before[queue]} became {after[queue]}" for queue in before if after[queue] != before[queue]
     )
-
-
-def replicas_of(found: dict[str, Any] | None) -> list[int]:
-    """Those of each queue; empty where nothing is seen."""
-    return [] if found is None else [replicas for replicas, _ in found.values()]
 
 
 @contextmanager
