@@ -3,7 +3,7 @@
 The same sentence serves `kubectl get wq`, the Event, the status, the CLI and the dashboard.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -39,6 +39,11 @@ class Problem:
     message: str
 
 
+def first_told(problems: Iterable[Problem]) -> Problem | None:
+    """The one that is told of several; None where there is none."""
+    return min(problems, key=lambda problem: problem.reason.rank, default=None)
+
+
 @dataclass(frozen=True)
 class Explained:
     """All that is told about one WorkQueue at one moment. What takes a moment to find is found when it is asked for.
@@ -67,8 +72,9 @@ class Explained:
 
     @cached_property
     def problem(self) -> Problem | None:
-        """Why the WorkQueue is not ready: the cause, or else that no worker comes up; None while all is well."""
-        return self.cause or (None if self.view is None else _stuck(self.view))
+        """Why the WorkQueue is not ready, that no worker comes up included; None while all is well."""
+        stuck = None if self.view is None else _stuck(self.view)
+        return first_told(problem for problem in (self.cause, stuck) if problem is not None)
 
     @cached_property
     def reason(self) -> str:

@@ -9,7 +9,7 @@ from warren_operator.acting import Actor
 from warren_operator.broker import Broker
 from warren_operator.claims import target_of
 from warren_operator.entry import Entry
-from warren_operator.explanation import Explained, Problem
+from warren_operator.explanation import Explained, Problem, first_told
 from warren_operator.observation import (
     SLOW_READING,
     Counts,
@@ -300,7 +300,7 @@ class Looker:
         if entry.trouble is not None:
             causes.append(entry.trouble)
         causes.append(Problem(Reason.EVENTS_UNHEARD, broker.events_problem))
-        return next((cause for cause in causes if cause.message), None)
+        return first_told(cause for cause in causes if cause.message)
 
     def _override(self, entry: Entry) -> str | None:
         """Whose policy is in the way, and what it changes."""

@@ -400,7 +400,7 @@ def observe(inputs: Inputs) -> View:
         idle=sum(worker.busy is False and worker.phase is Phase.READY for worker in workers),
         delayed=statistics.delayed if statistics else None,
         dead=statistics.dead if statistics else None,
-        failing=next((pod.failing for pod in inputs.target.pods if pod.failing), ""),
+        failing=next((pod.failing for pod in inputs.target.pods if pod.fails(inputs.wall)), ""),
         estimated_wait=wait,
     )
 
@@ -529,7 +529,7 @@ def _worker(pod: "Pod", inputs: Inputs, statistics: Statistics | None, *, unhear
     if busy is None and pod.ready_since is not None and inputs.listening_since is not None:
         heard_for = min(inputs.wall - pod.ready_since, inputs.now - inputs.listening_since)
         silent = heard_for > SILENCE
-    if pod.failing:
+    if pod.fails(inputs.wall):
         phase = Phase.FAILING
     elif pod.ready:
         phase = Phase.READY

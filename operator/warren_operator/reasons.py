@@ -4,7 +4,8 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a WorkQueue is not ready. In the order of causes before their consequences: the first one is told."""
+    """Why a WorkQueue is not ready. Of several the first one here is told: causes stand before their consequences, and
+    what stops the workers before what only makes them late."""
 
     INVALID_SPEC = "InvalidSpec"
     QUEUE_TAKEN = "QueueTaken"
@@ -19,12 +20,20 @@ class Reason(StrEnum):
     DEFAULT_QUEUE_TYPE = "DefaultQueueType"
     QUEUE_REFUSED = "QueueRefused"
     QUEUE_MISMATCH = "QueueMismatch"
-    EXCHANGE_MISMATCH = "ExchangeMismatch"
     QUEUE_UNAVAILABLE = "QueueUnavailable"
     SCALING_REFUSED = "ScalingRefused"
-    EVENTS_UNHEARD = "EventsUnheard"
     WORKERS_FAILING = "WorkersFailing"
     WORKERS_PENDING = "WorkersPending"
+    EXCHANGE_MISMATCH = "ExchangeMismatch"
+    EVENTS_UNHEARD = "EventsUnheard"
+
+    @property
+    def rank(self) -> int:
+        """Place in the order in which they are told."""
+        return _ORDER.index(self)
+
+
+_ORDER = tuple(Reason)
 
 
 OF_THE_QUEUE = frozenset({Reason.QUEUE_MISMATCH, Reason.QUEUE_REFUSED, Reason.DEFAULT_QUEUE_TYPE})

@@ -25,6 +25,10 @@ CRASHES = 2
 """Restarts from which on Kubernetes pauses before each further one. Between two pauses the container runs for a moment:
 without this, its pod would be starting and failing by turns."""
 
+PROVEN_AFTER = 30.0
+"""Seconds of running after which a container without a readiness probe counts as up, once it has failed so often: such
+a one is said to be ready from its first moment, also between two crashes."""
+
 SOUND_FOR = 600.0
 """Seconds of running after which Kubernetes takes the next failure for the first again."""
 
@@ -89,6 +93,8 @@ class Pod:
         ending: it is being deleted.
         over: it has ended for good and its ReplicaSet no longer counts it.
         failing: why it cannot start; empty if it can.
+        proven_at: Unix time in seconds from which on it counts as up although it has failed; None where only being
+            ready will tell, or where it has not failed.
         cost: its pod-deletion-cost, None without one.
         node: that it is on; empty until it has one.
     """
@@ -104,6 +110,11 @@ class Pod:
     failing: str
     cost: str | None
     node: str = ""
+    proven_at: float | None = None
+
+    def fails(self, wall: float) -> bool:
+        """Whether it cannot start, at this Unix time in seconds."""
+        return bool(self.failing) and (self.proven_at is None or wall < self.proven_at)
 
 
 def read_deployment(body: Mapping[str, Any]) -> Deployment:
@@ -139,6 +150,8 @@ def read_pod(body: Mapping[str, Any]) -> Pod | None:
     ready: Mapping[str, Any] = next((item for item in conditions if item["type"] == "Ready"), {})
     is_ready = ready.get("status") == "True"
     phase = status.get("phase", "Pending")
+    spec = body.get("spec") or {}
+    failing, proven_at = _failing(spec, status)
     return Pod(
         name=metadata["name"],
         owner=owner,
@@ -148,9 +161,10 @@ def read_pod(body: Mapping[str, Any]) -> Pod | None:
         ready_since=_unix(ready["lastTransitionTime"]) if is_ready else None,
         ending="deletionTimestamp" in metadata,
         over=phase in ("Succeeded", "Failed"),
-        failing=_failing(status),
+        failing=failing,
+        proven_at=proven_at,
         cost=(metadata.get("annotations") or {}).get(DELETION_COST),
-        node=(body.get("spec") or {}).get("nodeName") or "",
+        node=spec.get("nodeName") or "",
     )
 
 
@@ -167,21 +181,29 @@ def _controller(body: Mapping[str, Any], kind: str) -> str | None:
     return None
 
 
-def _failing(status: Mapping[str, Any]) -> str:
+def _failing(spec: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[str, float | None]:
+    """Why a pod cannot start (empty if it can), and from when on it has proven that it can."""
+    probed = {item["name"] for item in spec.get("containers") or () if "readinessProbe" in item}
     for group in ("initContainerStatuses", "containerStatuses"):
         for container in status.get(group) or ():
-            reason = (container.get("state") or {}).get("waiting", {}).get("reason", "")
+            state = container.get("state") or {}
+            reason = state.get("waiting", {}).get("reason", "")
             if reason in FAILING_REASONS:
-                return str(reason)
-            if _crashes(container):
-                return CRASH_LOOP
-    return ""
+                return str(reason), None
+            if not _crashes(container):
+                continue
+            if not container.get("ready"):
+                return CRASH_LOOP, None
+            began = state.get("running", {}).get("startedAt")
+            if container["name"] not in probed and began:
+                return CRASH_LOOP, _unix(began) + PROVEN_AFTER
+    return "", None
 
 
 def _crashes(container: Mapping[str, Any]) -> bool:
-    """Whether a container that is not ready right now has failed again and again."""
+    """Whether a container has failed again and again before its present run."""
     ended = (container.get("lastState") or {}).get("terminated") or {}
-    if container.get("ready") or container.get("restartCount", 0) < CRASHES or not ended.get("exitCode"):
+    if container.get("restartCount", 0) < CRASHES or not ended.get("exitCode"):
         return False
     began, over = ended.get("startedAt"), ended.get("finishedAt")
     return not (began and over and _unix(over) - _unix(began) >= SOUND_FOR)

@@ -166,6 +166,8 @@ def test_where_no_worker_comes_up_that_is_told_though_no_more_are_wanted() -> No
     assert stuck(replace(pending, busy=True)).problem is None, "it works, whatever Kubernetes says of it"
     cause = Problem(Reason.BROKER_UNAVAILABLE, "x")
     assert stuck(bad, problem=cause).problem == cause
+    for beside in (Reason.EXCHANGE_MISMATCH, Reason.EVENTS_UNHEARD):
+        assert stuck(bad, problem=Problem(beside, "x")).problem == stuck(bad).problem, "workers come all the same"
 
 
 def test_what_is_told_of_workers_that_do_not_come_up_is_told_everywhere() -> None:

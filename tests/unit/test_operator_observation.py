@@ -236,6 +236,8 @@ def test_phases_of_pods() -> None:
             pod("starting", ready=False, ready_since=None),
             pod("pending", running=False, ready=False, ready_since=None),
             pod("crashing", ready=False, ready_since=None, failing="CrashLoopBackOff"),
+            pod("unproven", failing="CrashLoopBackOff", proven_at=WALL + 0.1),
+            pod("proven", failing="CrashLoopBackOff", proven_at=WALL),
         )
     )
     phases = {worker.name: worker.phase for worker in view.seen.workers}
@@ -244,6 +246,8 @@ def test_phases_of_pods() -> None:
         "starting": Phase.STARTING,
         "pending": Phase.PENDING,
         "crashing": Phase.FAILING,
+        "unproven": Phase.FAILING,
+        "proven": Phase.READY,
     }
     assert view.failing == "CrashLoopBackOff"
 

@@ -1,6 +1,8 @@
 """Compact values of Kubernetes objects, and how to reach a cluster."""
 
 import base64
+import math
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,14 @@ import yaml
 
 from warren_contract.settings import SettingError
 from warren_operator.kube import TOKEN, find_cluster
-from warren_operator.workloads import read_autoscaler, read_deployment, read_pod, read_replica_set
+from warren_operator.workloads import (
+    PROVEN_AFTER,
+    Pod,
+    read_autoscaler,
+    read_deployment,
+    read_pod,
+    read_replica_set,
+)
 
 
 def owned(kind: str, **metadata: Any) -> dict[str, Any]:
@@ -48,8 +57,8 @@ def test_a_pod_that_is_only_being_created_is_not_failing() -> None:
     assert pod.failing == ""
 
 
-def crashing(**changes: Any) -> str:
-    """Why a pod cannot start whose container is up for the moment between two crashes; with these differences."""
+def crashed(spec: dict[str, Any], changes: dict[str, Any]) -> Pod:
+    """A pod whose container is up for the moment between two crashes; with these differences."""
     ended = {
         "exitCode": 1,
         "reason": "Error",
@@ -57,15 +66,26 @@ def crashing(**changes: Any) -> str:
         "finishedAt": changes.pop("finishedAt", "2026-01-01T00:00:01Z"),
     }
     container = {
+        "name": "worker",
         "ready": False,
         "restartCount": 2,
         "state": {"running": {"startedAt": "2026-01-01T00:00:20Z"}},
         "lastState": {"terminated": {**ended, "exitCode": changes.pop("exitCode", 1)}},
         **changes,
     }
-    pod = read_pod({"metadata": owned("ReplicaSet"), "status": {"phase": "Running", "containerStatuses": [container]}})
+    status = {"phase": "Running", "containerStatuses": [container]}
+    pod = read_pod({"metadata": owned("ReplicaSet"), "spec": spec, "status": status})
     assert pod is not None
-    return pod.failing
+    return pod
+
+
+PROBED = {"containers": [{"name": "worker", "readinessProbe": {"exec": {"command": ["true"]}}}]}
+UNPROBED = {"containers": [{"name": "worker"}, {"name": "sidecar", "readinessProbe": {"exec": {"command": ["true"]}}}]}
+
+
+def crashing(**changes: Any) -> str:
+    """Why such a pod cannot start."""
+    return crashed(PROBED, changes).failing
 
 
 def test_a_pod_in_a_crash_loop_is_failing_also_while_it_runs_for_a_moment() -> None:
@@ -86,6 +106,20 @@ def test_a_pod_in_a_crash_loop_is_failing_also_while_it_runs_for_a_moment() -> N
 )
 def test_a_pod_that_has_come_up_or_failed_once_or_after_long_is_not_failing(difference: dict[str, Any]) -> None:
     assert crashing(**difference) == ""
+
+
+def test_what_is_ready_without_a_probe_has_to_last_first() -> None:
+    pod = crashed(UNPROBED, {"ready": True})
+    began = datetime(2026, 1, 1, 0, 0, 20, tzinfo=UTC).timestamp()
+    assert pod.failing == "CrashLoopBackOff"
+    assert pod.fails(began)
+    assert pod.fails(began + PROVEN_AFTER - 0.1)
+    assert not pod.fails(began + PROVEN_AFTER)
+
+
+def test_what_is_not_ready_never_proves_anything() -> None:
+    assert crashed(UNPROBED, {}).fails(math.inf)
+    assert crashed(UNPROBED, {"ready": True, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}).fails(math.inf)
 
 
 def test_a_pod_that_is_being_deleted_and_one_that_is_over() -> None:
