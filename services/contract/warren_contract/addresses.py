@@ -44,6 +44,24 @@ def try_each(connection: Any) -> None:
     )
 
 
-def most_telling(errors: Sequence[BaseException]) -> BaseException:
+def innermost(error: BaseException | str) -> BaseException | str:
+    """What befell a connection. pika wraps the cause of a failed connect in several layers; the innermost tells it."""
+    seen = error
+    while isinstance(seen, BaseException):
+        several: Sequence[BaseException] = getattr(seen, "exceptions", None) or ()
+        layers = (
+            _most_telling(several) if several else None,
+            getattr(seen, "exception", None),
+            seen.__cause__,
+            seen.args[0] if seen.args else None,
+        )
+        inner = next((layer for layer in layers if isinstance(layer, BaseException)), None)
+        if inner is None:
+            break
+        seen = inner
+    return seen
+
+
+def _most_telling(errors: Sequence[BaseException]) -> BaseException:
     """Of what befell an attempt's addresses, the last one that says something about the broker."""
     return next((error for error in reversed(errors) if not isinstance(error, NotTried)), errors[-1])

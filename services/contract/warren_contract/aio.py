@@ -15,7 +15,7 @@ import pika.channel
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import AMQPConnectionError, AMQPError, ChannelClosedByBroker
 
-from warren_contract.addresses import most_telling, try_each
+from warren_contract.addresses import innermost, try_each
 from warren_contract.backoff import Backoff
 from warren_contract.settings import SettingError
 
@@ -267,17 +267,6 @@ def _as_error(reason: BaseException) -> Exception:
 
 
 def _sentence(parameters: pika.ConnectionParameters, error: BaseException | str) -> str:
-    """pika wraps the cause of a failed connect in several layers; the innermost says what happened."""
-    seen = error
-    while isinstance(seen, BaseException):
-        several = getattr(seen, "exceptions", None)
-        inner = (
-            most_telling(several)
-            if several
-            else getattr(seen, "exception", None) or (seen.args[0] if seen.args else None)
-        )
-        if not isinstance(inner, BaseException):
-            break
-        seen = inner
-    text = (isinstance(seen, OSError) and seen.strerror) or (str(seen) or repr(seen))
+    cause = innermost(error)
+    text = (isinstance(cause, OSError) and cause.strerror) or (str(cause) or repr(cause))
     return f"cannot connect to the broker at {parameters.host}:{parameters.port}: {text}"

@@ -8,7 +8,7 @@ import pika
 from pika.adapters.select_connection import SelectConnection
 from pika.exceptions import AMQPError
 
-from warren_contract.addresses import most_telling
+from warren_contract.addresses import innermost
 from warren_contract.backoff import Backoff
 from warren_contract.settings import SettingError
 from warren_worker.connection import Connection, Services
@@ -122,7 +122,7 @@ class BrokerLink:
 
     def _failed(self, connection: Any, error: BaseException | str) -> None:
         if connection is self._connection:
-            self._again(f"cannot connect to the broker at {self._address}: {innermost(error)}")
+            self._again(f"cannot connect to the broker at {self._address}: {_told(error)}")
 
     def _closed(self, connection: Any, reason: BaseException) -> None:
         if connection is not self._connection:
@@ -136,7 +136,7 @@ class BrokerLink:
             self._on_closed(clean)
             return
         self.losses += 1
-        self._again(f"connection to the broker lost: {innermost(reason)}")
+        self._again(f"connection to the broker lost: {_told(reason)}")
         for user in self._users:
             user.on_disconnected(str(reason))
 
@@ -150,21 +150,9 @@ class BrokerLink:
         self._delays = self._backoff.delays()
 
 
-def innermost(error: BaseException | str) -> str:
-    """pika wraps the cause of a failed connect in several layers; the innermost says what happened."""
-    seen: BaseException | str = error
-    while isinstance(seen, BaseException):
-        exceptions = getattr(seen, "exceptions", None)
-        candidates = (
-            most_telling(exceptions) if exceptions else None,
-            getattr(seen, "exception", None),
-            seen.__cause__,
-            seen.args[0] if seen.args else None,
-        )
-        inner = next((item for item in candidates if isinstance(item, BaseException)), None)
-        if inner is None:
-            break
-        seen = inner
-    if isinstance(seen, AMQPError | OSError):
-        return f"{type(seen).__name__}: {seen}" if str(seen) else repr(seen)
-    return str(seen) or repr(seen)
+def _told(error: BaseException | str) -> str:
+    """What befell the connection, with the kind of error where the text alone might not say."""
+    cause = innermost(error)
+    if isinstance(cause, AMQPError | OSError):
+        return f"{type(cause).__name__}: {cause}" if str(cause) else repr(cause)
+    return str(cause) or repr(cause)
