@@ -24,8 +24,14 @@ class ManagementUnavailable(Exception):
 class Management:
     """Calls for one virtual host; each opens a session of its own, because idle ones get dropped and calls are rare."""
 
-    def __init__(self, load: Callable[[], BrokerSettings]) -> None:
+    def __init__(self, load: Callable[[], BrokerSettings], allowed: Callable[[], bool] = lambda: True) -> None:
+        """Args:
+        load: reads the broker's settings.
+        allowed: whether policies may be changed right now. Not while another operator may have taken over, whose list
+            of WorkQueues is newer. (Declaring needs no such leave: an old list makes at most a queue too many.)
+        """
         self._load = load
+        self._allowed = allowed
 
     async def queues(self) -> list[dict[str, Any]]:
         """Each queue with its type, arguments, effective policy and totals, by the cheap variant of the listing.
@@ -56,13 +62,19 @@ class Management:
         found = next((body for body in await self._get("vhosts") if body.get("name") == vhost), {})
         return str(found.get("default_queue_type", "classic"))
 
-    async def put_policy(self, name: str, body: Mapping[str, Any]) -> None:
-        """Make or replace a policy."""
-        await self._request("PUT", f"policies/{{vhost}}/{quote(name, safe='')}", body)
+    async def put_policy(self, name: str, body: Mapping[str, Any]) -> bool:
+        """Make or replace a policy; returns whether that was allowed."""
+        return await self._change("PUT", name, body)
 
-    async def delete_policy(self, name: str) -> None:
-        """Delete a policy."""
-        await self._request("DELETE", f"policies/{{vhost}}/{quote(name, safe='')}")
+    async def delete_policy(self, name: str) -> bool:
+        """Delete a policy; returns whether that was allowed."""
+        return await self._change("DELETE", name)
+
+    async def _change(self, method: str, policy: str, body: Mapping[str, Any] | None = None) -> bool:
+        if not self._allowed():
+            return False
+        await self._request(method, f"policies/{{vhost}}/{quote(policy, safe='')}", body)
+        return True
 
     def _settings(self) -> BrokerSettings:
         try:
@@ -71,17 +83,31 @@ class Management:
             raise ManagementUnavailable(str(error)) from error
 
     async def _get(self, path: str) -> list[dict[str, Any]]:
-        body = await self._request("GET", path)
-        return body if isinstance(body, list) else []
+        """A listing.
 
-    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        Raises:
+            ManagementUnavailable: it cannot be had, or what answers is no management API.
+        """
+        content = await self._request("GET", path)
+        try:
+            listing = json.loads(content)
+        except ValueError:
+            listing = None
+        if isinstance(listing, list):
+            return listing
+        raise ManagementUnavailable(
+            f"what answers at {self._settings().management_url} is not RabbitMQ's management API: it says "
+            f"{content[:60].decode(errors='replace')!r}; see that management-url in the operator's Secret leads to it, "
+            "and that nothing in between asks for a login"
+        )
+
+    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> bytes:
         settings = self._settings()
         if settings.management_url is None:
             raise ManagementUnavailable("the broker's management API is not known: set management-url in its Secret")
         url = f"{settings.management_url}/api/{path.format(vhost=quote(settings.vhost, safe=''))}"
-        cafile = None if settings.ca_file is None else str(settings.ca_file)
-        tls: ssl.SSLContext | bool = ssl.create_default_context(cafile=cafile) if url.startswith("https") else True
         try:
+            tls = _tls(settings) if url.startswith("https") else True
             async with (
                 aiohttp.ClientSession(
                     connector=aiohttp.TCPConnector(ssl=tls),
@@ -106,11 +132,20 @@ class Management:
                 "and that management-url in the operator's Secret leads to it; until then no worker is taken away"
             ) from error
         if answer.status == 404 and method == "DELETE":
-            return {}
+            return b""
         if answer.status >= 400:
             said = f"{answer.status} {content[:200].decode(errors='replace')}{_advice(answer.status)}"
             raise ManagementUnavailable(f"the broker's management API refused {method} {url}: {said}")
-        return json.loads(content) if content else {}
+        return content
+
+
+def _tls(settings: BrokerSettings) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=None if settings.ca_file is None else str(settings.ca_file))
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        raise ManagementUnavailable(
+            f"the certificates in {settings.ca_file} cannot be read: {error}; put the broker's CA in PEM there"
+        ) from error
 
 
 def _advice(code: int) -> str:

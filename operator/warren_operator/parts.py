@@ -57,7 +57,8 @@ class Parts:
         owned = functools.partial(owns_policy, settings.namespaces)
         self._api = Api(cluster, watches=len(settings.namespaces) * Workloads.WATCHES)
         self._broker = Broker(load, f"{settings.name} read", self._heard, self._connected)
-        self._topology = Topology(self._broker, Management(load), settings.defaults, owned, self._queues_changed)
+        management = Management(load, lambda: self._loop.lease.acts)
+        self._topology = Topology(self._broker, management, settings.defaults, owned, self._queues_changed)
         self._publisher = EventPublisher(load, f"{settings.name} tell")
         self._loop = Loop(self._api, settings, self._broker, self._topology, self._publisher)
         self.queues = self._loop.workloads.queues

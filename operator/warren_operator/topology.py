@@ -593,12 +593,12 @@ class Topology:
             except DeclareRefused as error:  # where it exists and differs, a finding says how, as soon as it is listed
                 raise BrokerUnavailable(f"the broker does not declare exchange {name}: {error}") from error
         for name, policy in todo.put:
-            await self._management.put_policy(name, policy.body())
-            log.info("policy %s set", name)
+            if await self._management.put_policy(name, policy.body()):
+                log.info("policy %s set", name)
         await self._declare(todo, want)
         for name in todo.drop:
-            await self._management.delete_policy(name)
-            log.info("policy %s removed", name)
+            if await self._management.delete_policy(name):
+                log.info("policy %s removed", name)
 
     async def _declare(self, todo: Plan, want: Desired) -> None:
         """Queues and their bindings, several at a time: one after the other is complete and can be used.
