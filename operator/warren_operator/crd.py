@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from warren_operator.resource import GROUP, KIND, PLURAL, VERSION, Spec, Status
+from warren_operator.resource import GROUP, KIND, PLURAL, RENAMED, VERSION, Spec, Status
 
 _DROPPED = frozenset({"title", "additionalProperties", "$defs"})
 
@@ -60,6 +60,7 @@ def definition() -> dict[str, Any]:
                             "type": "object",
                             "description": "A work queue in RabbitMQ, and the workers that follow its backlog.",
                             "required": ["spec"],
+                            "x-kubernetes-validations": [RENAMED],
                             "properties": {
                                 "apiVersion": {"type": "string"},
                                 "kind": {"type": "string"},

@@ -153,6 +153,7 @@ class WorkerReports:
 
     def __init__(self) -> None:
         self._queues: dict[str, _Queue] = {}
+        self._homes: dict[str, str] = {}  # the queue that a worker reported for last, by the worker's name
         self._swept_at = float("-inf")
 
     def add(self, state: WorkerState, now: float) -> None:
@@ -171,6 +172,7 @@ class WorkerReports:
         if known is None or _doings(known.state) != _doings(state):
             queue.active_at = now
         queue.reports[state.worker] = Report(state, now, idle_since)
+        self._homes[state.worker] = state.queue
         queue.version += 1
         queue.used_at = now
         if now - self._swept_at >= REPORT_AGE:
@@ -180,6 +182,11 @@ class WorkerReports:
         """The latest report of each worker of a queue, by the worker's name."""
         known = self._queues.get(queue)
         return known.reports if known else {}
+
+    def elsewhere(self, queue: str, workers: Iterable[str]) -> frozenset[str]:
+        """Those of these workers that report, but for another queue."""
+        homes = ((name, self._homes.get(name, queue)) for name in workers)
+        return frozenset(name for name, home in homes if home != queue and name in self.of(home))
 
     def version(self, queue: str) -> int:
         """Grows with each report of a worker of the queue."""
@@ -249,6 +256,8 @@ class WorkerReports:
         known.used_at = now
         if ready is not None:
             known.arrivals.note(ready + known.started, now)
+        if now - self._swept_at >= REPORT_AGE:  # it may be that nobody reports at all
+            self._sweep(now)
         return known.arrivals.rate(now)
 
     def _sweep(self, now: float) -> None:
@@ -260,6 +269,7 @@ class WorkerReports:
             name for name, known in self._queues.items() if not known.reports and now - known.used_at > QUEUE_AGE
         ]:
             del self._queues[name]
+        self._homes = {name: home for name, home in self._homes.items() if name in self.of(home)}
 
     @staticmethod
     def _weigh(queue: _Queue, before: WorkerState | None, state: WorkerState, now: float) -> None:
@@ -341,6 +351,7 @@ class Inputs:
         now: seconds of the loop's clock.
         wall: Unix time in seconds, for the ages of pods.
         bare_since: see there.
+        elsewhere: pods whose workers report for another queue: the Deployment's, or the WorkQueue's, was another.
         listening_since: since when workers' reports have been received, in seconds of the loop's clock; None while they
             are not.
     """
@@ -359,6 +370,7 @@ class Inputs:
     listening_since: float | None
     time_so_far: float | None = None
     bare_since: float | None = None
+    elsewhere: frozenset[str] = frozenset()
 
 
 def observe(inputs: Inputs) -> View:
@@ -528,7 +540,7 @@ def _worker(pod: "Pod", inputs: Inputs, statistics: Statistics | None, *, unhear
     silent = False
     if busy is None and pod.ready_since is not None and inputs.listening_since is not None:
         heard_for = min(inputs.wall - pod.ready_since, inputs.now - inputs.listening_since)
-        silent = heard_for > SILENCE
+        silent = heard_for > SILENCE and pod.name not in inputs.elsewhere
     if pod.fails(inputs.wall):
         phase = Phase.FAILING
     elif pod.ready:

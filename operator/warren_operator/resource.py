@@ -55,6 +55,14 @@ def rule(expression: str, message: str) -> JsonValue:
     return {"rule": expression, "message": message}
 
 
+RENAMED = rule(
+    "(has(self.spec.queue) && has(self.spec.queue.name) ? self.spec.queue.name : self.metadata.name) == "
+    "(has(oldSelf.spec.queue) && has(oldSelf.spec.queue.name) ? oldSelf.spec.queue.name : oldSelf.metadata.name)",
+    "a queue cannot be renamed: make another WorkQueue for the other queue",
+)
+"""A rule for the whole object: a rule of the name alone is not asked where the name comes or goes."""
+
+
 def _check_duration(text: str) -> str:
     try:
         value = parse_duration(text)
@@ -139,7 +147,6 @@ class QueueSpec(Model):
                         "!self.startsWith('amq.') && !self.startsWith('warren.') && !self.endsWith('.dead')",
                         "names that start with 'amq.' or 'warren.' or end in '.dead' are reserved: choose another",
                     ),
-                    rule("self == oldSelf", "a queue cannot be renamed: make another WorkQueue for the other queue"),
                 ]
             },
         ),

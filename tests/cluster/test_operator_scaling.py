@@ -324,6 +324,25 @@ def test_nonsense_is_refused_with_what_to_write(release: Release, wrong: dict[st
     assert says in refused.stderr
 
 
+def test_a_queue_cannot_be_renamed(release: Release) -> None:
+    """Its workers would go on with the one before, and nobody would count their tasks. The name may be spelled out."""
+    kube = release.kube
+
+    def renamed(work_queue: str, queue: str | None) -> str:
+        words = ("patch", "workqueue", work_queue, "--type", "merge", "--dry-run=server", "--patch")
+        body = json.dumps({"spec": {"queue": {"name": queue}}})
+        done = kube.run("kubectl", "--namespace", kube.namespace, *words, body, check=False)
+        return done.stderr if done.returncode else ""
+
+    refusal = "a queue cannot be renamed: make another WorkQueue for the other queue"
+    with another(release, "unnamed"):
+        assert refusal in renamed("unnamed", "another")
+        assert renamed("unnamed", "unnamed") == ""
+    for queue in ("another", None):  # the one of the release has a queue whose name is not its own
+        assert refusal in renamed("task-queue", queue)
+    assert renamed("task-queue", "task_queue") == ""
+
+
 def test_a_foreign_policy_over_ours_is_told(release: Release, installed: Kube) -> None:
     """It is named with what it changes, as a condition and as an Event, and gone when it is gone."""
     body = {"pattern": "^task_queue$", "priority": 99, "apply-to": "queues", "definition": {"max-length": 5}}

@@ -492,3 +492,30 @@ def test_a_worker_that_is_just_leaving_is_no_stranger(ago: float, counted: int) 
     leaving = report("leaving", draining=True, received=NOW - ago)
     view = see(Counts(0, 1, NOW), (), (leaving,), statistics=stats(unacked=12, at=NOW - 1), active_at=NOW - ago)
     assert unacked(view) == counted
+
+
+def test_a_worker_that_reports_for_another_queue_is_no_silent_one() -> None:
+    (here,) = see(pods=(pod("a"),)).seen.workers
+    (elsewhere,) = see(pods=(pod("a"),), elsewhere=frozenset({"a"})).seen.workers
+    assert here.silent
+    assert not elsewhere.silent
+
+
+def test_which_workers_report_for_another_queue() -> None:
+    reports = WorkerReports()
+    reports.add(state("a", queue="before"), NOW)
+    reports.add(state("b"), NOW)
+    assert reports.elsewhere("q", ("a", "b", "c")) == {"a"}
+    assert reports.elsewhere("before", ("a", "b", "c")) == {"b"}
+    reports.add(state("a", at=WALL + 1), NOW + 1)
+    assert reports.elsewhere("q", ("a", "b")) == set(), "it is back"
+    reports.add(state("b", queue="another"), NOW + 2 + REPORT_AGE)
+    assert reports.elsewhere("another", ("a",)) == set(), "what is too old is forgotten"
+
+
+def test_queues_that_nobody_reports_for_are_forgotten_as_well() -> None:
+    """Foreign workers report nothing, and so might those whose events are refused."""
+    reports = WorkerReports()
+    for number in range(1000):
+        reports.arrival_rate(f"job-{number}", 0, NOW + number * 60)
+    assert len(reports._queues) <= QUEUE_AGE / 60 + 2
