@@ -20,7 +20,7 @@ from warren_operator.observation import (
     bare_since,
     observe,
 )
-from warren_operator.policy import Limit, Phase, decide
+from warren_operator.policy import Limit, Memory, Phase, decide
 from warren_operator.reasons import OF_THE_QUEUE, Reason
 from warren_operator.resource import Key, Mode, Spec
 from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY, next_look
@@ -140,6 +140,7 @@ class Looker:
         """Observe, decide, act and explain once; returns the seconds until the next look."""
         spec = entry.item.spec
         if entry.refusal is not None or spec is None:
+            entry.memory = Memory()  # what is not seen to the end is not remembered: an old zero is no fresh one
             self._teller.explain(entry, Explained(entry.refusal))
             return IDLE_EVERY
         if entry.acting or reading is None:
@@ -149,6 +150,7 @@ class Looker:
         if target is None:
             text = f"Deployment {key.name} does not exist: make it, or name another in spec.scaleTargetRef.name"
             self._wants.forget(entry.item.key)  # there are no workers that would need a budget
+            entry.memory = Memory()
             self._teller.explain(entry, Explained(Problem(Reason.SCALE_TARGET_MISSING, text)))
             return IDLE_EVERY
         pause = self._too_early(entry, target, reading.counts)
@@ -219,6 +221,7 @@ class Looker:
         if problem is not None and problem.reason in (Reason.AUTOSCALER_CONFLICT, Reason.BUDGET_UNKNOWN):
             seen = view.seen
             self._wants.occupy(entry.item.key, spec, seen.replicas, len(seen.workers) + seen.ending)
+            entry.memory = Memory()
             self._teller.explain(entry, Explained(problem, override, view))
             return IDLE_EVERY
         scaling = self._wants.now(entry.item.key, spec, view.seen, entry.memory, time.time())
@@ -265,6 +268,7 @@ class Looker:
                 unknown=unknown,
                 statistics=self._topology.statistics.get(queue),
                 reports=self._reports.of(queue),
+                elsewhere=self._reports.elsewhere(queue, pods),
                 active_at=self._reports.active_at(queue),
                 service_time=self._reports.service_time(queue, now),
                 time_so_far=self._reports.time_so_far(queue, now),

@@ -135,13 +135,17 @@ class Loop:
         self._changed = True
         self._wake.set()
 
-    def _leadership_changed(self) -> None:
-        """Another operator acts from now on, or this one does: what is known of the WorkQueues is from another time."""
+    def _start_afresh(self) -> None:
+        """Take in all WorkQueues anew: what is known of them is from another time."""
         for key in list(self.entries):
             del self.entries[key]
             self._agenda.drop(key)
             self._wants.forget(key)
         self._changed = True
+
+    def _leadership_changed(self) -> None:
+        """Another operator acts from now on, or this one does."""
+        self._start_afresh()
         if not self.lease.ours:
             self._topology.retire()
         self._wake.set()
@@ -161,6 +165,9 @@ class Loop:
                     self._wait_for_sync(loop.time())
                     await asyncio.sleep(ACTING_EVERY)
                     continue
+                if self._unsynced_told_at > NEVER:
+                    self._unsynced_told_at = NEVER
+                    self._start_afresh()  # nobody knew then what they use of their budgets
                 if self._changed and loop.time() >= self._take_in_after:
                     used = time.thread_time()
                     self._take_in(loop.time())
@@ -226,6 +233,8 @@ class Loop:
         regular = not hinted and all(entry.told is not None for entry in entries)
         begun, used = clock(), time.thread_time()
         for entry, reading in zip(entries, readings, strict=True):
+            if self.entries.get(entry.item.key) is not entry:
+                continue  # it went while it was read, or has been made anew
             pause = IDLE_EVERY
             try:
                 pause = self.looker.look(entry, reading)

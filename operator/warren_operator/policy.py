@@ -385,6 +385,8 @@ def _clamp(spec: Scaling, answer: int) -> int:
 def _bounded(spec: Scaling, asked: int) -> tuple[int, Limit]:
     """The answer within the bounds, and the bound that it met."""
     bounded = _clamp(spec, asked)
+    if bounded < spec.bounds[0]:
+        return bounded, Limit.BUDGET
     if bounded > asked:
         return bounded, Limit.MIN_REPLICAS
     if bounded == asked:

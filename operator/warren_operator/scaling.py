@@ -37,10 +37,12 @@ def scaling_of(spec: Spec, bounds: Bounds | None = None) -> Scaling:
 
 @dataclass(slots=True)
 class _Usual:
-    """A queue's scaling without its budget, for one spec and until its schedule changes it."""
+    """A queue's scaling without its budget, for one spec, and from when it was found until its schedule changes it. A
+    clock that is set back has it found anew."""
 
     spec: Spec
     scaling: Scaling
+    since: float
     until: float
 
 
@@ -72,7 +74,7 @@ class Wants:
     def usual(self, key: Key, spec: Spec, wall: float) -> Scaling:
         """What is wanted by the spec and its schedule at the Unix time `wall` in seconds, whatever the budget."""
         known = self._usual.get(key)
-        if known is not None and known.spec is spec and wall < known.until:
+        if known is not None and known.spec is spec and known.since <= wall < known.until:
             return known.scaling
         bounds = None
         if spec.schedule:
@@ -80,7 +82,7 @@ class Wants:
             bounds = bounds_at(windows, spec.min_replicas, spec.max_replicas, wall)
         until = float("inf") if bounds is None or bounds.until is None else bounds.until
         scaling = scaling_of(spec, bounds)
-        self._usual[key] = _Usual(spec, scaling, until)
+        self._usual[key] = _Usual(spec, scaling, wall, until)
         self._leave(key, spec.budget.name if spec.budget else None)
         return scaling
 

@@ -2,19 +2,23 @@
 told of it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from warren_contract.events import RunningTask, WorkerState
 from warren_operator.kube import KubeError
 from warren_operator.loop import Loop
 from warren_operator.observation import Counts, Reading, Statistics
+from warren_operator.policy import Limit, Memory
 from warren_operator.resource import Condition, Key
 from warren_operator.settings import BUILT_IN, Settings
 from warren_operator.topology import Finding
-from warren_operator.workloads import Deployment
+from warren_operator.workloads import Deployment, Pod, ReplicaSet
 
 if TYPE_CHECKING:
     from warren_operator.broker import Broker, EventPublisher
@@ -31,16 +35,19 @@ class Server:
     Attributes:
         refusal: of a change of replicas; None to take it.
         scaled: how often a change of replicas was asked for.
+        asked: the Deployments and the replicas that were asked for.
     """
 
     def __init__(self) -> None:
         self.refusal: KubeError | None = None
         self.scaled = 0
+        self.asked: list[tuple[str, int]] = []
 
-    async def request(self, _method: str, path: str, **_more: Any) -> dict[str, Any]:
+    async def request(self, _method: str, path: str, **more: Any) -> dict[str, Any]:
         """One call."""
         if path.endswith("/scale"):
             self.scaled += 1
+            self.asked.append((path.split("/")[-2], more["body"][-1]["value"]))
             if self.refusal is not None:
                 raise self.refusal
         return {}
@@ -51,6 +58,9 @@ class Queues:
 
     Attributes:
         ready: tasks in each.
+        answer: set while the broker answers readings of a slow queue.
+        took: seconds that it says an answer took.
+        slow: a reading of a slow queue waits for its answer.
         served: what was last to be there, and whether other policies might be dropped.
     """
 
@@ -60,13 +70,19 @@ class Queues:
 
     def __init__(self) -> None:
         self.ready = 0
+        self.took = 0.0
+        self.answer = asyncio.Event()
+        self.slow = False
         self.served: tuple[frozenset[Key], bool] | None = None
         self.statistics: Mapping[str, Statistics] = {}
 
-    async def read(self, queues: list[str], **_more: bool) -> list[Reading]:
+    async def read(self, queues: list[str], *, aside: bool = False) -> list[Reading]:
         """Count."""
+        if aside:
+            self.slow = True
+            await self.answer.wait()
         now = asyncio.get_running_loop().time()
-        return [Reading(Counts(self.ready, 0, now)) for _ in queues]
+        return [Reading(Counts(self.ready, 0, now, self.took)) for _ in queues]
 
     def serve(self, queues: Mapping[Key, Any], *, may_drop: bool) -> None:
         """Note."""
@@ -105,6 +121,17 @@ class Bed:
         for mirror in self.workloads._mirrors:
             mirror.synced = True
 
+    def pods(self, name: str, *pods: Pod) -> None:
+        """The Deployment's pods, by its one ReplicaSet."""
+        _, sets, found, _ = self.workloads._mirrors
+        sets._copy.set(Key(NAMESPACE, name), ReplicaSet(f"set of {name}", f"uid of {name}", len(pods), len(pods)))
+        for pod in pods:
+            found._copy.set(Key(NAMESPACE, pod.name), replace(pod, owner=f"set of {name}"))
+
+    def autoscaler(self, target: str | None) -> None:
+        """There is a HorizontalPodAutoscaler for this Deployment; None where it is gone."""
+        self.workloads._mirrors[3]._copy.set(Key(NAMESPACE, "hpa"), target)
+
     def deployment(self, name: str, replicas: int | None) -> None:
         """There is a Deployment with so many replicas; None where it is gone."""
         found = None if replicas is None else Deployment(f"uid of {name}", replicas, settled=True)
@@ -126,6 +153,12 @@ class Bed:
             },
         )
         return Key(NAMESPACE, name)
+
+    def delete(self, name: str) -> None:
+        """Somebody deletes a WorkQueue."""
+        self.workloads.queues.take(
+            "DELETED", {"metadata": {"namespace": NAMESPACE, "name": name, "uid": f"uid of {name}"}}
+        )
 
     def ready(self, key: Key) -> Condition:
         """The condition Ready as it was last written."""
@@ -159,6 +192,12 @@ def budget_of(bed: Bed, key: Key) -> int | None:
     told = bed.loop.entries[key].told
     assert told is not None, "nothing is told yet"
     return None if told.scaling is None else told.scaling.budget
+
+
+def limit_of(bed: Bed, key: Key) -> Limit | None:
+    """What held back the latest decision; None before the first."""
+    told = bed.loop.entries[key].told
+    return None if told is None or told.decision is None else told.decision.limit
 
 
 async def until(what: str, check: Any) -> None:
@@ -248,3 +287,86 @@ async def test_a_refused_change_is_forgotten_once_it_is_not_wanted_any_more() ->
         await until("it is told", lambda: bed.ready(key).reason == "ScalingRefused")
         bed.queues.ready = 0
         await until("all is well", lambda: bed.ready(key).status == "True")
+
+
+async def test_what_was_taken_in_before_all_was_listed_uses_its_budget_all_the_same() -> None:
+    """Nobody knew then that the second one has eight workers of the ten."""
+    bed = Bed({"gpu": 10})
+    bed.queues.ready = 10
+    more = {
+        "budget": {"name": "gpu"},
+        "target": {"backlogPerWorker": 1},
+        "behavior": {"scaleUp": {"maxStep": 100}},
+    }
+    first, second = bed.work_queue("a", 1, **more), bed.work_queue("b", 2, **more)
+    bed.workloads._mirrors[0].problem = "cannot watch deployments: the Kubernetes API cannot be reached"
+    async with bed.running():
+        await until("they are taken in", lambda: bed.loop.entries[second].told)
+        bed.workloads._mirrors[0].problem = ""
+        bed.deployment("a", 0)
+        bed.deployment("b", 8)
+        bed.sync()
+        await until("workers are asked for", lambda: bed.server.asked)
+    assert bed.server.asked[0] == ("a", 2)
+    assert budget_of(bed, first) == 2
+
+
+async def test_a_work_queue_that_goes_while_its_slow_queue_is_read_is_not_scaled() -> None:
+    """And what it had of a budget stays free."""
+    bed = Bed({"gpu": 8})
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.took = 1.0
+    more = {"budget": {"name": "gpu"}, "target": {"backlogPerWorker": 1}}
+    first = bed.work_queue("a", 1, **more)
+    async with bed.running():
+        await until("its queue is read aside", lambda: bed.queues.slow)
+        bed.queues.ready = 8
+        bed.delete("a")
+        await until("it is gone", lambda: first not in bed.loop.entries)
+        bed.deployment("b", 0)
+        second = bed.work_queue("b", 2, **more)
+        bed.queues.answer.set()
+        await until("the other one has the whole budget", lambda: budget_of(bed, second) == 8)
+    assert {name for name, _ in bed.server.asked} == {"b"}
+
+
+async def test_what_was_seen_before_a_gap_is_not_remembered_after_it() -> None:
+    """Zeros of before an autoscaler came would count as zeros of now: one reading would be enough for a scale-in."""
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    key = bed.work_queue("a")
+    async with bed.running():
+        await until("the queue is known to be empty", lambda: bed.loop.entries[key].memory.zeros)
+        bed.autoscaler("a")
+        await until("somebody else scales it", lambda: bed.ready(key).reason == "AutoscalerConflict")
+        assert bed.loop.entries[key].memory == Memory()
+        bed.autoscaler(None)
+        await until("it is ours again", lambda: bed.loop.entries[key].memory.zeros)
+        bed.deployment("a", None)
+        await until("its Deployment is gone", lambda: bed.ready(key).reason == "ScaleTargetMissing")
+        assert bed.loop.entries[key].memory == Memory()
+
+
+async def test_workers_that_report_for_another_queue_are_not_taken_for_idle() -> None:
+    """A WorkQueue that has got another queue, over a Deployment whose workers are still busy with the one before."""
+    bed = Bed()
+    bed.sync()
+    bed.queues.listening_since = -1000.0
+    bed.deployment("a", 1)
+    since = time.time() - 600
+    bed.pods("a", Pod("a-1", "", since, True, True, since, False, False, "", None))
+    state = WorkerState("before", "a-1", since + 600, since, 1, (RunningTask("long", since),), 0, 0, 0.0, 600.0)
+    bed.loop.heard(state)
+    key = bed.work_queue("a", queue={"name": "after"}, behavior={"scaleDown": {"stabilization": "0s"}})
+    entry = bed.loop.entries
+    async with bed.running():
+        await until("it is looked at", lambda: entry[key].told)
+        now = asyncio.get_running_loop().time()
+        # Empty for longer than anybody could be late in telling otherwise.
+        bed.queues.statistics = {"after": Statistics(0, 0, 0, available=True, dead=0, at=now)}
+        entry[key].memory = replace(entry[key].memory, zeros=3, zero_since=now - 60, quiet_since=now - 60)
+        bed.loop.hint()
+        await until("the worker stays", lambda: limit_of(bed, key) is Limit.BUSY)
+    assert bed.server.asked == []

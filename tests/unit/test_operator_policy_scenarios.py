@@ -641,3 +641,9 @@ def test_a_minimum_that_is_lowered_is_no_steady_traffic() -> None:
         assert story.read((0, 0), fleet(1)).limit is Limit.MIN_REPLICAS
     story.spec = replace(story.spec, min_replicas=0)
     assert story.read((0, 0), fleet(1)).replicas == 0
+
+
+def test_a_budget_below_min_replicas_is_what_limits() -> None:
+    spec = Scaling(max_replicas=10, min_replicas=5, budget=3)
+    decision = Story(spec, replicas=3).settle((0, 0), fleet(3))
+    assert (decision.replicas, decision.limit) == (3, Limit.BUDGET)

@@ -35,6 +35,14 @@ def test_a_schedule_sets_the_bounds_until_it_changes_them() -> None:
     assert wants.usual(A, item, NOON + 20 * 3600).min_replicas == 2
 
 
+def test_a_clock_that_is_put_right_has_the_schedule_read_anew() -> None:
+    item = spec(schedule=[{"start": "0 8 * * *", "end": "0 18 * * *", "minReplicas": 2}])
+    wants = Wants({}, lambda _: None)
+    week = 7 * 24 * 3600
+    assert wants.usual(A, item, NOON + week + 7 * 3600).min_replicas == 0, "a week ahead, in the evening"
+    assert wants.usual(A, item, NOON).min_replicas == 2
+
+
 def test_a_new_spec_counts_at_once() -> None:
     wants = Wants({}, lambda _: None)
     assert wants.usual(A, spec(maxReplicas=3), NOON).max_replicas == 3
