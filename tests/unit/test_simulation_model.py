@@ -176,6 +176,31 @@ def test_each_task_ends_once_and_the_pods_stay_within_the_bounds(
     assert served >= load.work - 1e-6, "work takes the time of workers"
 
 
+@pytest.mark.parametrize("who", ["warren", "hpa"])
+def test_workers_that_are_always_there_are_there_from_the_beginning(who: str) -> None:
+    scaler = spec_of(minReplicas=2, maxReplicas=4) if who == "warren" else rival(keda=False)
+    record = run(trace_of([(0.0, 2.0)]), scaler, Timing())
+    assert record.waits[0] < 0.1
+    assert record.replicas[0] == (0.0, scaler.rest)
+
+
+def test_a_queue_at_rest_is_looked_at_once_a_minute() -> None:
+    """Two tasks ten days apart; the second one is seen as soon as the first was."""
+
+    class Counting(Warren):
+        looks = 0
+
+        def observe(self) -> Observation:
+            self.looks += 1
+            return super().observe()
+
+    days = 10
+    scaler = Counting(parse_spec({"scaleTargetRef": {"name": "worker"}}, QUEUE), start=0.0)
+    record = run(trace_of([(0.0, 2.0), (days * 86_400.0, 2.0)]), scaler, Timing())
+    assert record.waits[1] == pytest.approx(record.waits[0], abs=0.1)
+    assert scaler.looks < days * 1440 + 2000
+
+
 class Checked(Warren):
     """The operator on the model, that compares what it sees with what the real operator would."""
 

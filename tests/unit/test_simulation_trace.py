@@ -101,6 +101,7 @@ def test_one_of_several_queues_is_chosen() -> None:
         ('{"at": 1}\n', "line 1"),
         ('{"at": 1, "duration": true}\n', "line 1"),
         ('{"at": 1, "duration": 2}\nnonsense\n', "line 2"),
+        ("0,1\n1767225600,1\n", "366 days"),
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused_with_its_line(text: str, told: str) -> None:

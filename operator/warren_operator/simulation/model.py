@@ -246,9 +246,9 @@ class World:
 
     def run(self) -> Record:
         """Run until all tasks are done and the scaler is at rest."""
+        self._scaler.begin(self)
         for _ in range(self.replicas):
             self._make_pod(ready=True)
-        self._scaler.begin(self)
         self.at(math.inf, self._stop)  # so that there is always something to come
         events, arrivals, submitted = self._events, self._trace.at, self._scaler.submitted
         pop, infinity = heapq.heappop, math.inf

@@ -13,6 +13,9 @@ from itertools import chain, cycle
 
 from warren_contract.durations import DurationError, parse_duration
 
+LONGEST_SPAN = 366
+"""Days from the first task to the last at most."""
+
 LONGEST = 10_000_000
 """Tasks in one trace at most: a typing error in a rate should not fill the memory."""
 
@@ -58,6 +61,12 @@ def trace_of(tasks: Iterable[tuple[float, float]], start: float | None = None) -
         raise TraceError("a trace without tasks: there is nothing to simulate")
     if len(ordered) > LONGEST:
         raise TraceError(f"a trace of {len(ordered)} tasks is too long: {LONGEST} is the most")
+    days = (ordered[-1][0] - ordered[0][0]) / 86_400
+    if days > LONGEST_SPAN:
+        raise TraceError(
+            f"the last task comes {days:.0f} days after the first one, and {LONGEST_SPAN} days are the most: see that "
+            "all times are seconds from the same moment"
+        )
     return Trace(array("d", (at for at, _ in ordered)), array("d", (takes for _, takes in ordered)), start)
 
 

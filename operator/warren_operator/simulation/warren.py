@@ -28,6 +28,10 @@ that a change must last to be told; see `warren_worker.reporter`."""
 SIGN_OF_LIFE = 10.0
 """Seconds between two reports of a worker at most."""
 
+REST_AFTER, REST_EVERY = 120.0, 60.0
+"""Seconds after which nothing that has happened counts any more, and seconds between two looks at a queue that is at
+rest from then on: each would be like the one before. Tasks that come are hints, here as there."""
+
 TIME_LIMIT = 25 * 60.0
 """Seconds, the chart's, where the WorkQueue has none of its own."""
 
@@ -76,6 +80,7 @@ class Warren:
         self._look_at = 0.0
         self._hinted_at = float("-inf")
         self._hint_due = False
+        self._moved_at = 0.0
         self._world: World
 
     def begin(self, world: World) -> None:
@@ -87,6 +92,7 @@ class Warren:
 
     def submitted(self, now: float) -> None:
         """The scaler's: the first task is told at once, then the producer tells once a second."""
+        self._moved_at = now
         if self._hint_due:
             return
         if now - self._hinted_at >= HINT_GAP:
@@ -104,6 +110,7 @@ class Warren:
 
     def changed(self, pod: Pod, now: float) -> None:
         """The scaler's: the worker reports as soon as it has settled and the pace allows."""
+        self._moved_at = now
         reporter = self._reporters.get(pod.name)
         if reporter is None:
             if not pod.consuming:
@@ -188,7 +195,12 @@ class Warren:
             up = decision.replicas > decision.current
             forced = decision.current > scaling.ceiling
             world.at(world.now + world.timing.patch * (1 if up else 2), self._act, (decision, up or forced))
-        self._schedule(world.now + next_look(seen, decision))
+        self._schedule(world.now + (REST_EVERY if self._rests(decision) else next_look(seen, decision)))
+
+    def _rests(self, decision: Decision) -> bool:
+        world = self._world
+        at_rest = decision.replicas == world.replicas == len(world.pods) == self.rest
+        return at_rest and not world.waiting and not self._running and world.now - self._moved_at > REST_AFTER
 
     def observe(self) -> Observation:
         """What `warren_operator.observation.observe` would make of the world; a test holds the two together."""
