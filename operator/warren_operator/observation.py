@@ -140,7 +140,8 @@ class _Queue:
     reports: dict[str, Report] = field(default_factory=dict)
     used_at: float = float("-inf")  # its latest report or look
     finished: float = 0.0
-    seconds: float = 0.0
+    worked: float = 0.0
+    ended: float = 0.0
     weighed_at: float = 0.0
     active_at: float = float("-inf")
     started: int = 0
@@ -208,18 +209,17 @@ class WorkerReports:
         _drop_old(known, now)
 
     def service_time(self, queue: str, now: float) -> float | None:
-        """Mean seconds of one task: (seconds finished + seconds running) / tasks finished; None until five have ended.
+        """Mean seconds of one task: seconds worked / tasks finished; None until five have ended.
 
-        Running tasks count with the time they have run so far: long ones are not forgotten while short ones end.
+        Work counts when it is done, not when its task ends: so long tasks are not forgotten while short ones end, and
+        none counts twice. (What has been worked on a task that is handed back is taken off again, with the rest of the
+        worker's sums; what dies with a worker is work all the same.)
         """
         known = self._queues.get(queue)
         if known is None or known.finished < LEAST_FINISHED:
             return None
-        running = sum(
-            report.state.running_seconds + len(report.state.running) * (now - report.received)
-            for report in known.reports.values()
-        )
-        return (known.seconds + running) / known.finished
+        since = sum(len(report.state.running) * (now - report.received) for report in known.reports.values())
+        return (known.worked + since) / known.finished
 
     def time_so_far(self, queue: str, now: float) -> float | None:
         """Mean seconds that tasks take at least, as far as the running ones tell; None where none has run, and once the
@@ -236,7 +236,7 @@ class WorkerReports:
             for report in known.reports.values()
             for task in report.state.running
         ]
-        mean = known.seconds / known.finished if known.finished else 0.0
+        mean = known.ended / known.finished if known.finished else 0.0
         longer = [seconds for seconds in running if seconds > mean]
         if longer:
             mean += (max(longer) - mean) * len(longer) / (len(longer) + known.finished)
@@ -276,17 +276,17 @@ class WorkerReports:
         same_run = before is not None and before.started_at == state.started_at
         if before is None or not same_run:
             # What a worker did before we heard of it is as good a sample as any, unless it is older than our memory.
-            count, spent = state.finished + state.failed, state.finished_seconds
+            count, ended, running = state.finished + state.failed, state.finished_seconds, state.running_seconds
         else:
             count = state.finished + state.failed - before.finished - before.failed
-            spent = state.finished_seconds - before.finished_seconds
-        if count <= 0:
-            return
+            ended = state.finished_seconds - before.finished_seconds
+            running = state.running_seconds - before.running_seconds
         weight = 0.5 ** ((now - queue.weighed_at) / HALF_LIFE)
         # The weight of what has ended is kept above the least count: an old mean is better than none.
         weight = max(weight, min(1.0, LEAST_FINISHED / queue.finished)) if queue.finished else 1.0
         queue.finished = queue.finished * weight + count
-        queue.seconds = queue.seconds * weight + spent
+        queue.ended = queue.ended * weight + ended
+        queue.worked = max(0.0, queue.worked * weight + ended + running)
         queue.weighed_at = now
 
 

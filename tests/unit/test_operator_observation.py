@@ -501,6 +501,36 @@ def test_a_worker_that_reports_for_another_queue_is_no_silent_one() -> None:
     assert not elsewhere.silent
 
 
+@pytest.mark.parametrize(("seconds", "workers"), [(600.0, 30), (30.0, 15), (5.0, 4)])
+def test_the_service_time_is_what_tasks_take_however_long_they_are(seconds: float, workers: int) -> None:
+    """Each worker does one task after the other, no two in step; each tells of it every ten seconds."""
+    reports = WorkerReports()
+    for now in range(0, 3 * 3600, 10):
+        for number in range(workers):
+            worked = now + seconds * number / workers
+            done, running = divmod(worked, seconds)
+            told = state(
+                f"w{number}",
+                1,
+                at=WALL + now,
+                finished=int(done),
+                finished_seconds=done * seconds,
+                running_seconds=running,
+            )
+            reports.add(told, NOW + now)
+    found = reports.service_time("q", NOW + now)
+    assert found == pytest.approx(seconds, rel=0.1)
+
+
+def test_work_on_a_task_that_is_handed_back_does_not_count() -> None:
+    reports = WorkerReports()
+    reports.add(state("a", finished=10, finished_seconds=10.0), NOW)
+    reports.add(state("a", 1, at=WALL + 1, finished=10, finished_seconds=10.0, running_seconds=50.0), NOW + 1)
+    assert reports.service_time("q", NOW + 1) == pytest.approx(6.0, rel=0.01)
+    reports.add(state("a", at=WALL + 2, finished=10, finished_seconds=10.0), NOW + 2)
+    assert reports.service_time("q", NOW + 2) == pytest.approx(1.0, rel=0.05)
+
+
 def test_which_workers_report_for_another_queue() -> None:
     reports = WorkerReports()
     reports.add(state("a", queue="before"), NOW)
