@@ -347,8 +347,10 @@ def _answer(spec: Scaling, seen: Observation, backlog: Backlog) -> tuple[int, Ru
     backlogPerWorker: as many as give each at most so many tasks.
 
     maxWait: by Little's law, λ·S tasks are in work at once when as many are done as come in (λ tasks a second, of S
-    seconds each); ready·S seconds of waiting work spread over maxWait come on top. Never more than there are tasks, and
-    no fewer where S is longer than maxWait: who has a task in work then is no help to those that wait.
+    seconds each); ready·S seconds of waiting work spread over maxWait come on top. Where nothing comes in steadily, all
+    tasks are spread over maxWait, those in work too: else a burst would be worth fewer workers with each one that has
+    taken a task of it. Never more than there are tasks, and no fewer where S is longer than maxWait: who has a
+    task in work then is no help to those that wait.
 
     Until S is known, backlogPerWorker rules, unless the time that tasks have taken so far asks for more already: long
     ones are known to be long well before they end.
@@ -359,7 +361,8 @@ def _answer(spec: Scaling, seen: Observation, backlog: Backlog) -> tuple[int, Ru
         return per_worker, Rule.BACKLOG_PER_WORKER
     learning = seen.service_time is None
     service_time = (seen.time_so_far if learning else seen.service_time) or 0.0
-    at_once = ((seen.arrival_rate or 0.0) + backlog.ready / spec.max_wait) * service_time
+    rate = max((seen.arrival_rate or 0.0) + backlog.ready / spec.max_wait, tasks / spec.max_wait)
+    at_once = rate * service_time
     in_time = _ceil((tasks if service_time > spec.max_wait else min(at_once, tasks)) / spec.concurrency)
     if learning and per_worker >= in_time:
         return per_worker, Rule.LEARNING

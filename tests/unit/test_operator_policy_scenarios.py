@@ -534,14 +534,14 @@ def test_a_burst_from_zero_with_nothing_known() -> None:
     first = story.read((60, 0))
     assert (first.replicas, first.rule) == (12, Rule.LEARNING)
     known = story.read((40, 12), fleet(0, 12), service=30.0, rate=0.0)
-    assert (known.replicas, known.rule) == (40, Rule.MAX_WAIT), "they turn out to be long: more come"
+    assert (known.replicas, known.rule) == (50, Rule.MAX_WAIT), "they turn out to be long: more come"
 
 
 def test_long_tasks_bring_workers_before_the_first_one_ends() -> None:
     """Ten tasks of two hours: once some have run for the longest wait, each of those that wait gets a worker."""
     story = Story(WAIT)
     assert story.read((10, 0)).replicas == 2
-    for so_far, replicas, rule in ((1.0, 2, Rule.LEARNING), (5.0, 2, Rule.LEARNING), (15.0, 4, Rule.MAX_WAIT)):
+    for so_far, replicas, rule in ((1.0, 2, Rule.LEARNING), (5.0, 2, Rule.LEARNING), (15.0, 5, Rule.MAX_WAIT)):
         decision = story.read((8, 2), fleet(0, 2), so_far=so_far)
         assert (decision.replicas, decision.rule) == (replicas, rule)
     last = story.read((6, 4), fleet(0, 4), so_far=30.5)
@@ -552,7 +552,22 @@ def test_who_is_at_work_for_longer_than_the_wait_is_no_help() -> None:
     """Twelve tasks of a minute that began at once, and one that comes after them and is to wait for half of that."""
     decision = Story(WAIT, replicas=12).read((1, 12), fleet(0, 12), service=60.0, rate=0.0)
     assert (decision.replicas, decision.rule) == (13, Rule.MAX_WAIT)
-    assert Story(WAIT, replicas=12).read((1, 12), fleet(0, 12), service=29.0, rate=0.0).replicas == 12
+    assert Story(WAIT, replicas=12).read((1, 12), fleet(0, 12), service=27.0, rate=0.0).replicas == 12
+
+
+def test_a_burst_is_worth_as_many_workers_once_some_have_taken_a_task() -> None:
+    """Sixty tasks of 10 s, none of which is to wait for more than 30: twenty workers begin the last ones after 20 s."""
+    story = Story(WAIT)
+    assert story.read((60, 0), service=10.0, rate=0.0).replicas == 20
+    for up in (5, 10, 15, 20):
+        decision = story.read((60 - up, up), fleet(0, up), service=10.0, rate=0.0)
+        assert (decision.asked, decision.rule) == (20, Rule.MAX_WAIT)
+
+
+def test_steady_traffic_has_no_more_workers_for_the_tasks_in_work() -> None:
+    """Five tasks a second of 3 s: fifteen are at work at any time, and none waits."""
+    decision = Story(WAIT, replicas=15).read((0, 15), fleet(0, 15), service=3.0, rate=5.0)
+    assert decision.asked == 15
 
 
 def test_of_two_rules_the_larger_answer_counts() -> None:
