@@ -17,6 +17,10 @@ from tools.console import Console
 START_LIMIT = 30.0
 """Seconds until it answers; it takes milliseconds."""
 
+ANSWER_LIMIT = 120.0
+"""Seconds for an answer of its API. To take a toxic away it passes on first what the toxic still holds, and all of the
+API waits meanwhile: for as long as whoever is to get it is frozen or cut off, which is up to 45 s."""
+
 
 @dataclass(frozen=True)
 class Toxiproxy:
@@ -81,13 +85,13 @@ def toxiproxy(address: str, port: int, log: Path, enter: Sequence[str] = ()) -> 
             [*enter, str(program()), "-host", address, "-port", str(port)], stdout=output, stderr=output
         )
     try:
-        with httpx.Client(base_url=f"http://{address}:{port}", timeout=10, trust_env=False) as api:
+        with httpx.Client(base_url=f"http://{address}:{port}", timeout=ANSWER_LIMIT, trust_env=False) as api:
 
             def answers() -> bool:
                 assert process.poll() is None, log.read_text("utf-8")
                 try:
                     return api.get("/version").is_success
-                except httpx.ConnectError:
+                except httpx.TransportError:
                     return False
 
             eventually(answers, "toxiproxy answers", limit=START_LIMIT)
