@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from faults import KINDS, LANES, NoVictim
-from ledger import Fault, judge
+from ledger import Demands, Fault, judge
 from schedule import Lane, Step, steps
-from stage import ATTEMPT_LIMIT, REPORTS, Stage, load
+from stage import LIMITS, QUEUES, REPORTS, Stage, load
 from told import Told
 
 SAMPLE = 3.0
@@ -30,14 +30,16 @@ def play(stage: Stage, seconds: float) -> Told:
         say(began, "no more faults; waiting for everything that was confirmed")
         stage.wait_until_nodes_are_well()
         stage.wait_until_brokers_are_well()
+        well = time.time()
+        stage.ask_all_queues()
         stage.drain()
-    except BaseException:
-        stage.keep_evidence(evidence)
+    except BaseException as error:
+        stage.keep_evidence(evidence, [*stage.failures, f"it ended by an error: {error!r}"])
         raise
     entries = stage.entries()
-    verdict = judge(entries, attempt_limit=ATTEMPT_LIMIT)
-    if verdict.problems():
-        stage.keep_evidence(evidence)
+    verdict = judge(entries, LIMITS, Demands(frozenset(QUEUES), well, seconds / 60, frozenset(KINDS)))
+    if problems := verdict.problems():
+        stage.keep_evidence(evidence, problems)
     return Told(stage.seed, began, ended, entries, verdict, stage.samples)
 
 
@@ -106,8 +108,7 @@ class _LaneThread(threading.Thread):
             fault.heal()
         if step.hold:
             say(self._began, f"{step.kind}: all is well again")
-        done = Fault(step.kind, hit.what, began, time.time(), kind.harms, hit.workers, kind.echo)
-        self._stage.faults.append(done)
+        self._stage.write_fault(Fault(step.kind, hit.what, began, time.time(), kind.harms, hit.workers, kind.echo))
         return True
 
 

@@ -4,11 +4,42 @@ It rests on what the client and the handlers wrote down and on the dead-letter q
 Warren says of itself. Times are Unix seconds; all who write share one clock.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import pairwise
+
+ACK_LIMIT = 5.0
+"""Seconds after the end of a run in which its acknowledgement may still be lost. It goes out in the same turn of the
+worker's loop, and a connection that is slow by intent needs less than two seconds for it; the rest is for a busy
+machine. What a fault does later it does to a task that the broker has forgotten. In an hour of faults each of the
+true duplicates was explained with no second at all."""
+
+ROUNDING = 0.01
+"""Seconds: a dead letter's time is in whole milliseconds, rounded down, so that its run may seem to begin after it."""
+
+LONGEST_OUTAGE = 120.0
+"""Seconds that clients may go without any confirm. Heavy faults come one at a time and none holds for longer than 50 s;
+the longest outage in an hour of them was 45 s."""
+
+CONFIRMED_A_MINUTE = 60.0
+"""Tasks confirmed that make a run worth judging: a fifth of what an idle machine has, an eighth of what it had in the
+hour of which docs/chaos.md tells."""
+
+OWN_REASONS: Mapping[str, frozenset[str]] = {
+    "fail": frozenset({"ValueError"}),
+    "hopeless": frozenset({"PermanentError"}),
+    "crash": frozenset({"Crash"}),
+    "overrun": frozenset({"TimeLimit"}),
+}
+"""Why a task of each kind may be dead by its own doing; all other kinds are meant to be done."""
+
+KILLED = "Crash"
+"""The reason of a task of any kind whose handler was killed at its last attempt."""
+
+AT_ONCE = frozenset({"hopeless"})
+"""Kinds whose handlers say that another attempt is of no use."""
 
 
 class Answer(Enum):
@@ -43,6 +74,7 @@ class Submission:
         sent: when.
         answer: what became of it, for the client.
         answered: when; None where no answer came.
+        kind: what it does, the first word of its body.
     """
 
     id: str
@@ -50,6 +82,7 @@ class Submission:
     sent: float
     answer: Answer
     answered: float | None = None
+    kind: str = "work"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +113,7 @@ class Death:
     Attributes:
         task: its id.
         at: when its last attempt failed.
-        reason: the exception's name.
+        reason: the exception's name; empty where the letter does not say.
     """
 
     task: str
@@ -121,12 +154,51 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Everything that was written down."""
+    """Everything that was written down.
+
+    Attributes:
+        submissions, runs, deaths, faults: all of them.
+        failures: a sentence for whatever went wrong with the run itself: queues that were never empty, a client that
+            ended by an error.
+    """
 
     submissions: Sequence[Submission]
     runs: Sequence[Run]
     deaths: Sequence[Death] = ()
     faults: Sequence[Fault] = ()
+    failures: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What workers are set to.
+
+    Attributes:
+        task: seconds for one run of a task.
+        letter: seconds that a worker waits for the confirm of a dead letter.
+        attempts: failures after which a task is dead.
+    """
+
+    task: float
+    letter: float
+    attempts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """What a run has to show, so that a system in which nothing happens does not pass.
+
+    Attributes:
+        queues: each must take a task and do it when all is well again.
+        well: since when all is well again.
+        minutes: of faults that were asked for.
+        kinds: of faults that must have come.
+    """
+
+    queues: frozenset[str]
+    well: float
+    minutes: float
+    kinds: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +233,9 @@ class Verdict:
         belied: refused, and yet completed or dead.
         duplicates: ends of a task beyond its first.
         interruptions: runs that had to begin anew.
+        burials: a sentence for each dead letter that should not be there, or not yet, or not with that reason.
+        failures: a sentence for whatever else must not be: a run that did not drain, or in which too little happened.
+        reasons: of dead letters, by kind of task and reason.
     """
 
     confirmed: frozenset[str]
@@ -173,6 +248,9 @@ class Verdict:
     belied: frozenset[str]
     duplicates: tuple[Surplus, ...]
     interruptions: tuple[Surplus, ...]
+    burials: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
+    reasons: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
         """A sentence for everything that must not be."""
@@ -188,7 +266,7 @@ class Verdict:
             for item in (*self.duplicates, *self.interruptions)
             if item.cause is None
         ]
-        return found
+        return [*found, *self.burials, *self.failures]
 
     def summary(self) -> str:
         """The figures in a few lines."""
@@ -198,8 +276,13 @@ class Verdict:
             f"{len(self.completed)} completed, {len(self.dead)} dead\n"
             f"lost {len(self.lost)}, unexpected {len(self.unexpected)}, refused and yet done {len(self.belied)}\n"
             f"{len(self.duplicates)} duplicates ({_told(causes)}), "
-            f"{len(self.interruptions)} runs interrupted ({_told(tally(self.interruptions))})"
+            f"{len(self.interruptions)} runs interrupted ({_told(tally(self.interruptions))})\n"
+            f"dead letters by kind of task and reason: "
+            f"{_told({f'{kind} {reason or NO_REASON}': count for (kind, reason), count in self.reasons.items()})}"
         )
+
+
+NO_REASON = "(no reason)"
 
 
 def tally(items: Iterable[Surplus]) -> dict[str, int]:
@@ -216,25 +299,35 @@ def _told(causes: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """A task's end, as far as the time is known."""
+    """A task's end.
+
+    Attributes:
+        worker: in whose hands it was; empty where that is not known.
+        began: when the run that led to it did.
+        over: when it can be undone no more: the broker has heard of it, or never will.
+        harm: that undoes it.
+    """
 
     worker: str
     began: float
+    over: float = field(compare=False)
     harm: Harm = field(compare=False)
 
 
-def judge(entries: Entries, *, attempt_limit: float) -> Verdict:
+def judge(entries: Entries, limits: Limits, demands: Demands | None = None) -> Verdict:
     """Balance the ledger.
 
     Args:
         entries: complete: all faults healed, and the queues drained.
-        attempt_limit: seconds that one attempt may take, and its dead letter: of a death, only the end is known.
+        limits: of the workers.
+        demands: what the run has to show; None where it is a scene of a few tasks.
     """
     answers = _answers(entries.submissions)
     by_answer = {answer: frozenset(task for task, its in answers.items() if its is answer) for answer in Answer}
     completed = frozenset(run.task for run in entries.runs if run.completed)
     dead = frozenset(death.task for death in entries.deaths)
     touched = dead | {run.task for run in entries.runs}
+    runs = _by_task(entries.runs)
     return Verdict(
         confirmed=by_answer[Answer.CONFIRMED],
         refused=by_answer[Answer.REFUSED],
@@ -244,8 +337,11 @@ def judge(entries: Entries, *, attempt_limit: float) -> Verdict:
         lost=by_answer[Answer.CONFIRMED] - completed - dead,
         unexpected=frozenset(touched - answers.keys()),
         belied=by_answer[Answer.REFUSED] & touched,
-        duplicates=_duplicates(entries, attempt_limit),
-        interruptions=_interruptions(entries),
+        duplicates=_duplicates(entries, runs, limits),
+        interruptions=_interruptions(entries, runs, limits),
+        burials=tuple(_burials(entries, runs, limits)),
+        failures=(*entries.failures, *(_shortcomings(entries, demands) if demands is not None else ())),
+        reasons=_reasons(entries),
     )
 
 
@@ -264,41 +360,133 @@ def _answers(submissions: Iterable[Submission]) -> dict[str, Answer]:
     return found
 
 
-def _duplicates(entries: Entries, attempt_limit: float) -> tuple[Surplus, ...]:
+def _by_task(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Each task's runs, in the order of their beginnings."""
+    found: dict[str, list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.started):
+        found[run.task].append(run)
+    return found
+
+
+def _duplicates(entries: Entries, runs: Mapping[str, Sequence[Run]], limits: Limits) -> tuple[Surplus, ...]:
     ends: dict[str, list[_End]] = defaultdict(list)
     for run in entries.runs:
         if run.completed:
-            ends[run.task].append(_End(run.worker, run.started, Harm.REPEATED))
+            over = (run.started if run.ended is None else run.ended) + ACK_LIMIT
+            ends[run.task].append(_End(run.worker, run.started, over, Harm.REPEATED))
     for death in entries.deaths:
-        last = _last_run(entries.runs, death)
-        began = death.at - attempt_limit if last is None else last.started
-        ends[death.task].append(_End("" if last is None else last.worker, began, Harm.DIED_TWICE))
+        last = _last_run(runs, death)
+        began = death.at - limits.task if last is None else last.started
+        # The letter is published just after its time, its confirm is waited for, and then the task is acknowledged.
+        over = death.at + limits.letter + ACK_LIMIT
+        ends[death.task].append(_End("" if last is None else last.worker, began, over, Harm.DIED_TWICE))
     found = []
     for task, its in sorted(ends.items()):
         for first, second in pairwise(sorted(its, key=lambda end: end.began)):
-            # A letter that is published again belongs to the same last run: it may come as late as that is.
-            until = max(second.began, first.began + attempt_limit) if first.harm is Harm.DIED_TWICE else second.began
-            found.append(_surplus(task, first.harm, first.worker, (first.began, until), entries.faults))
+            # A letter that is published again may belong to the same last run: then only the limit is known.
+            until = min(second.began, first.over) if second.began > first.began else first.over
+            surplus = _surplus(task, first.harm, first.worker, (first.began, until), entries.faults)
+            if surplus.cause is None:
+                surplus = replace(surplus, cause=_held_up(first, second, entries.faults))
+            found.append(surplus)
     return tuple(found)
 
 
-def _last_run(runs: Iterable[Run], death: Death) -> Run | None:
-    its = [run for run in runs if run.task == death.task and run.started <= death.at]
-    return max(its, key=lambda run: run.started, default=None)
+def _held_up(first: _End, second: _End, faults: Iterable[Fault]) -> Fault | None:
+    """What held up the worker that was the second to begin: it had the task before the first was given it.
+
+    A worker that stands still is given up, and another does its tasks. When it goes on, it begins with what it finds in
+    its socket, before it learns that its connection is gone.
+    """
+    for fault in faults:
+        is_its_own = fault.workers is not None and second.worker in fault.workers and first.harm in fault.harms
+        if is_its_own and fault.began <= first.began and second.began <= fault.ended + fault.echo:
+            return fault
+    return None
 
 
-def _interruptions(entries: Entries) -> tuple[Surplus, ...]:
-    of: dict[str, list[Run]] = defaultdict(list)
-    for run in sorted(entries.runs, key=lambda run: run.started):
-        of[run.task].append(run)
-    end_of_record = max((run.ended or run.started for run in entries.runs), default=0.0)
+def _last_run(runs: Mapping[str, Sequence[Run]], death: Death) -> Run | None:
+    """The run that a task died of."""
+    return max(_runs_until(runs, death), key=lambda run: run.started, default=None)
+
+
+def _runs_until(runs: Mapping[str, Sequence[Run]], death: Death) -> list[Run]:
+    return [run for run in runs.get(death.task, ()) if run.started <= death.at + ROUNDING]
+
+
+def _interruptions(entries: Entries, runs: Mapping[str, Sequence[Run]], limits: Limits) -> tuple[Surplus, ...]:
+    last_start: dict[str, float] = {}
+    for run in entries.runs:
+        last_start[run.worker] = max(run.started, last_start.get(run.worker, run.started))
     found = []
-    for task, its in of.items():
+    for task, its in runs.items():
         for run, following in zip(its, [*its[1:], None], strict=True):
             if run.ended is None and not run.doomed:
-                until = end_of_record if following is None else following.started
-                found.append(_surplus(task, Harm.INTERRUPTED, run.worker, (run.started, until), entries.faults))
+                # Past its limits a run has been ended by its own worker.
+                until = run.started + limits.task + limits.letter
+                if following is not None:
+                    until = min(until, following.started)
+                # A lost connection alone ends a run only in a worker that is asked to go, and that takes no other task.
+                went_on = last_start[run.worker] > run.started + limits.task
+                faults = [fault for fault in entries.faults if fault.workers is not None or not went_on]
+                found.append(_surplus(task, Harm.INTERRUPTED, run.worker, (run.started, until), faults))
     return tuple(found)
+
+
+def _burials(entries: Entries, runs: Mapping[str, Sequence[Run]], limits: Limits) -> Iterable[str]:
+    """What is wrong with dead letters: why their tasks died, and how soon."""
+    sent = {one.id: one for one in reversed(entries.submissions)}
+    for death in entries.deaths:
+        task = sent.get(death.task)
+        if task is None:
+            continue  # told of already: nobody has submitted it
+        its = _runs_until(runs, death)
+        if death.reason not in OWN_REASONS.get(task.kind, ()):
+            last = max(its, key=lambda run: run.started, default=None)
+            if death.reason != KILLED or last is None or not _was_hit(last, death, entries.faults):
+                yield f"task {death.task} ({task.kind}) is dead because of {death.reason or NO_REASON}"
+        due = 1 if task.kind in AT_ONCE else limits.attempts
+        # A delivery that is lost before its handler begins counts as an attempt, too; whose it was nobody knows.
+        if len(its) < due and not any(
+            Harm.INTERRUPTED in fault.harms and fault.began <= death.at and task.sent <= fault.ended + fault.echo
+            for fault in entries.faults
+        ):
+            so_far = f"after {len(its)} of {due} attempts"
+            yield f"task {death.task} ({task.kind}) was buried {so_far}, and no fault explains it"
+
+
+def _was_hit(run: Run, death: Death, faults: Iterable[Fault]) -> bool:
+    """Whether something that kills handlers hit this very worker between the beginning of the run and the death."""
+    return any(
+        fault.workers is not None and fault.explains(Harm.INTERRUPTED, run.worker, run.started, death.at)
+        for fault in faults
+    )
+
+
+def _reasons(entries: Entries) -> dict[tuple[str, str], int]:
+    kinds = {one.id: one.kind for one in entries.submissions}
+    counts = Counter((kinds.get(death.task, "unknown"), death.reason) for death in entries.deaths)
+    return dict(sorted(counts.items()))
+
+
+def _shortcomings(entries: Entries, demands: Demands) -> Iterable[str]:
+    """A sentence for all that a run would have to show and does not."""
+    completed = {run.task for run in entries.runs if run.completed}
+    confirmed = [one for one in entries.submissions if one.answer is Answer.CONFIRMED]
+    for queue in sorted(demands.queues):
+        tasks = [one.id for one in confirmed if one.queue == queue and one.sent >= demands.well]
+        if not tasks:
+            yield f"queue {queue} takes no task, and all is well again"
+        elif not completed.intersection(tasks):
+            yield f"queue {queue} takes tasks, and none is done, and all is well again"
+    for before, after in outages(entries.submissions, LONGEST_OUTAGE):
+        yield f"nothing was confirmed for {after - before:.0f} s: more than {LONGEST_OUTAGE:.0f} s must not be"
+    least = CONFIRMED_A_MINUTE * demands.minutes
+    if len(confirmed) < least:
+        yield f"{len(confirmed)} tasks were confirmed, and less than {least:.0f} are too few to judge by"
+    if not entries.deaths:
+        yield "nothing died, and some tasks are meant to"
+    yield from (f"{kind} never came" for kind in sorted(demands.kinds - {fault.kind for fault in entries.faults}))
 
 
 def _surplus(task: str, harm: Harm, worker: str, span: tuple[float, float], faults: Iterable[Fault]) -> Surplus:
@@ -310,12 +498,36 @@ def _surplus(task: str, harm: Harm, worker: str, span: tuple[float, float], faul
 
 
 def outages(submissions: Collection[Submission], shortest: float) -> list[tuple[float, float]]:
-    """The spans of at least so many seconds in which clients sent tasks and none was confirmed."""
+    """The spans of at least so many seconds in which clients had tasks to send and none was confirmed."""
     confirms = sorted(
         one.answered for one in submissions if one.answer is Answer.CONFIRMED and one.answered is not None
     )
-    sent = sorted(one.sent for one in submissions)
-    if not sent:
+    if not submissions:
         return []
-    marks = [sent[0], *confirms, max(sent[-1], confirms[-1] if confirms else sent[0])]
-    return [(before, after) for before, after in pairwise(marks) if after - before >= shortest]
+    first, last = min(one.sent for one in submissions), max(one.sent for one in submissions)
+    marks = [first, *confirms, max(last, confirms[-1] if confirms else first)]
+    found = []
+    for before, after in pairwise(marks):
+        if after - before < shortest:
+            continue
+        # Where nobody asks, nobody goes without: an outage begins with the first task that waited in it.
+        waiting = (one for one in submissions if one.sent >= before or (one.answered or 0) > before)
+        waited = min((one.sent for one in waiting), default=before)
+        began = max(before, waited)
+        if after - began >= shortest:
+            found.append((began, after))
+    return found
+
+
+def covered(faults: Iterable[Fault], harm: Harm, began: float, ended: float) -> float:
+    """The share of this span in which some fault may do this to the tasks of all workers, and so explains it in any."""
+    spans = sorted(
+        (max(fault.began, began), min(fault.ended + fault.echo, ended))
+        for fault in faults
+        if fault.workers is None and harm in fault.harms
+    )
+    total, reached = 0.0, began
+    for start, end in spans:
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total / (ended - began) if ended > began else 0.0

@@ -1,11 +1,18 @@
-"""What the client and the handlers wrote into their folder, as entries of the ledger."""
+"""What the client, the handlers and the stage wrote into their folder, as entries of the ledger.
+
+Dead letters and faults are written down as well: what has been judged can be judged again, by another rule.
+"""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ledger import Answer, Run, Submission
+from ledger import Answer, Death, Fault, Harm, Run, Submission
+
+DEATHS = "deaths.jsonl"
+FAULTS = "faults.jsonl"
 
 
 def submissions(folder: Path) -> list[Submission]:
@@ -18,16 +25,81 @@ def runs(folder: Path) -> list[Run]:
     return read_runs(_lines(folder, "worker-*.jsonl"))
 
 
+def deaths(folder: Path) -> list[Death]:
+    """All dead letters that were read, in the order of their reading."""
+    return read_deaths(_lines(folder, DEATHS))
+
+
+def faults(folder: Path) -> list[Fault]:
+    """All faults that were done, in the order of their ends."""
+    return read_faults(_lines(folder, FAULTS))
+
+
+def append(folder: Path, name: str, line: dict[str, Any]) -> None:
+    """Write one line; a line that is written has reached the kernel."""
+    with (folder / name).open("ab", buffering=0) as file:
+        file.write(json.dumps(line).encode() + b"\n")
+
+
+def letter(task: str, headers: Mapping[str, Any]) -> dict[str, Any]:
+    """A dead letter's line: of its headers, those that say why and when, and the broker's own word where it buried.
+
+    A letter without a reason says so: what is missing stays empty.
+    """
+    reason = headers.get("x-warren-exception") or headers.get("x-first-death-reason") or ""
+    return {
+        "task": task,
+        "at": int(str(headers.get("x-warren-failed-at", 0))) / 1000,
+        "reason": str(reason),
+        "attempts": headers.get("x-warren-attempts"),
+        "worker": headers.get("x-warren-worker"),
+    }
+
+
+def fault_line(fault: Fault) -> dict[str, Any]:
+    """A fault's line."""
+    return {
+        "kind": fault.kind,
+        "what": fault.what,
+        "began": fault.began,
+        "ended": fault.ended,
+        "harms": sorted(harm.value for harm in fault.harms),
+        "workers": None if fault.workers is None else sorted(fault.workers),
+        "echo": fault.echo,
+    }
+
+
+def read_deaths(lines: Iterable[dict[str, Any]]) -> list[Death]:
+    """From the lines of `letter`."""
+    return [Death(line["task"], line["at"], line["reason"]) for line in lines]
+
+
+def read_faults(lines: Iterable[dict[str, Any]]) -> list[Fault]:
+    """From the lines of `fault_line`."""
+    return [
+        Fault(
+            line["kind"],
+            line["what"],
+            line["began"],
+            line["ended"],
+            frozenset(map(Harm, line["harms"])),
+            None if line["workers"] is None else frozenset(line["workers"]),
+            line["echo"],
+        )
+        for line in lines
+    ]
+
+
 def read_submissions(lines: Iterable[dict[str, Any]]) -> list[Submission]:
     """From a client's lines; what has no answer is unknown."""
     found: dict[str, Submission] = {}
     for line in lines:
         task, at = line["task"], line["at"]
         if line["what"] == "sent":
-            found[task] = Submission(task, line["queue"], at, Answer.UNKNOWN)
+            found[task] = Submission(task, line["queue"], at, Answer.UNKNOWN, kind=line["kind"])
         else:
             sent = found[task]
-            found[task] = Submission(task, sent.queue, sent.sent, Answer(line["what"]), at)
+            found[task] = replace(sent, answer=Answer(line["what"]), answered=at)
     return list(found.values())
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from ledger import Answer, Entries, Fault, Surplus, outages, tally
+from ledger import NO_REASON, Answer, Entries, Fault, Harm, Surplus, covered, outages, tally
 from told import Told
 
 WIDTH, LEFT, RIGHT = 1100, 168, 16
@@ -59,7 +59,7 @@ def page(told: Told) -> str:
         f"<style>{STYLE}</style></head><body>",
         "<h1>Warren under faults</h1>",
         f'<p class="{"bad" if problems else "good"}">'
-        + (f"{len(problems)} problems" if problems else "Nothing lost, nothing unexpected, every duplicate explained")
+        + (f"{len(problems)} problems" if problems else "Nothing lost, nothing unexpected, all else explained")
         + f"</p><p>Seed {told.seed}; {len(told.entries.faults)} faults of {len(told.kinds())} kinds in {minutes:.1f} "
         f"minutes. Repeat: <code>make chaos MINUTES={max(1, round(minutes))} SEED={told.seed}</code></p>",
         _figures(told),
@@ -72,7 +72,10 @@ def page(told: Told) -> str:
         "<h2>Confirms that stayed out</h2>",
         f"<p>Spans of {SHORTEST_OUTAGE:g} s and more in which clients submitted and no task was confirmed.</p>",
         _outages(told),
+        "<h2>Dead letters, by what the task was to do and why it died</h2>",
+        _reasons(told),
         "<h2>Duplicates, and what explains them</h2>",
+        _covered(told),
         bars(verdict.duplicates, verdict.interruptions),
         _surplus(verdict.duplicates, told.began),
         "<h2>Faults</h2>",
@@ -299,6 +302,20 @@ def _outages(told: Told) -> str:
         during = [f"{fault.kind} ({fault.what})" for fault in told.entries.faults if _meets(fault, began, until)]
         rows.append([f"{until - began:.1f} s", _clock(began - told.began), "; ".join(during) or "none"])
     return _table(["for", "from", "faults at that time"], rows[:40]) if rows else "<p>There were none.</p>"
+
+
+def _reasons(told: Told) -> str:
+    rows = [[kind, reason or NO_REASON, str(count)] for (kind, reason), count in told.verdict.reasons.items()]
+    return _table(["kind of task", "reason", "letters"], rows) if rows else "<p>There were none.</p>"
+
+
+def _covered(told: Told) -> str:
+    """How much of the time an explanation lies ready for any worker's task: what the verdict cannot see then."""
+    shares = [
+        f"{harm.value} {covered(told.entries.faults, harm, told.began, told.ended):.0%}"
+        for harm in (Harm.REPEATED, Harm.DIED_TWICE)
+    ]
+    return f"<p>Share of the time in which a fault explains it for tasks of all workers: {', '.join(shares)}.</p>"
 
 
 def _meets(fault: Fault, began: float, until: float) -> bool:

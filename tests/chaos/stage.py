@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ import pika
 import records
 import yaml
 from kube import ROOT, Kube
-from ledger import Death, Entries, Fault, owed
+from ledger import Answer, Entries, Fault, Limits, owed
 from pods import Process, processes
 from release import install, remove, token
 from toxiproxy import Toxiproxy, toxiproxy
@@ -46,8 +47,8 @@ TIME_LIMIT = 30
 """Seconds for one task: six times the longest that is meant to end, so that a busy machine breaks none off."""
 LETTER_LIMIT = 10
 """Seconds that a worker waits for the confirm of a dead letter."""
-ATTEMPT_LIMIT = TIME_LIMIT + LETTER_LIMIT + 5.0
-"""Seconds of an attempt with its letter, and some for the way."""
+ATTEMPTS = 3
+LIMITS = Limits(TIME_LIMIT, LETTER_LIMIT, ATTEMPTS)
 
 WELL_LIMIT = 300.0
 """Seconds for brokers and nodes to be well again after a fault. Two idle cores take 20 for a broker; a node that was
@@ -58,6 +59,14 @@ DRAIN_LIMIT = CONSUMER_TIMEOUT + 150.0
 """Seconds, after the last fault, for everything that was confirmed to come to its end: what a broker that was cut off
 had given out may come back that late, a task that overruns its limit takes three times that, and the rest is worked
 off."""
+LOOK = 2.0
+"""Seconds between two looks at what is left."""
+DRAINED_LOOKS = 3
+"""Looks in a row at which all queues have to be empty."""
+STATISTICS_INTERVAL = 5.0
+"""Seconds after which the management API counts a queue's messages anew: one look may tell of what was before."""
+ASK_LIMIT = 60.0
+"""Seconds for a queue to take a task again once all brokers are well: producers connect anew within 10."""
 UP_LIMIT = 900.0
 """Seconds for two nodes more: containerd, kubelet and the images of each."""
 
@@ -114,7 +123,7 @@ def values(folder: Path, images: Path) -> dict[str, Any]:
             "handler": "chaos_work:work",
             "env": {"WARREN_EVIDENCE": "/evidence"},
             "target": {"backlogPerWorker": 3},
-            "retry": {"maxAttempts": 3, "minDelay": "1s", "maxDelay": "3s"},
+            "retry": {"maxAttempts": ATTEMPTS, "minDelay": "1s", "maxDelay": "3s"},
             "timeLimit": f"{TIME_LIMIT}s",
             "resources": small,
             "tolerations": tolerations,
@@ -173,18 +182,16 @@ class Stage:
         folder: where clients and handlers write.
         toxic: toxiproxy, between all parts and the brokers.
         seed: of the run.
-        faults: done so far.
         samples: (time, worker pods that are well, worker pods that there are) now and then.
-        deaths: dead letters read so far.
+        failures: a sentence for whatever went wrong with the run itself.
     """
 
     kube: Kube
     folder: Path
     toxic: Toxiproxy
     seed: int
-    faults: list[Fault] = field(default_factory=list)
     samples: list[tuple[float, int, int]] = field(default_factory=list)
-    deaths: list[Death] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
     def inside(self, call: Callable[[], T]) -> T:
         """Call a function whose sockets belong to the first node: from there, services' addresses lead somewhere."""
@@ -216,7 +223,17 @@ class Stage:
 
     def entries(self) -> Entries:
         """The ledger so far."""
-        return Entries(records.submissions(self.folder), records.runs(self.folder), self.deaths, self.faults)
+        return Entries(
+            records.submissions(self.folder),
+            records.runs(self.folder),
+            records.deaths(self.folder),
+            records.faults(self.folder),
+            tuple(self.failures),
+        )
+
+    def write_fault(self, fault: Fault) -> None:
+        """Keep what was done."""
+        records.append(self.folder, records.FAULTS, records.fault_line(fault))
 
     def broker_address(self) -> str:
         """Of the service that leads to the brokers past toxiproxy."""
@@ -264,9 +281,10 @@ class Stage:
 
         eventually(look, "all nodes are ready", limit=WELL_LIMIT, every=1)
 
-    def keep_evidence(self, folder: Path) -> None:
+    def keep_evidence(self, folder: Path, problems: Sequence[str]) -> None:
         """For a run that failed: everything that was written down, and what pods have printed, before it all goes."""
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "problems.txt").write_text("".join(f"{problem}\n" for problem in problems), "utf-8")
         for path in self.folder.glob("*.jsonl"):
             shutil.copy(path, folder)
         describe = self.kube.run(
@@ -292,7 +310,7 @@ class Stage:
         return subprocess.Popen(command)
 
     def read_dead_letters(self) -> None:
-        """Take what the dead-letter queues have, and keep it."""
+        """Take what the dead-letter queues have, and write it down before it is acknowledged."""
         secret = self.kube.secret("warren-broker-operator")
         parameters = pika.ConnectionParameters(
             host=self.broker_address(),
@@ -302,8 +320,7 @@ class Stage:
             blocked_connection_timeout=30,
         )
 
-        def read() -> list[Death]:
-            found = []
+        def read() -> None:
             connection = pika.BlockingConnection(parameters)
             channel = connection.channel()
             for queue in QUEUES:
@@ -311,32 +328,88 @@ class Stage:
                     method, properties, _ = channel.basic_get(f"{queue}.dead")
                     if method is None or properties is None:
                         break
-                    headers = properties.headers or {}
-                    at = int(str(headers.get("x-warren-failed-at", 0))) / 1000
-                    found.append(Death(properties.message_id or "", at, str(headers.get("x-warren-exception", ""))))
+                    line = records.letter(properties.message_id or "", properties.headers or {})
+                    records.append(self.folder, records.DEATHS, line)
                     channel.basic_ack(method.delivery_tag or 0)
             connection.close()
-            return found
 
-        self.deaths += self.inside(read)
+        self.inside(read)
+
+    def ask_all_queues(self) -> None:
+        """Give each queue one task more, now that all is well; the ledger says what became of it.
+
+        A task that is refused is followed by another, for a while: producers connect anew.
+        """
+        for queue in QUEUES:
+            since = time.time()
+            turn = 0
+
+            def taken(queue: str = queue, since: float = since) -> bool:
+                nonlocal turn
+                turn += 1
+                code = self.client(f"end-{queue}-{turn}", queue, "--count", "1").wait(60)
+                if code:
+                    self.failures.append(f"the client that asked {queue} at the end had exit code {code}")
+                return any(
+                    (one.queue, one.answer) == (queue, Answer.CONFIRMED) and one.sent >= since
+                    for one in records.submissions(self.folder)
+                )
+
+            try:
+                eventually(taken, f"{queue} takes a task", limit=ASK_LIMIT, every=1)
+            except AssertionError as error:
+                print(f"NOT TAKEN: {error}")  # a problem of the verdict
 
     def drain(self) -> None:
-        """Wait until everything that was confirmed has come to its end, and the work queues are empty."""
+        """Wait until everything that was confirmed has come to its end and all queues are empty.
+
+        If that does not come, it is a failure of the run.
+        """
+        calm = Calm()
 
         def look() -> bool:
             self.read_dead_letters()
             entries = self.entries()
             left = owed(entries.submissions, entries.runs, entries.deaths)
-            held = {name: row.get("messages") for name, row in self.queues().items() if name in QUEUES}
-            assert not left, f"{len(left)} tasks are owed, such as {sorted(left)[:5]}; {held}"
-            assert not any(held.values()), held
+            held = self.held()
+            empty = calm.look(held, time.monotonic())
+            assert not left, f"{len(left)} tasks are owed, such as {sorted(left)[:5]}; messages: {held}"
+            assert empty, f"messages: {held}"
             return True
 
         try:
-            eventually(look, "everything that was confirmed is done or dead", limit=DRAIN_LIMIT, every=2)
+            eventually(look, "everything that was confirmed is done or dead", limit=DRAIN_LIMIT, every=LOOK)
         except AssertionError as error:
-            print(f"NOT DRAINED: {error}")  # the verdict names what is lost
+            self.failures.append(f"not drained: {error}")
         self.read_dead_letters()
+
+    def held(self) -> dict[str, int | None]:
+        """Messages of each queue; None where the broker does not say, as of a queue without a leader."""
+        rows = self.queues()
+        return {name: rows.get(name, {}).get("messages") for queue in QUEUES for name in (queue, f"{queue}.dead")}
+
+
+@dataclass
+class Calm:
+    """Whether all queues stay empty: some looks in a row that span more than one interval of the statistics."""
+
+    looks: int = 0
+    since: float = 0.0
+
+    def look(self, held: Mapping[str, int | None], now: float) -> bool:
+        """Take in one look at a time of the monotonic clock; True once it is certain.
+
+        Args:
+            held: messages of each queue; what nobody knows is not empty.
+            now: the time.
+        """
+        if not held or any(count != 0 for count in held.values()):
+            self.looks = 0
+            return False
+        if not self.looks:
+            self.since = now
+        self.looks += 1
+        return self.looks >= DRAINED_LOOKS and now - self.since > STATISTICS_INTERVAL
 
 
 def enter() -> tuple[str, ...]:
@@ -440,4 +513,5 @@ def load(stage: Stage) -> Iterator[None]:
         yield
     finally:
         client.send_signal(signal.SIGTERM)
-        assert client.wait(60) == 0, "the client ends in good order; it waits 15 s for an answer"
+        if code := client.wait(60):  # in good order it waits for its last answer, for 15 s
+            stage.failures.append(f"the client ended with exit code {code}: it was not at work all the time")

@@ -4,6 +4,7 @@
 
 Without a count it goes on until SIGTERM. It chooses the ids, so that a task without an answer is known, too. What is
 not an answer in so many words is `unknown`: a connection that broke, and whatever the client's own death leaves open.
+Its exit code is 1 where one of its threads has ended by an error: the others go on, and nobody would notice.
 """
 
 import argparse
@@ -11,10 +12,14 @@ import http.client
 import json
 import random
 import signal
+import sys
 import threading
 import time
+import traceback
 import urllib.parse
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +90,8 @@ class Client:
 
     def submit(self, queue: str, tasks: dict[str, str]) -> None:
         """Send tasks, id → body; more than one as a batch."""
-        for task in tasks:
-            self._record.write(what="sent", task=task, queue=queue)
+        for task, body in tasks.items():
+            self._record.write(what="sent", task=task, queue=queue, kind=body.partition(" ")[0])
         if len(tasks) == 1:
             ((task, body),) = tasks.items()
             status, said = self._post(f"/v1/queues/{queue}/tasks", body, {"Idempotency-Key": task})
@@ -166,8 +171,27 @@ def burst(client: Client, name: str, queue: str, seed: int, count: int) -> None:
     client.close()
 
 
-def main() -> None:
-    """Run until SIGTERM, or until the count is sent."""
+def side_by_side(jobs: Sequence[Callable[[], None]]) -> int:
+    """Do all of these, each in a thread; the result is 1 where one of them has ended by an error, else 0."""
+    failed: list[BaseException] = []
+
+    def do(job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:  # noqa: BLE001  told by the exit code
+            traceback.print_exception(error)
+            failed.append(error)
+
+    threads = [threading.Thread(target=do, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return 1 if failed else 0
+
+
+def main() -> int:
+    """Run until SIGTERM, or until the count is sent; the result is the exit code."""
     parser = argparse.ArgumentParser()
     for argument in ("url", "token", "folder", "name"):
         parser.add_argument(argument)
@@ -179,28 +203,24 @@ def main() -> None:
     if options.count:
         client = Client(options.url, options.token, record)
         burst(client, options.name, options.queues[0], options.seed, options.count)
-        return
+        return 0
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stopped.set())
-    threads = [
-        threading.Thread(
-            target=go_on,
-            args=(
+    return side_by_side(
+        [
+            partial(
+                go_on,
                 Client(options.url, options.token, record),
                 f"{options.name}-{queue}-{turn}",
                 queue,
                 options.seed,
                 stopped,
-            ),
-        )
-        for queue in options.queues
-        for turn in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+            )
+            for queue in options.queues
+            for turn in range(2)
+        ]
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

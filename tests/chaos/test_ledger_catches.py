@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import records
 from brokers import Broker, declare_work_queue, running_broker
-from ledger import Answer, Death, Entries, Fault, Harm, Verdict, judge
+from ledger import Answer, Entries, Fault, Harm, Limits, Verdict, judge
 from ports import free_port
 from producers import SUBMIT_TOKEN, producer_environment, ready_producer, running_producer
 from proxies import Proxy, proxy_to
@@ -29,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 QUEUE = "task_queue"
 ATTEMPT = 30.0
 """Seconds that an attempt takes at most, by far."""
+LIMITS = Limits(task=ATTEMPT, letter=ATTEMPT)
 
 
 @dataclass
@@ -78,9 +79,12 @@ class Scene:
     def judge(self) -> Verdict:
         """Once the queue is empty."""
         self.workers.wait_until_empty()
-        deaths = [Death(properties.message_id, 0, "") for properties, _ in self.workers.broker.drain(f"{QUEUE}.dead")]
+        letters = [
+            records.letter(properties.message_id or "", properties.headers or {})
+            for properties, _ in self.workers.broker.drain(f"{QUEUE}.dead")
+        ]
         found = records.submissions(self.folder), records.runs(self.folder)
-        return judge(Entries(*found, deaths, self.faults), attempt_limit=ATTEMPT)
+        return judge(Entries(*found, records.read_deaths(letters), self.faults), LIMITS)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger import Answer, Death, Entries, Fault, Harm, Run, Submission, judge
+from ledger import Answer, Death, Entries, Fault, Harm, Limits, Run, Submission, judge
 from report import backlog, page, rate
 from told import Told
 
@@ -19,16 +19,18 @@ def told() -> Told:
             *(Run(f"t{number}", "w1", number + 1, number + 2, completed=True) for number in range(58)),
             Run("t5", "w2", 30, 31, completed=True),
         ],
-        [Death("t58", 60, "ValueError")],
+        [Death("t58", 60, "<Value>")],
         [Fault("broker killed", "<b>&", 5, 20, frozenset(Harm)), Fault("rollout", "workers", 30, 31)],
     )
-    return Told(7, 0, 60, entries, judge(entries, attempt_limit=10), [(0, 1, 2), (30, 2, 2), (60, 0, 0)])
+    return Told(7, 0, 60, entries, judge(entries, Limits(10, 5)), [(0, 1, 2), (30, 2, 2), (60, 0, 0)])
 
 
 def test_the_page_tells_all_and_stands_alone() -> None:
     text = page(told())
     assert "task t59 was confirmed and is neither completed nor dead" in text
     assert "2 faults of 2 kinds" in text
+    assert "<td>work</td><td>&lt;Value&gt;</td><td>1</td>" in text
+    assert "repeated 25%" in text
     assert "broker killed: &lt;b&gt;&amp;" in text
     assert re.findall(r'(?:src|href)="', text) == []
     for picture in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
