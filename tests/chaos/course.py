@@ -3,10 +3,11 @@
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from faults import KINDS, LANES, NoVictim
+from faults import KINDS, LANES, Hit, NoVictim
 from ledger import Demands, Fault, judge
 from schedule import Lane, Step, steps
 from stage import LIMITS, QUEUES, REPORTS, Stage, load
@@ -14,6 +15,10 @@ from told import Told
 
 SAMPLE = 3.0
 """Seconds between two looks at the workers' pods: a look costs a tenth of a second of one core."""
+
+TRIES = 3
+"""Times that a fault of a kind that has yet to come is done, until it meets what it is meant for: a brief task may have
+ended while the fault was on its way. No more, so that the first round comes to its end."""
 
 FIRST_ROUND_LIMIT = 900.0
 """Seconds, beyond those asked for, until each kind has come: then something keeps faults from happening."""
@@ -82,6 +87,7 @@ class _LaneThread(threading.Thread):
 
     def _run(self) -> None:
         wanting = {kind.name for kind in self._lane.kinds}
+        missed: Counter[str] = Counter()
         for step in steps(self._stage.seed, self._lane):
             gone = time.time() - self._began
             if gone >= self._seconds and not wanting:
@@ -89,27 +95,35 @@ class _LaneThread(threading.Thread):
             assert gone < self._seconds + FIRST_ROUND_LIMIT, f"these faults did not happen: {sorted(wanting)}"
             if self._stopping.wait(step.pause):
                 return
-            if self._do(step):
-                wanting.discard(step.kind)
+            for turn in range(TRIES if step.kind in wanting else 1):
+                hit = self._do(step, turn)
+                missed[step.kind] += hit is not None and not hit.met
+                if hit is not None and (hit.met or missed[step.kind] >= TRIES):
+                    wanting.discard(step.kind)
+                if hit is None or step.kind not in wanting or self._stopping.is_set():
+                    break
 
-    def _do(self, step: Step) -> bool:
-        """One fault from beginning to end; False where there was nothing to hit."""
+    def _do(self, step: Step, turn: int) -> Hit | None:
+        """One fault from beginning to end; None where there was nothing to hit."""
         kind = KINDS[step.kind]
-        fault = kind(self._stage, random.Random(step.draw))
+        fault = kind(self._stage, random.Random(step.draw + turn))
+        hold = step.hold
         began = time.time()
         try:
             hit = fault.inject()
-            say(self._began, f"{step.kind}: {hit.what}" + (f", for {step.hold:.0f} s" if step.hold else ""))
-            self._stopping.wait(step.hold)
+            hold = step.hold if hit.met else 0.0
+            told = "" if hit.met else ", which had just ended"
+            say(self._began, f"{step.kind}: {hit.what}{told}" + (f", for {hold:.0f} s" if hold else ""))
+            self._stopping.wait(hold)
         except NoVictim:
             say(self._began, f"{step.kind}: nothing to hit")
-            return False
+            return None
         finally:
             fault.heal()
-        if step.hold:
+        if hold:
             say(self._began, f"{step.kind}: all is well again")
         self._stage.write_fault(Fault(step.kind, hit.what, began, time.time(), kind.harms, hit.workers, kind.echo))
-        return True
+        return hit
 
 
 @contextmanager

@@ -4,6 +4,7 @@ A fault that must pass without a trace has no harms: a duplicate that only it co
 """
 
 import random
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,15 @@ HEARTBEATS = 25.0
 VICTIM_LIMIT = 30.0
 """Seconds to wait for something to hit, such as a handler at work; then the fault comes later."""
 
+PREFERENCE = 0.75
+"""Share of the faults that look for a run that would end well. Tasks that overrun are at work for half a minute each:
+chance alone would meet little else, and a run that was to be killed anyway tells little."""
+PREFERENCE_LIMIT = 10.0
+"""Seconds to wait for such a run; then any will do."""
+YOUNG = 1.5
+"""Seconds since the beginning of a run that is young: much of a long one is still to come, and one that goes on for
+longer than it is meant to has died already, perhaps."""
+
 
 class NoVictim(Exception):
     """There is nothing to hit just now."""
@@ -44,10 +54,32 @@ class Hit:
     Attributes:
         what: in words.
         workers: whose tasks it may harm; None for all.
+        met: whether it met what it was meant for; if not, it may have done harm, and yet does not count.
     """
 
     what: str
     workers: frozenset[str] | None = None
+    met: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A worker with a task in hand.
+
+    Attributes:
+        pod: the worker's.
+        run: the task's.
+        pid: its handler's process on this machine.
+    """
+
+    pod: Pod
+    run: records.AtWork
+    pid: int
+
+
+def promising(run: records.AtWork, now: float) -> bool:
+    """Whether a run would come to a good end, and not just now."""
+    return not run.doomed and now - run.started <= YOUNG
 
 
 class Fault(ABC):
@@ -85,18 +117,26 @@ class Fault(ABC):
             raise NoVictim
         return self.draw.choice(found)
 
-    def at_work(self) -> tuple[Pod, str, int]:
-        """A worker's pod that has a task in hand, the task, and its handler's process on this machine."""
-        deadline = time.monotonic() + VICTIM_LIMIT
-        while time.monotonic() < deadline:
+    def at_work(self) -> Victim:
+        """A worker's pod that has a task in hand: mostly one that has just begun and would come to a good end."""
+        began = time.monotonic()
+        choosy = self.draw.random() < PREFERENCE
+        while (gone := time.monotonic() - began) < VICTIM_LIMIT:
             pods = {pod.name: pod for pod in self.stage.pods("worker") if pod.well}
-            busy = [found for found in records.at_work(self.stage.folder) if found[1] in pods]
-            for task, worker, inner in self.draw.sample(busy, len(busy)):
-                for process in self.stage.processes(pods[worker]):
-                    if process.inner == inner:
-                        return pods[worker], task, process.pid
+            busy = [run for run in records.at_work(self.stage.folder) if run.worker in pods]
+            if choosy and gone < PREFERENCE_LIMIT:
+                busy = [run for run in busy if promising(run, time.time())]
+            for one in self.draw.sample(busy, len(busy)):
+                for process in self.stage.processes(pods[one.worker]):
+                    if process.inner == one.pid:
+                        return Victim(pods[one.worker], one, process.pid)
             time.sleep(0.2)
         raise NoVictim
+
+    def struck(self, victim: Victim, what: str) -> Hit:
+        """What was done to this victim just now, and whether its run had not ended before."""
+        met = victim.run in records.at_work(self.stage.folder)
+        return Hit(what, frozenset({victim.pod.name}), met)
 
 
 class WorkerKilled(Fault):
@@ -107,10 +147,10 @@ class WorkerKilled(Fault):
     echo = 5.0
 
     def inject(self) -> Hit:
-        pod, task, _ = self.at_work()
-        for process in self.stage.processes(pod):
+        victim = self.at_work()
+        for process in self.stage.processes(victim.pod):
             if process.own and process.kill():
-                return Hit(f"{pod.name} with {task}", frozenset({pod.name}))
+                return self.struck(victim, f"{victim.pod.name} with {victim.run.task}")
         raise NoVictim
 
 
@@ -143,9 +183,9 @@ class WorkerFrozen(Standstill):
     hold = (10.0, 40.0)
 
     def inject(self) -> Hit:
-        pod, task, _ = self.at_work()
-        self.freeze(process for process in self.stage.processes(pod) if process.own)
-        return Hit(f"{pod.name} with {task}", frozenset({pod.name}))
+        victim = self.at_work()
+        self.freeze(process for process in self.stage.processes(victim.pod) if process.own)
+        return self.struck(victim, f"{victim.pod.name} with {victim.run.task}")
 
 
 class WorkerDeleted(Fault):
@@ -155,9 +195,9 @@ class WorkerDeleted(Fault):
     flags: ClassVar[tuple[str, ...]] = ()
 
     def inject(self) -> Hit:
-        pod, task, _ = self.at_work()
-        self.stage.kube.kubectl("delete", "pod", pod.name, "--wait=false", *self.flags)
-        return Hit(f"{pod.name} with {task}", frozenset({pod.name}))
+        victim = self.at_work()
+        self.stage.kube.kubectl("delete", "pod", victim.pod.name, "--wait=false", *self.flags)
+        return self.struck(victim, f"{victim.pod.name} with {victim.run.task}")
 
 
 class WorkerForced(WorkerDeleted):
@@ -178,10 +218,10 @@ class HandlerKilled(Fault):
     echo = 2.0
 
     def inject(self) -> Hit:
-        pod, task, pid = self.at_work()
-        for process in self.stage.processes(pod):
-            if process.pid == pid and process.kill():
-                return Hit(f"{task} in {pod.name}", frozenset({pod.name}))
+        victim = self.at_work()
+        for process in self.stage.processes(victim.pod):
+            if process.pid == victim.pid and process.kill():
+                return self.struck(victim, f"{victim.run.task} in {victim.pod.name}")
         raise NoVictim
 
 
@@ -301,14 +341,25 @@ class LeadersMoved(Fault):
                 continue
             to = self.draw.choice(others)
             queue = f'{{resource, <<"/">>, queue, <<"{name}">>}}'
-            self.stage.kube.rabbitmqctl(
+            said = self.stage.kube.rabbitmqctl(
                 "eval",
                 f"{{ok, Q}} = rabbit_amqqueue:lookup({queue}), rabbit_quorum_queue:transfer_leadership(Q, '{to}').",
             )
+            if not has_moved(said):
+                continue
             moved.append(f"{name} to {to.partition('.')[0].removeprefix('rabbit@')}")
         if not moved:
             raise NoVictim
         return Hit(", ".join(moved))
+
+
+def has_moved(answer: str) -> bool:
+    """Whether a leader gave way, as RabbitMQ's `transfer_leadership` answers.
+
+    >>> has_moved("{migrated,'rabbit@two'}"), has_moved("{not_migrated,timeout}")
+    (True, False)
+    """
+    return re.match(r"\s*\{?migrated\b", answer) is not None
 
 
 class BrokerCut(Fault):

@@ -5,7 +5,7 @@ Dead letters and faults are written down as well: what has been judged can be ju
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,16 +122,40 @@ def read_runs(lines: Iterable[dict[str, Any]]) -> list[Run]:
     return sorted([*found, *running.values()], key=lambda run: run.started)
 
 
-def at_work(folder: Path) -> list[tuple[str, str, int]]:
-    """(task, worker, process id inside its pod) of the runs that have begun and not ended yet."""
-    open_runs: dict[tuple[str, int], str] = {}
-    for line in _lines(folder, "worker-*.jsonl"):
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """A run that has begun and not ended yet.
+
+    Attributes:
+        task: its id.
+        worker: that runs it.
+        pid: of the handler's process, inside its pod.
+        started: when.
+        doomed: it never ends by itself.
+    """
+
+    task: str
+    worker: str
+    pid: int
+    started: float
+    doomed: bool
+
+
+def at_work(folder: Path) -> list[AtWork]:
+    """The runs that have begun and not ended yet; also those whose process has died."""
+    return read_at_work(_lines(folder, "worker-*.jsonl"))
+
+
+def read_at_work(lines: Iterable[dict[str, Any]]) -> list[AtWork]:
+    """From the handlers' lines."""
+    found: dict[tuple[str, int], AtWork] = {}
+    for line in lines:
         key = (line["worker"], line["pid"])
         if line["what"] == "start":
-            open_runs[key] = line["task"]
+            found[key] = AtWork(line["task"], line["worker"], line["pid"], line["at"], line["doomed"])
         else:
-            open_runs.pop(key, None)
-    return sorted((task, worker, pid) for (worker, pid), task in open_runs.items())
+            found.pop(key, None)
+    return sorted(found.values(), key=lambda run: (run.task, run.worker, run.pid))
 
 
 def _lines(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:

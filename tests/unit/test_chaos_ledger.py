@@ -27,11 +27,13 @@ from ledger import (
 from records import (
     DEATHS,
     FAULTS,
+    AtWork,
     append,
     deaths,
     fault_line,
     faults,
     letter,
+    read_at_work,
     read_deaths,
     read_runs,
     read_submissions,
@@ -432,6 +434,11 @@ def test_lines_become_entries() -> None:
         Run("a", "w1", 4, 5),
     ]
     assert read_runs([line("start", 1, doomed=True)]) == [Run("a", "w1", 1, doomed=True)]
+
+
+def test_a_run_is_at_work_until_it_ends() -> None:
+    lines = [line("start", 1), line("start", 2, "b", 8, doomed=True), line("done", 3), line("start", 4, "c", 9)]
+    assert read_at_work(lines) == [AtWork("b", "w1", 8, 2, doomed=True), AtWork("c", "w1", 9, 4, doomed=False)]
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,26 @@
-"""What the stage of a run decides: when all is drained, and what is a failure of the run itself."""
+"""What the stage and the course of a run decide: when all is drained, whom a fault hits, and whether that counts."""
 
 import json
+import random
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import course
+import faults
 import pytest
 import records
 import stage
+from course import TRIES, _LaneThread
+from faults import LeadersMoved, NoVictim, WorkerKilled, has_moved, promising
 from kube import Kube
 from ledger import Fault
-from stage import DRAINED_LOOKS, QUEUES, STATISTICS_INTERVAL, Calm, Stage
+from records import AtWork
+from schedule import Kind, Lane
+from stage import DRAINED_LOOKS, QUEUES, STATISTICS_INTERVAL, Calm, Pod, Stage
 
 NOTHING: dict[str, int | None] = dict.fromkeys(["amber", "birch"], 0)
 EMPTY = {name: {"messages": 0} for queue in QUEUES for name in (queue, f"{queue}.dead")}
@@ -184,3 +192,158 @@ class Printed:
 
     stdout: str
     returncode: int = 0
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (AtWork("a", "w1", 7, 99, doomed=False), True),
+        (AtWork("a", "w1", 7, 99, doomed=True), False),
+        (AtWork("a", "w1", 7, 90, doomed=False), False),
+    ],
+)
+def test_a_run_is_worth_hitting_that_has_just_begun_and_would_end(run: AtWork, *, expected: bool) -> None:
+    assert promising(run, 100) is expected
+
+
+@dataclass
+class OneProcess:
+    """A worker's process that does what it is told, and whose task may end just then."""
+
+    folder: Path
+    ends: bool
+    inner: int = 7
+    pid: int = 4711
+    own: bool = True
+
+    def kill(self) -> bool:
+        if self.ends:
+            note(self.folder, "done")
+        return True
+
+
+def note(folder: Path, what: str, task: str = "a", *, pid: int = 7, doomed: bool = False) -> None:
+    line = {"what": what, "task": task, "worker": "w1", "pid": pid, "at": time.time(), "doomed": doomed}
+    records.append(folder, "worker-w1.jsonl", line)
+
+
+@dataclass
+class OneWorker(Stage):
+    """A stage with one worker."""
+
+    process: Any = None
+
+    def pods(self, _component: str) -> list[Pod]:
+        return [Pod("w1", "uid", "node", "address", well=True)]
+
+    def processes(self, _pod: Pod) -> list[Any]:
+        return [self.process, OneProcess(self.folder, ends=False, inner=8, own=False)]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_fault_that_came_too_late_for_its_victim_has_not_met_it(tmp_path: Path, *, ends: bool) -> None:
+    note(tmp_path, "start")
+    given = OneWorker(NOBODY, tmp_path, NOBODY, 1, process=OneProcess(tmp_path, ends))
+    hit = WorkerKilled(given, random.Random(1)).inject()
+    assert hit.met is not ends
+    assert hit.workers == frozenset({"w1"})
+    assert hit.what == "w1 with a"
+
+
+def test_most_victims_are_promising_and_any_will_do_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note(tmp_path, "start", "doomed", doomed=True)
+    given = OneWorker(NOBODY, tmp_path, NOBODY, 1, process=OneProcess(tmp_path, ends=False))
+    monkeypatch.setattr(faults, "PREFERENCE_LIMIT", 0.3)
+    assert WorkerKilled(given, random.Random(1)).at_work().run.task == "doomed"
+    note(tmp_path, "start", "good", pid=8)
+    monkeypatch.setattr(faults, "PREFERENCE_LIMIT", 10)
+    monkeypatch.setattr(faults, "YOUNG", 60)
+    chosen = [WorkerKilled(given, random.Random(draw)).at_work().run.task for draw in range(200)]
+    assert 0.8 < chosen.count("good") / 200 < 0.95, "three quarters, and half of the rest"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("{migrated,'rabbit@two'}\n", True),
+        ("{not_migrated,already_leader}\n", False),
+        ("{not_migrated,timeout}\n", False),
+        ("", False),
+    ],
+)
+def test_leaders_have_moved_where_the_broker_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, *, expected: bool
+) -> None:
+    assert has_moved(answer) is expected
+    monkeypatch.setattr(Kube, "rabbitmqctl", lambda *_words: answer)
+    row = {"members": ["rabbit@one.x", "rabbit@two.x"], "leader": "rabbit@one.x"}
+    fault = LeadersMoved(Still(Kube(tmp_path, "chaos"), tmp_path, NOBODY, 1, rows={"amber": row}), random.Random(1))
+    if expected:
+        assert fault.inject().what == "amber to two"
+    else:
+        with pytest.raises(NoVictim):
+            fault.inject()
+
+
+@dataclass
+class Plan:
+    """What a fault's tries come to: met, missed (False) or nothing to hit (None); the last one goes on for ever."""
+
+    results: Sequence[bool | None]
+    tries: int = 0
+    heals: int = 0
+
+    def next(self) -> bool | None:
+        result = self.results[min(self.tries, len(self.results) - 1)]
+        self.tries += 1
+        return result
+
+
+class Planned(faults.Fault):
+    """A fault that goes as planned."""
+
+    kind = "planned"
+    plan: ClassVar[Plan]
+
+    def inject(self) -> faults.Hit:
+        met = self.plan.next()
+        if met is None:
+            raise NoVictim
+        return faults.Hit("it", frozenset({"w1"}), met)
+
+    def heal(self) -> None:
+        self.plan.heals += 1
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(course, "KINDS", {"planned": Planned})
+
+
+@pytest.mark.usefixtures("planned")
+@pytest.mark.parametrize(
+    ("results", "tries"),
+    [
+        ([True], 1),
+        ([False, True], 2),
+        ([False], TRIES),
+        ([None, True], 2),
+        ([None, False, None, True], 4),
+        ([False, None, False, None, False], 5),
+    ],
+)
+def test_a_fault_that_missed_is_tried_again_so_many_times(
+    tmp_path: Path, results: Sequence[bool | None], tries: int
+) -> None:
+    """Without any time, so that the first round is all there is."""
+    Planned.plan = plan = Plan(results)
+    given = Stage(NOBODY, tmp_path, NOBODY, 1)
+    thread = _LaneThread(
+        given, Lane("one", [Kind("planned")], (0, 0)), began=time.time(), seconds=0, stopping=threading.Event()
+    )
+    thread.run()
+    assert thread.error is None
+    assert plan.tries == plan.heals == tries
+    assert len(records.faults(tmp_path)) == tries - results.count(None), "what missed may have done harm"
