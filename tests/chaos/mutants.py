@@ -1,11 +1,12 @@
 """Our own worker and producer with a mistake put in, which the ledger has to find.
 
-python mutants.py early|stale|hasty
+python mutants.py early|stale|hasty|curt|forgetful|twofold|rash
 """
 
 import asyncio
 import os
 import sys
+from dataclasses import replace
 from typing import Any
 
 
@@ -64,6 +65,76 @@ def hasty() -> int:
     return program.main()
 
 
+def curt() -> int:
+    """A worker that buries each task at once and does not say why."""
+    from warren_worker import __main__ as program  # noqa: PLC0415
+    from warren_worker import intake, worker  # noqa: PLC0415
+    from warren_worker.verdict import Failed  # noqa: PLC0415
+
+    take_in = intake.take_in
+
+    def on_take_in(*arguments: Any, **more: Any) -> Any:
+        return replace(take_in(*arguments, **more), unfit=Failed("", ""))
+
+    setattr(worker, "take_in", on_take_in)  # noqa: B010
+    return program.main(os.environ)
+
+
+def forgetful() -> int:
+    """A worker that forgets to acknowledge what is done."""
+    from warren_worker import __main__ as program  # noqa: PLC0415
+    from warren_worker.consumer import Consumer  # noqa: PLC0415
+    from warren_worker.verdict import Verdict  # noqa: PLC0415
+
+    settle = Consumer.settle
+
+    def on_settle(self: Any, delivery: Any, verdict: Any) -> bool:
+        return verdict is Verdict.ACK or settle(self, delivery, verdict)
+
+    setattr(Consumer, "settle", on_settle)  # noqa: B010
+    return program.main(os.environ)
+
+
+def twofold() -> int:
+    """A worker that publishes each dead letter twice."""
+    from warren_worker import __main__ as program  # noqa: PLC0415
+    from warren_worker.dead_letters import DeadLetters  # noqa: PLC0415
+
+    publish: Any = DeadLetters.publish
+
+    def on_publish(self: Any, *arguments: Any) -> None:
+        publish(self, *arguments[:-1], lambda _: None)
+        publish(self, *arguments)
+
+    setattr(DeadLetters, "publish", on_publish)  # noqa: B010
+    return program.main(os.environ)
+
+
+def rash() -> int:
+    """A worker that kills its handlers whenever it loses a connection, and goes on."""
+    from warren_worker import __main__ as program  # noqa: PLC0415
+    from warren_worker.worker import Worker  # noqa: PLC0415
+
+    lost = Worker.on_sessions_lost
+
+    def on_lost(self: Any, *arguments: Any, **more: Any) -> None:
+        lost(self, *arguments, **more)
+        self._kill_lost()
+
+    setattr(Worker, "on_sessions_lost", on_lost)  # noqa: B010
+    return program.main(os.environ)
+
+
+MUTANTS = {
+    "early": early,
+    "stale": stale,
+    "hasty": hasty,
+    "curt": curt,
+    "forgetful": forgetful,
+    "twofold": twofold,
+    "rash": rash,
+}
+
 if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    os._exit({"early": early, "stale": stale, "hasty": hasty}[sys.argv[1]]())
+    os._exit(MUTANTS[sys.argv[1]]())

@@ -6,6 +6,7 @@ Each scenario runs with the sound part, too, and then the ledger balances.
 import itertools
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,6 +57,16 @@ class Scene:
             WARREN_EVIDENCE=str(self.folder),
         ).ready()
 
+    def start_behind(self, proxy: Proxy, name: str, mutant: str = "") -> Worker:
+        """Start a worker whose connections go through a proxy; all later ones go to the broker itself again."""
+        direct = self.workers.broker
+        self.workers.point_at(
+            Broker("127.0.0.1", proxy.port, direct.management_port, direct.container, direct.passwords)
+        )
+        worker = self.start(name, mutant)
+        self.workers.point_at(direct)
+        return worker
+
     def kill(self, worker: Worker) -> None:
         """kill -9."""
         at = max(run.started for run in records.runs(self.folder))
@@ -76,7 +87,7 @@ class Scene:
         for name in names:
             (self.folder / name).touch()
 
-    def judge(self) -> Verdict:
+    def judge(self, limits: Limits = LIMITS) -> Verdict:
         """Once the queue is empty."""
         self.workers.wait_until_empty()
         letters = [
@@ -84,7 +95,7 @@ class Scene:
             for properties, _ in self.workers.broker.drain(f"{QUEUE}.dead")
         ]
         found = records.submissions(self.folder), records.runs(self.folder)
-        return judge(Entries(*found, records.read_deaths(letters), self.faults), LIMITS)
+        return judge(Entries(*found, records.read_deaths(letters), self.faults), limits)
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +158,7 @@ def proxy(broker: Broker) -> Iterator[Proxy]:
 @pytest.mark.parametrize("mutant", ["", "stale"])
 def test_a_worker_that_acknowledges_on_another_channel(scene: Scene, client: Client, proxy: Proxy, mutant: str) -> None:
     """It loses its connection with task a in hand, and acknowledges b, which it just begins, when a is done."""
-    direct = scene.workers.broker
-    scene.workers.point_at(Broker("127.0.0.1", proxy.port, direct.management_port, direct.container, direct.passwords))
-    first = scene.start("first", mutant)
-    scene.workers.point_at(direct)
+    first = scene.start_behind(proxy, "first", mutant)
     client.submit(QUEUE, {"a": "gate a"})
     scene.wait_for_run("a", "first")
     second = scene.start("second")
@@ -170,6 +178,74 @@ def test_a_worker_that_acknowledges_on_another_channel(scene: Scene, client: Cli
     assert verdict.lost == ({"b"} if mutant else set()), verdict.summary()
     assert [item.task for item in verdict.duplicates] == ["a"]
     assert bool(verdict.problems()) is bool(mutant)
+
+
+@pytest.mark.parametrize("mutant", ["", "rash"])
+def test_a_worker_that_kills_its_handler_while_connections_drop(
+    scene: Scene, client: Client, proxy: Proxy, mutant: str
+) -> None:
+    """The fault may interrupt runs of all workers that are asked to end; this one goes on with b."""
+    scene.start_behind(proxy, "first", mutant)
+    client.submit(QUEUE, {"a": "gate a"})
+    scene.wait_for_run("a", "first")
+    (run,) = records.runs(scene.folder)
+    scene.start("second")
+    proxy.cut()
+    scene.wait_for_run("a", "second")
+    harms = frozenset({Harm.INTERRUPTED, Harm.REPEATED})
+    scene.faults.append(Fault("connections dropped", "all", run.started, time.time(), harms))
+    scene.open_gates("a-first")
+    client.submit(QUEUE, {"b": "gate b"})
+    scene.wait_for_run("b", "first")
+    scene.open_gates("a-second", "b-first")
+    verdict = scene.judge(Limits(task=BRIEF, letter=ATTEMPT))
+    assert verdict.lost == set()
+    assert [item.task for item in verdict.interruptions] == (["a"] if mutant else [])
+    assert [item.task for item in verdict.duplicates] == ([] if mutant else ["a"])
+    assert len(verdict.problems()) == bool(mutant), verdict.problems()
+
+
+BRIEF = 0.2
+"""Seconds that pass in any case while another worker starts."""
+
+
+@pytest.mark.parametrize("mutant", ["", "curt"])
+def test_a_worker_that_buries_at_once_and_without_a_reason(scene: Scene, client: Client, mutant: str) -> None:
+    client.submit(QUEUE, {"good": "work 0", "bad": "fail"})
+    scene.start("first", mutant)
+    verdict = scene.judge()
+    assert verdict.lost == set()
+    assert verdict.dead == ({"good", "bad"} if mutant else {"bad"})
+    assert verdict.reasons == ({("fail", ""): 1, ("work", ""): 1} if mutant else {("fail", "ValueError"): 1}), (
+        verdict.summary()
+    )
+    assert len(verdict.problems()) == (4 if mutant else 0), verdict.problems()
+
+
+@pytest.mark.parametrize("mutant", ["", "forgetful"])
+def test_a_worker_that_forgets_to_acknowledge(scene: Scene, client: Client, mutant: str) -> None:
+    first = scene.start("first", mutant)
+    client.submit(QUEUE, {"a": "work 0"})
+    eventually(lambda: any(run.completed for run in records.runs(scene.folder)), "a is done")
+    first.signal(signal.SIGTERM)
+    first.exit_code()
+    # A fault that comes later cannot have kept the acknowledgement from the broker.
+    now = time.time() + ATTEMPT
+    scene.faults.append(Fault("connections dropped", "all", now, now + ATTEMPT, frozenset({Harm.REPEATED})))
+    scene.start("second")
+    verdict = scene.judge()
+    assert [item.task for item in verdict.duplicates] == (["a"] if mutant else [])
+    assert len(verdict.problems()) == bool(mutant), verdict.problems()
+
+
+@pytest.mark.parametrize("mutant", ["", "twofold"])
+def test_a_worker_that_buries_twice(scene: Scene, client: Client, mutant: str) -> None:
+    client.submit(QUEUE, {"a": "hopeless"})
+    scene.start("first", mutant)
+    verdict = scene.judge()
+    assert verdict.lost == set()
+    assert verdict.dead == {"a"}
+    assert len(verdict.problems()) == bool(mutant), verdict.problems()
 
 
 @pytest.mark.parametrize("mutant", ["", "hasty"])
