@@ -11,11 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import ledger
 import records
 from ledger import Harm
 from pods import Process
 from schedule import Kind, Lane
 from stage import NODES, QUEUES, STEADY, STORMY, WELL_LIMIT, Pod, Stage, cluster
+from toxiproxy import Stuck
 from waiting import eventually
 
 from tools.cluster import netns
@@ -504,26 +506,35 @@ class ConnectionsDropped(Fault):
     hold = (4.0, 24.0)
 
     def inject(self) -> Hit:
-        self._toxic = self.stage.toxic
         how = self.draw.choice(("refused", "reset", "silent", "half silent"))
+        try:
+            self._drop(how)
+        except Stuck:
+            return Hit("all, by an end of toxiproxy")  # to heal it takes that
+        return Hit(f"all {how}")
+
+    def _drop(self, how: str) -> None:
+        toxic = self.stage.toxic
         match how:
             case "refused":
-                self._toxic.enable("amqp", on=False)
+                toxic.enable("amqp", on=False)
             case "reset":
-                self._toxic.poison("amqp", "reset_peer", "downstream", timeout=self.draw.randint(0, 2000))
+                toxic.poison("amqp", "reset_peer", "downstream", timeout=self.draw.randint(0, 2000))
             case "silent":
-                self._toxic.poison("amqp", "timeout", "downstream", timeout=0)
-                self._toxic.poison("amqp", "timeout", "upstream", timeout=0)
+                toxic.poison("amqp", "timeout", "downstream", timeout=0)
+                toxic.poison("amqp", "timeout", "upstream", timeout=0)
             case _:
-                self._toxic.poison("amqp", "timeout", self.draw.choice(("upstream", "downstream")), timeout=0)
-        return Hit(f"all {how}")
+                toxic.poison("amqp", "timeout", self.draw.choice(("upstream", "downstream")), timeout=0)
 
     def heal(self) -> None:
         # What a silent connection has swallowed is gone, so that it can only be ended.
         toxic = self.stage.toxic
-        toxic.enable("amqp", on=False)
-        toxic.cure("amqp")
-        toxic.enable("amqp", on=True)
+        try:
+            toxic.enable("amqp", on=False)
+            toxic.cure("amqp")
+            toxic.enable("amqp", on=True)
+        except Stuck:
+            toxic.restart()
 
 
 class ConnectionsSlow(Fault):
@@ -533,8 +544,15 @@ class ConnectionsSlow(Fault):
     hold = (10.0, 18.0)
 
     def inject(self) -> Hit:
+        how = self.draw.choice(("late", "narrow", "in pieces"))
+        try:
+            self._slow_down(how)
+        except Stuck as error:
+            raise NoVictim from error
+        return Hit(f"all {how}")
+
+    def _slow_down(self, how: str) -> None:
         toxic, draw = self.stage.toxic, self.draw
-        how = draw.choice(("late", "narrow", "in pieces"))
         for stream in ("upstream", "downstream"):
             match how:
                 case "late":
@@ -545,10 +563,17 @@ class ConnectionsSlow(Fault):
                     toxic.poison(
                         "amqp", "slicer", stream, average_size=40, size_variation=20, delay=draw.randint(100, 900)
                     )
-        return Hit(f"all {how}")
 
     def heal(self) -> None:
-        self.stage.toxic.cure("amqp")
+        began = time.time()
+        try:
+            self.stage.toxic.cure("amqp")
+        except Stuck:
+            # Slow connections explain nothing, but that they end does.
+            self.stage.toxic.restart()
+            what = "all, by an end of toxiproxy"
+            ended = ConnectionsDropped
+            self.stage.write_fault(ledger.Fault(ended.kind, what, began, time.time(), ended.harms, None, ended.echo))
 
 
 HEAVY: tuple[type[Fault], ...] = (

@@ -1,9 +1,9 @@
 """toxiproxy as a process of our own, and its HTTP API: connections that are dropped, slow, silent or torn."""
 
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -17,9 +17,17 @@ from tools.console import Console
 START_LIMIT = 30.0
 """Seconds until it answers; it takes milliseconds."""
 
-ANSWER_LIMIT = 120.0
-"""Seconds for an answer of its API. To take a toxic away it passes on first what the toxic still holds, and all of the
-API waits meanwhile: for as long as whoever is to get it is frozen or cut off, which is up to 45 s."""
+
+CALL_LIMIT = 10.0
+"""Seconds for an answer; toxiproxy itself gives up after as many."""
+
+
+class Stuck(Exception):
+    """toxiproxy cannot say or change anything of a proxy any more.
+
+    Where a connection ends while a toxic is added or taken away, each of the two may wait for the other, for good: seen
+    once in an hour of faults. Only `restart` helps.
+    """
 
 
 @dataclass(frozen=True)
@@ -28,14 +36,50 @@ class Toxiproxy:
 
     Attributes:
         api: client of its API.
+        start: starts its process.
+        processes: the one that runs, at the end.
+        proxies: name → where it listens, where it leads to.
     """
 
     api: httpx.Client
+    start: Callable[[], "subprocess.Popen[bytes]"]
+    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    proxies: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Start it, and wait until it answers."""
+        process = self.start()
+        self.processes.append(process)
+
+        def answers() -> bool:
+            assert process.poll() is None, "toxiproxy has ended: see its log"
+            try:
+                return self.api.get("/version").is_success
+            except httpx.ConnectError:
+                return False
+
+        eventually(answers, "toxiproxy answers", limit=START_LIMIT)
+
+    def end(self) -> None:
+        """End it, and all connections with it."""
+        for process in self.processes:
+            process.terminate()
+            process.wait(10)
+        self.processes.clear()
+
+    def restart(self) -> None:
+        """Start it anew with the same proxies and without any toxic; all connections end."""
+        self.end()
+        self.begin()
+        for name, (listen, upstream) in [*self.proxies.items()]:
+            self.create(name, listen, upstream)
 
     def create(self, name: str, listen: str, upstream: str) -> str:
         """Listen at `listen` and pass everything on to `upstream`, both `host:port`; returns where it listens."""
         answer = self._call("POST", "/proxies", {"name": name, "listen": listen, "upstream": upstream})
-        return str(answer.json()["listen"])
+        found = str(answer.json()["listen"])
+        self.proxies[name] = (found, upstream)
+        return found
 
     def enable(self, name: str, *, on: bool) -> None:
         """Off: end all connections and take no more."""
@@ -59,7 +103,12 @@ class Toxiproxy:
             self._call("DELETE", f"/proxies/{name}/toxics/{toxic['name']}")
 
     def _call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> httpx.Response:
-        answer = self.api.request(method, path, json=body)
+        try:
+            answer = self.api.request(method, path, json=body)
+        except httpx.TimeoutException as error:
+            raise Stuck from error
+        if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            raise Stuck
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer
 
@@ -80,22 +129,16 @@ def toxiproxy(address: str, port: int, log: Path, enter: Sequence[str] = ()) -> 
         log: for what it prints.
         enter: put before its command line, to start it in a network namespace.
     """
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*enter, str(program()), "-host", address, "-port", str(port)], stdout=output, stderr=output
-        )
-    try:
-        with httpx.Client(base_url=f"http://{address}:{port}", timeout=ANSWER_LIMIT, trust_env=False) as api:
 
-            def answers() -> bool:
-                assert process.poll() is None, log.read_text("utf-8")
-                try:
-                    return api.get("/version").is_success
-                except httpx.TransportError:
-                    return False
+    def start() -> "subprocess.Popen[bytes]":
+        with log.open("ab") as output:
+            command = [*enter, str(program()), "-host", address, "-port", str(port)]
+            return subprocess.Popen(command, stdout=output, stderr=output)
 
-            eventually(answers, "toxiproxy answers", limit=START_LIMIT)
-            yield Toxiproxy(api)
-    finally:
-        process.terminate()
-        process.wait(10)
+    with httpx.Client(base_url=f"http://{address}:{port}", timeout=CALL_LIMIT, trust_env=False) as api:
+        toxic = Toxiproxy(api, start)
+        try:
+            toxic.begin()
+            yield toxic
+        finally:
+            toxic.end()

@@ -15,12 +15,21 @@ import pytest
 import records
 import stage
 from course import TRIES, _LaneThread
-from faults import LeadersMoved, NoVictim, WorkerKilled, has_moved, promising
+from faults import (
+    ConnectionsDropped,
+    ConnectionsSlow,
+    LeadersMoved,
+    NoVictim,
+    WorkerKilled,
+    has_moved,
+    promising,
+)
 from kube import Kube
 from ledger import Fault
 from records import AtWork
-from schedule import Kind, Lane
+from schedule import Kind, Lane, Step
 from stage import DRAINED_LOOKS, QUEUES, STATISTICS_INTERVAL, Calm, Pod, Stage
+from toxiproxy import Stuck
 
 NOTHING: dict[str, int | None] = dict.fromkeys(["amber", "birch"], 0)
 EMPTY = {name: {"messages": 0} for queue in QUEUES for name in (queue, f"{queue}.dead")}
@@ -285,6 +294,36 @@ def test_leaders_have_moved_where_the_broker_says_so(
     else:
         with pytest.raises(NoVictim):
             fault.inject()
+
+
+@dataclass
+class StuckProxy:
+    """A toxiproxy that answers no more until it is started anew."""
+
+    restarts: int = 0
+
+    def poison(self, *_words: Any, **_attributes: Any) -> None:
+        raise Stuck
+
+    cure = enable = poison
+
+    def restart(self) -> None:
+        self.restarts += 1
+
+
+@pytest.mark.parametrize("kind", [ConnectionsSlow, ConnectionsDropped])
+def test_a_toxiproxy_that_is_stuck_is_started_anew_and_the_end_of_all_connections_is_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[faults.Fault]
+) -> None:
+    monkeypatch.setattr(course, "KINDS", {kind.kind: kind})
+    toxic: Any = StuckProxy()
+    given = Stage(NOBODY, tmp_path, toxic, 1)
+    thread = _LaneThread(given, Lane("one", [], (0, 0)), began=time.time(), seconds=0, stopping=threading.Event())
+    hit = thread._do(Step(0, kind.kind, 0, 0, 1), 0)
+    assert (hit is not None) is (kind is ConnectionsDropped)
+    assert toxic.restarts == 1
+    (fault,) = records.faults(tmp_path)
+    assert (fault.kind, fault.harms) == ("connections dropped", faults.LOST_CONNECTIONS)
 
 
 @dataclass
