@@ -24,8 +24,7 @@ LONGEST_OUTAGE = 120.0
 the longest outage in an hour of them was 45 s."""
 
 CONFIRMED_A_MINUTE = 60.0
-"""Tasks confirmed that make a run worth judging: a fifth of what an idle machine has, an eighth of what it had in the
-hour of which docs/chaos.md tells."""
+"""Tasks that have to be confirmed to make a run worth judging: an eighth of what a busy machine had in an hour."""
 
 OWN_REASONS: Mapping[str, frozenset[str]] = {
     "fail": frozenset({"ValueError"}),
@@ -114,11 +113,13 @@ class Death:
         task: its id.
         at: when its last attempt failed.
         reason: the exception's name; empty where the letter does not say.
+        worker: that buried it, as the letter says: of several runs side by side, which one it died of.
     """
 
     task: str
     at: float
     reason: str
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,8 +407,10 @@ def _held_up(first: _End, second: _End, faults: Iterable[Fault]) -> Fault | None
 
 
 def _last_run(runs: Mapping[str, Sequence[Run]], death: Death) -> Run | None:
-    """The run that a task died of."""
-    return max(_runs_until(runs, death), key=lambda run: run.started, default=None)
+    """The run that a task died of: the last of the worker that buried it."""
+    its = _runs_until(runs, death)
+    own = [run for run in its if run.worker == death.worker]
+    return max(own or its, key=lambda run: run.started, default=None)
 
 
 def _runs_until(runs: Mapping[str, Sequence[Run]], death: Death) -> list[Run]:
@@ -442,7 +445,7 @@ def _burials(entries: Entries, runs: Mapping[str, Sequence[Run]], limits: Limits
             continue  # told of already: nobody has submitted it
         its = _runs_until(runs, death)
         if death.reason not in OWN_REASONS.get(task.kind, ()):
-            last = max(its, key=lambda run: run.started, default=None)
+            last = _last_run(runs, death)
             if death.reason != KILLED or last is None or not _was_hit(last, death, entries.faults):
                 yield f"task {death.task} ({task.kind}) is dead because of {death.reason or NO_REASON}"
         due = 1 if task.kind in AT_ONCE else limits.attempts

@@ -52,7 +52,7 @@ def letter(task: str, headers: Mapping[str, Any]) -> dict[str, Any]:
         "at": int(str(headers.get("x-warren-failed-at", 0))) / 1000,
         "reason": str(reason),
         "attempts": headers.get("x-warren-attempts"),
-        "worker": headers.get("x-warren-worker"),
+        "worker": str(headers.get("x-warren-worker") or ""),
     }
 
 
@@ -71,7 +71,7 @@ def fault_line(fault: Fault) -> dict[str, Any]:
 
 def read_deaths(lines: Iterable[dict[str, Any]]) -> list[Death]:
     """From the lines of `letter`."""
-    return [Death(line["task"], line["at"], line["reason"]) for line in lines]
+    return [Death(line["task"], line["at"], line["reason"], line["worker"]) for line in lines]
 
 
 def read_faults(lines: Iterable[dict[str, Any]]) -> list[Fault]:

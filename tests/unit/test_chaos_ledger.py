@@ -259,6 +259,13 @@ def test_a_task_dies_for_a_reason_that_its_kind_may_have(
     assert problems == ([] if good else [f"task a ({kind}) is dead because of {reason or '(no reason)'}"])
 
 
+@pytest.mark.parametrize(("buried_by", "good"), [("w1", True), ("w2", False), ("", False)])
+def test_of_two_runs_side_by_side_a_task_died_of_that_of_the_worker_that_buried_it(buried_by: str, good: bool) -> None:
+    runs = [*tried("a", 21, 25), Run("a", "w1", 29, doomed=True), Run("a", "w2", 29.5, doomed=True)]
+    problems = verdict([sent("a", kind="overrun")], runs, [Death("a", 30.3, "Crash", buried_by)], [KILL])
+    assert (problems == []) is good
+
+
 def test_a_task_that_no_handler_had_is_not_killed() -> None:
     problems = verdict([sent("a")], [], [Death("a", 30, "Crash")], [KILL])
     assert problems == ["task a (work) is dead because of Crash"]
@@ -463,9 +470,10 @@ def test_deaths_and_faults_are_read_as_they_were_written(tmp_path: Path) -> None
     ]
     for fault in given:
         append(tmp_path, FAULTS, fault_line(fault))
-    append(tmp_path, DEATHS, letter("a", {"x-warren-exception": "X", "x-warren-failed-at": 2000}))
+    headers = {"x-warren-exception": "X", "x-warren-failed-at": 2000, "x-warren-worker": "w1"}
+    append(tmp_path, DEATHS, letter("a", headers))
     assert faults(tmp_path) == given
-    assert deaths(tmp_path) == [Death("a", 2, "X")]
+    assert deaths(tmp_path) == [Death("a", 2, "X", "w1")]
 
 
 def test_a_client_whose_thread_ends_by_an_error_says_so_at_its_end(capsys: pytest.CaptureFixture[str]) -> None:
