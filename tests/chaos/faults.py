@@ -4,7 +4,6 @@ A fault that must pass without a trace has no harms: a duplicate that only it co
 """
 
 import random
-import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -347,7 +346,7 @@ class LeadersMoved(Fault):
                 "eval",
                 f"{{ok, Q}} = rabbit_amqqueue:lookup({queue}), rabbit_quorum_queue:transfer_leadership(Q, '{to}').",
             )
-            if not has_moved(said):
+            if not has_moved(said, to):
                 continue
             moved.append(f"{name} to {to.partition('.')[0].removeprefix('rabbit@')}")
         if not moved:
@@ -355,13 +354,15 @@ class LeadersMoved(Fault):
         return Hit(", ".join(moved))
 
 
-def has_moved(answer: str) -> bool:
-    """Whether a leader gave way, as RabbitMQ's `transfer_leadership` answers.
+def has_moved(answer: str, to: str) -> bool:
+    """Whether a leader gave way to this node, as RabbitMQ 4.3's `transfer_leadership` answers.
 
-    >>> has_moved("{migrated,'rabbit@two'}"), has_moved("{not_migrated,timeout}")
+    >>> has_moved("{ok,'rabbit@two'}", "rabbit@two"), has_moved("{ok,'rabbit@one'}", "rabbit@two")
     (True, False)
+    >>> has_moved("{error,timeout}", "rabbit@two")
+    False
     """
-    return re.match(r"\s*\{?migrated\b", answer) is not None
+    return answer.strip().replace("'", "") == f"{{ok,{to}}}"
 
 
 class BrokerCut(Fault):

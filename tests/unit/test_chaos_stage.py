@@ -276,16 +276,16 @@ def test_most_victims_are_promising_and_any_will_do_where_there_is_none(
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        ("{migrated,'rabbit@two'}\n", True),
-        ("{not_migrated,already_leader}\n", False),
-        ("{not_migrated,timeout}\n", False),
+        ("{ok,'rabbit@two.x'}\n", True),
+        ("{ok,'rabbit@one.x'}\n", False),
+        ("{error,timeout}\n", False),
         ("", False),
     ],
 )
 def test_leaders_have_moved_where_the_broker_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, *, expected: bool
 ) -> None:
-    assert has_moved(answer) is expected
+    assert has_moved(answer, "rabbit@two.x") is expected
     monkeypatch.setattr(Kube, "rabbitmqctl", lambda *_words: answer)
     row = {"members": ["rabbit@one.x", "rabbit@two.x"], "leader": "rabbit@one.x"}
     fault = LeadersMoved(Still(Kube(tmp_path, "chaos"), tmp_path, NOBODY, 1, rows={"amber": row}), random.Random(1))
