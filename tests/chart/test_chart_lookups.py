@@ -126,3 +126,75 @@ def test_three_brokers_do_not_become_one(tmp_path: Path) -> None:
         upgrade(tmp_path, [rolled_back, second], {})
     names = map(identity, upgrade(tmp_path, [rolled_back, second], {"broker": {"replicas": 3}}))
     assert "StatefulSet/warren-rabbitmq" in names
+
+
+def broker(
+    name: str = "warren-rabbitmq", *, chart: str = "warren", component: str = "rabbitmq", annotations: dict[str, str]
+) -> Manifest:
+    """A StatefulSet in the cluster, whose labels are not all the chart's."""
+    selector = {"app.kubernetes.io/name": chart, "app.kubernetes.io/component": component}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {
+            "name": name,
+            "namespace": "warren",
+            "annotations": annotations,
+            "labels": {"app.kubernetes.io/component": "shop"},
+        },
+        "spec": {"replicas": 1, "selector": {"matchLabels": selector}},
+    }
+
+
+LOSING: list[tuple[dict[str, Any], str, str]] = [
+    (
+        {"broker": {"external": {"enabled": True, "existingSecret": "mine"}}},
+        "broker.external.enabled: this upgrade",
+        "Set broker.external.enabled to false",
+    ),
+    (
+        {"fullnameOverride": "foo"},
+        "names would begin with foo here, so this upgrade",
+        "so that names begin with warren",
+    ),
+    (
+        {"nameOverride": "foo"},
+        "fullnameOverride, nameOverride: names would begin with warren-foo",
+        "so that names begin with warren",
+    ),
+]
+"""Values with which the release's broker is not rendered, and what is said of that."""
+
+
+@pytest.mark.parametrize(("values", "cause", "remedy"), LOSING)
+def test_a_running_broker_is_not_lost(values: dict[str, Any], cause: str, remedy: str, tmp_path: Path) -> None:
+    """Helm deletes a broker that the rendering leaves out, with all that waits in it."""
+    with pytest.raises(ChartError) as error:
+        upgrade(tmp_path, [broker(annotations=OWN)], values)
+    said = str(error.value)
+    assert cause in said
+    assert "would remove the broker warren-rabbitmq, which this release runs" in said
+    assert remedy in said
+    assert "kubectl -n warren delete statefulset warren-rabbitmq" in said
+    assert upgrade(tmp_path, [], values), "the remedy works"
+
+
+@pytest.mark.parametrize("values", [values for values, *_ in LOSING])
+@pytest.mark.parametrize(
+    "found",
+    [
+        broker(annotations={}),
+        broker(annotations=OWN | {"meta.helm.sh/release-name": "other"}),
+        broker(annotations=OWN | KEEP),
+        broker("warren-store", component="store", annotations=OWN),
+        broker("warren-own-rabbitmq", chart="own", annotations=OWN),
+    ],
+    ids=["by hand", "another release's", "kept", "another part's", "another chart's"],
+)
+def test_brokers_that_helm_leaves_are_no_hindrance(found: Manifest, values: dict[str, Any], tmp_path: Path) -> None:
+    assert upgrade(tmp_path, [found], values)
+
+
+def test_a_broker_that_stays_is_no_hindrance(tmp_path: Path) -> None:
+    names = map(identity, upgrade(tmp_path, [broker(annotations=OWN)], {}))
+    assert "StatefulSet/warren-rabbitmq" in names

@@ -21,12 +21,23 @@ KINDS = {
 CLUSTER_WIDE = {"Namespace", "CustomResourceDefinition"}
 
 
-def path_of(manifest: Manifest) -> str:
-    """Where an object lies."""
-    version, kind, metadata = manifest["apiVersion"], manifest["kind"], manifest["metadata"]
+def list_path(manifest: Manifest) -> str:
+    """Where the objects of its kind lie."""
+    version, kind = manifest["apiVersion"], manifest["kind"]
     group = f"apis/{version}" if "/" in version else f"api/{version}"
-    scope = "" if kind in CLUSTER_WIDE else f"/namespaces/{metadata['namespace']}"
-    return f"/{group}{scope}/{KINDS[group][kind]}/{metadata['name']}"
+    scope = "" if kind in CLUSTER_WIDE else f"/namespaces/{manifest['metadata']['namespace']}"
+    return f"/{group}{scope}/{KINDS[group][kind]}"
+
+
+def contents(objects: Sequence[Manifest]) -> dict[str, Any]:
+    """The objects by their paths, and the lists of them; a kind of which there is none is not found."""
+    answers: dict[str, Any] = {}
+    for item in objects:
+        where = list_path(item)
+        empty = {"apiVersion": item["apiVersion"], "kind": f"{item['kind']}List", "metadata": {}, "items": []}
+        answers.setdefault(where, empty)["items"].append(item)
+        answers[f"{where}/{item['metadata']['name']}"] = item
+    return answers
 
 
 def index() -> dict[str, Any]:
@@ -70,7 +81,7 @@ def sham_api(folder: Path, objects: Sequence[Manifest] = ()) -> Iterator[ShamApi
         objects: what it holds besides the namespace `kube-system`, by which the chart knows that there is a cluster.
     """
     system = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
-    answers = index() | {path_of(item): item for item in (system, *objects)}
+    answers = index() | contents((system, *objects))
     missing = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
 
     class Handler(BaseHTTPRequestHandler):

@@ -3,6 +3,26 @@
 {{- end }}
 
 {{/*
+Helm deletes what the release made and this rendering leaves out. Name of a broker of this release for which that is so,
+unless Helm is told to keep it. The selector has the part's label also where `commonLabels` says otherwise. A release of a
+chart that contains this one may have brokers of other charts.
+*/}}
+{{- define "warren.brokerLost" -}}
+{{- $rendered := .Values.broker.external.enabled | ternary "" (include "warren.brokerHost" .) }}
+{{- $lost := list }}
+{{- range dig "items" list (lookup "apps/v1" "StatefulSet" .Release.Namespace "" | default dict) | default list }}
+{{- $notes := dig "metadata" "annotations" dict . | default dict }}
+{{- $labels := merge (dict) (dig "spec" "selector" "matchLabels" dict .) (dig "metadata" "labels" dict .) }}
+{{- $broker := and (eq (get $labels "app.kubernetes.io/component") "rabbitmq") (eq (default $.Chart.Name (get $labels "app.kubernetes.io/name")) $.Chart.Name) }}
+{{- $ours := eq (get $notes "meta.helm.sh/release-name") $.Release.Name }}
+{{- if and $broker $ours (ne .metadata.name $rendered) (ne (get $notes "helm.sh/resource-policy") "keep") }}
+{{- $lost = append $lost .metadata.name }}
+{{- end }}
+{{- end }}
+{{- join " " $lost }}
+{{- end }}
+
+{{/*
 What RabbitMQ imports each time it starts, before it listens: the virtual host, one user for each part and their rights.
 An import overwrites the passwords of users that are there, so a new release over an old volume works. It removes
 nothing: hence guest is always named, without a password (nobody can log in so) and without rights unless it is wanted,

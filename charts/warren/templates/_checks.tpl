@@ -39,6 +39,14 @@
 {{- end }}
 {{- end }}
 {{- if .Release.IsUpgrade }}
+{{- with include "warren.brokerLost" . }}
+{{- $loss := printf "this upgrade would remove the broker %s, which this release runs, and leave its tasks in volumes that nobody reads" . }}
+{{- $way := printf "let the workers here finish first, then run: kubectl -n %s delete statefulset %s, and this upgrade again; see \"To another broker\" in the chart's README" $.Release.Namespace . }}
+{{- if $.Values.broker.external.enabled }}
+{{- fail (printf "broker.external.enabled: %s. Set broker.external.enabled to false; or, to go over to the other broker, %s" $loss $way) }}
+{{- end }}
+{{- fail (printf "fullnameOverride, nameOverride: names would begin with %s here, so %s; %s would start without any. Set both to what they were, so that names begin with %s; or, to start afresh, %s" $fullname $loss (include "warren.brokerHost" $) (trimSuffix "-rabbitmq" .) $way) }}
+{{- end }}
 {{- with include "warren.secretsLost" . }}
 {{- fail (printf "credentials: this upgrade would delete Secrets that this release has made and still needs, with the passwords, tokens or cookie in them: %s. Leave credentials as they were; or, to look after these Secrets yourself from now on, first run: kubectl -n %s annotate secret %s helm.sh/resource-policy=keep" . $.Release.Namespace .) }}
 {{- end }}
