@@ -108,7 +108,7 @@ def rights(role: Manifest) -> set[tuple[str, str, str]]:
     ("namespaces", "kind", "where"),
     [
         ([], "Role", ["warren"]),
-        (["shop", "post"], "Role", ["shop", "post"]),
+        (["warren", "shop"], "Role", ["warren", "shop"]),
         (["*"], "ClusterRole", [None]),
     ],
 )
@@ -138,7 +138,16 @@ def test_the_operator_s_rights(namespaces: list[str], kind: str, where: list[str
     assert env(operator)["WARREN_NAMESPACES"] == (",".join(namespaces) or None)
 
 
-@pytest.mark.parametrize("namespaces", [[], ["shop", "post"], ["*"]])
+def test_an_operator_without_queues_of_its_own_may_look_elsewhere() -> None:
+    """Where the release has none, it needs no rights in its own namespace, and gets none there."""
+    manifests = render({"queues": {"task_queue": None}, "operator": {"watchNamespaces": ["shop", "post"]}})
+    roles = [
+        item["metadata"] for item in manifests if item["kind"] == "Role" and item["metadata"]["name"][-5:] != "lease"
+    ]
+    assert [role["namespace"] for role in roles] == ["shop", "post"]
+
+
+@pytest.mark.parametrize("namespaces", [[], ["warren", "shop"], ["*"]])
 def test_one_operator_acts_at_a_time(namespaces: list[str]) -> None:
     """The lease is in the release's own namespace, whatever is watched; other leases are no business of its."""
     manifests = render({"operator": {"watchNamespaces": namespaces, "replicas": 2}})

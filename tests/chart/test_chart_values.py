@@ -223,6 +223,10 @@ def test_a_key_with_nothing_below_it_is_named(path: str) -> None:
         ({"queues": {"mail": {"timeLimit": "0ms"}}}, "queues.mail: timeLimit is 0ms: write how long one task may take"),
         ({"worker": {"timeLimit": "0s"}}, "worker.timeLimit is 0s: write how long one task may take, such as 25m"),
         ({"worker": {"target": {"maxWait": "0s"}}}, "target.maxWait is 0s: write how long a task may wait"),
+        (
+            {"operator": {"watchNamespaces": ["shop", "post"]}, "queues": {"mail": {}}},
+            "leaves out warren, where this release has the queues mail, task_queue, which nobody would scale: add",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_a_remedy(values: dict[str, Any], sentence: str) -> None:

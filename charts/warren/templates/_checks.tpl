@@ -64,6 +64,10 @@
 {{- fail (printf "producer.submitTimeout is %s: write how long a submit may wait for the broker, from 1ms to 1h, such as 10s" .Values.producer.submitTimeout) }}
 {{- end }}
 {{- include "warren.refuseZero" (list "worker.timeLimit" .Values.worker.timeLimit "how long one task may take, such as 25m") }}
+{{- $watched := .Values.operator.watchNamespaces }}
+{{- if and .Values.queues $watched (not (has "*" $watched)) (not (has .Release.Namespace $watched)) }}
+{{- fail (printf "operator.watchNamespaces is [%s] and leaves out %s, where this release has the queues %s, which nobody would scale: add %s, or take the queues out with queues.<queue>=null" (join ", " $watched) .Release.Namespace (keys .Values.queues | sortAlpha | join ", ") .Release.Namespace) }}
+{{- end }}
 {{- $own := list }}
 {{- range $name := list "BROKER_DIR" "LOG_FORMAT" "LOG_LEVEL" "QUEUE" "HANDLER" "EXEC_COMMAND" "HTTP_URL" "CONCURRENCY" "EXECUTOR" "TIME_LIMIT" "MAX_ATTEMPTS" "MAX_BODY" "MAX_TASKS_PER_CHILD" "MAX_MEMORY_PER_CHILD" "WORKER_NAME" "HEALTH_PORT" }}
 {{- $own = append $own (print "WARREN_" $name) }}
