@@ -759,3 +759,19 @@ def test_a_producer_has_time_to_answer_what_it_accepted(timeout: str, seconds: i
     pod = pod_spec(producer)
     assert pod is not None
     assert pod["terminationGracePeriodSeconds"] == seconds
+
+
+def test_a_null_takes_a_limit_away() -> None:
+    """A queue's or a part's, with a default or without one; Kubernetes would take the null for 0."""
+    nothing = {"resources": {"limits": {"memory": None, "cpu": None}, "requests": {"cpu": None, "gpu": None}}}
+    queues = {"mail": nothing, "post": {}}
+    values = {"queues": queues, "worker": {"resources": {"limits": {"cpu": None}}}}
+    manifests = pods(render({**values, "producer": nothing, "operator": nothing, "broker": nothing}))
+    for name in ("Deployment/warren-worker-mail", "Deployment/warren-producer", "Deployment/warren-operator"):
+        assert manifests[name]["containers"][0]["resources"].keys() == {"limits", "requests"}
+        assert manifests[name]["containers"][0]["resources"]["limits"] == {}, name
+        assert manifests[name]["containers"][0]["resources"]["requests"].keys() == {"memory"}, name
+    assert manifests["StatefulSet/warren-rabbitmq"]["containers"][0]["resources"]["limits"] == {}
+    assert manifests["Pod/warren-test-task"]["containers"][0]["resources"]["limits"] == {}
+    post = manifests["Deployment/warren-worker-post"]["containers"][0]["resources"]
+    assert post == {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}

@@ -2,11 +2,12 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
-from chart import CHART, ChartError, find, helm, pod_spec, render
+from chart import CHART, ChartError, Manifest, find, helm, pod_spec, render
 
 from warren_producer.settings import MAX_MESSAGE
 
@@ -167,6 +168,56 @@ def test_a_key_with_nothing_below_it_is_named(path: str) -> None:
     parent, _, key = path.rpartition("/")
     assert f"at '{f'/{parent}' if parent else ''}': missing propert" in (said := refusal(nested(path, None)))
     assert f"'{key}'" in said
+
+
+def scalars(tree: dict[str, Any], path: str = "") -> Iterator[str]:
+    """Defaults that are neither empty nor a map or list, by their paths; what queues there are is not a default."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from scalars(value, f"{path}{key}.")
+        elif value and not isinstance(value, list):
+            yield f"{path}{key}"
+
+
+DEFAULTS = [
+    path
+    for path in scalars(yaml.safe_load((CHART / "values.yaml").read_text("utf-8")))
+    if not path.startswith("queues.") and ".resources." not in path
+]
+"""Without resources, where null is the way to have none of one."""
+
+SWITCHED_ON: dict[str, Any] = {
+    "queues": {"mail": {}},
+    "worker": {"podDisruptionBudget": {"enabled": True}},
+    "producer": {"ingress": {"enabled": True, "host": "x"}, "podDisruptionBudget": {"enabled": True}},
+    "operator": {"podDisruptionBudget": {"enabled": True}},
+    "serviceMonitor": {"enabled": True},
+}
+"""With these, nearly every default shows in the rendering."""
+
+NAMED_OTHERWISE = {"worker.target.backlogPerWorker": "at '/worker/target': minProperties: got 0, want 1"}
+"""With maxWait beside it, it may be left out."""
+
+
+@pytest.fixture(scope="module")
+def switched_on() -> list[Manifest]:
+    """What the chart's defaults give."""
+    return render(SWITCHED_ON)
+
+
+@pytest.mark.parametrize("path", DEFAULTS)
+def test_a_default_that_is_emptied_is_named(switched_on: list[Manifest], path: str) -> None:
+    """As with `key:` in a values file: Helm takes the default away then, and no 0, "" or nothing may take its place."""
+    key = path.rpartition(".")[2]
+    names = (NAMED_OTHERWISE.get(path, path), f"missing property '{key}'")
+    try:
+        rendered = render(SWITCHED_ON, options=["--set", f"{path}=null"])
+    except ChartError as error:
+        said = str(error)
+    else:
+        assert rendered == switched_on
+        return
+    assert any(name in said for name in names), said
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,21 @@ priorityClassName: {{ . | quote }}
 {{- toYaml (mergeOverwrite $context (deepCopy (default dict .securityContext))) }}
 {{- end }}
 
+{{/* Requests and limits as they are written, without those that are null: so a default is taken away, and Kubernetes would
+read it as 0. Takes resources, or nothing. */}}
+{{- define "warren.resources" -}}
+{{- $resources := deepCopy (default dict .) }}
+{{- range $kind := list "requests" "limits" }}
+{{- $amounts := get $resources $kind | default dict }}
+{{- range $name, $amount := $amounts }}
+{{- if kindIs "invalid" $amount }}
+{{- $_ := unset $amounts $name }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toYaml $resources }}
+{{- end }}
+
 {{/* Environment that all of our programs read. */}}
 {{- define "warren.commonEnv" -}}
 - name: WARREN_BROKER_DIR
