@@ -12,6 +12,12 @@ import yaml
 
 from warren_operator.resource import GROUP, KIND, PLURAL, RENAMED, VERSION, Spec, Status
 
+CHART_VERSION = "0.1.0"
+"""Of the chart that brings this definition; the models travel without it, in an image. A test compares both."""
+
+VERSION_NOTE = f"{GROUP}/chart-version"
+"""Annotation of the definition: a cluster has one, for all releases, and the newest chart's serves them all."""
+
 _DROPPED = frozenset({"title", "additionalProperties", "$defs"})
 
 COLUMNS = (
@@ -32,6 +38,7 @@ def definition() -> dict[str, Any]:
         "kind": "CustomResourceDefinition",
         "metadata": {
             "name": f"{PLURAL}.{GROUP}",
+            "annotations": {VERSION_NOTE: CHART_VERSION},
             "labels": {"app.kubernetes.io/name": "warren", "app.kubernetes.io/part-of": "warren"},
         },
         "spec": {

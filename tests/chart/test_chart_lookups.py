@@ -1,12 +1,14 @@
 """What the chart finds in a cluster before an upgrade, and what it makes of that."""
 
 import base64
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chart import ChartError, Manifest, identity, render
+import yaml
+from chart import CHART, ChartError, Manifest, find, identity, render
 from sham_api import sham_api
 
 PARTS = ("broker-operator", "broker-producer", "broker-worker", "rabbitmq", "tokens")
@@ -198,3 +200,39 @@ def test_brokers_that_helm_leaves_are_no_hindrance(found: Manifest, values: dict
 def test_a_broker_that_stays_is_no_hindrance(tmp_path: Path) -> None:
     names = map(identity, upgrade(tmp_path, [broker(annotations=OWN)], {}))
     assert "StatefulSet/warren-rabbitmq" in names
+
+
+def definition(version: str | None, *, differs: bool = True) -> Manifest:
+    """The WorkQueue definition in the cluster."""
+    wanted = yaml.safe_load((CHART / "crds" / "workqueues.yaml").read_text("utf-8"))
+    found = copy.deepcopy(wanted)
+    assert isinstance(found, dict)
+    found["metadata"]["annotations"] = {"a": "b"} if version is None else {"warren.dev/chart-version": version}
+    if differs:
+        found["spec"]["versions"][0]["additionalPrinterColumns"] = []
+    return found
+
+
+@pytest.mark.parametrize(
+    "version", [None, "0.0.9", "0.0.9+x", "0.1.0", "0.1.0-rc.1", "newest", "99", "099.0.0", "v1.2.3"]
+)
+def test_a_definition_that_differs_is_brought_up_to_date(version: str | None, tmp_path: Path) -> None:
+    """By a Job whose account can read and replace this one definition."""
+    manifests = upgrade(tmp_path, [definition(version)], {})
+    assert find(manifests, "Job", "warren-crd-upgrade")
+    (rule,) = find(manifests, "ClusterRole", "warren-warren-crd-upgrade")["rules"]
+    assert rule["resourceNames"] == ["workqueues.warren.dev"]
+    assert rule["verbs"] == ["get", "update"]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        definition("0.0.9", differs=False),
+        *(definition(version) for version in ("0.1.1", "0.2.0-rc.1", "0.10.0", "1.0.0+x")),
+    ],
+    ids=lambda found: found["metadata"]["annotations"]["warren.dev/chart-version"],
+)
+def test_a_definition_that_serves_is_left_alone(found: Manifest, tmp_path: Path) -> None:
+    """One like the chart's, and one of a newer chart: it is for all releases of the cluster."""
+    assert not [item for item in upgrade(tmp_path, [found], {}) if "crd-upgrade" in item["metadata"]["name"]]

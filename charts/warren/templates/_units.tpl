@@ -31,3 +31,13 @@
 {{- define "warren.port" -}}
 {{- regexFind ":[^]:]*$" (regexFind "^https?://[^/?#]*" . | trimPrefix "http:" | trimPrefix "https:") | trimPrefix ":" }}
 {{- end }}
+
+{{/* "true" where the first of two versions is newer. One that is none is older than all. `semverCompare` will not do: a rule
+such as >1.0.0 passes over whatever precedes a release. */}}
+{{- define "warren.newer" -}}
+{{- $word := "(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)" }}
+{{- $semantic := printf "^(0|[1-9][0-9]*)[.](0|[1-9][0-9]*)[.](0|[1-9][0-9]*)(-%s([.]%s)*)?([+][0-9A-Za-z-]+([.][0-9A-Za-z-]+)*)?$" $word $word }}
+{{- if regexMatch $semantic (first .) }}
+{{- if gt ((semver (first .)).Compare (semver (last .))) 0 }}true{{ end }}
+{{- end }}
+{{- end }}
