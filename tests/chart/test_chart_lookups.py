@@ -236,3 +236,86 @@ def test_a_definition_that_differs_is_brought_up_to_date(version: str | None, tm
 def test_a_definition_that_serves_is_left_alone(found: Manifest, tmp_path: Path) -> None:
     """One like the chart's, and one of a newer chart: it is for all releases of the cluster."""
     assert not [item for item in upgrade(tmp_path, [found], {}) if "crd-upgrade" in item["metadata"]["name"]]
+
+
+def user(name: str, **keys: str) -> Manifest:
+    """A Secret of the user's own with these keys."""
+    data = {key: base64.b64encode(text.encode()).decode() for key, text in keys.items()}
+    return secret(name, {}) | {"data": data}
+
+
+def install(folder: Path, found: list[Manifest], values: dict[str, Any]) -> list[Manifest]:
+    """What a first install renders where these objects are found."""
+    with sham_api(folder, found) as api:
+        return render(values, options=("--dry-run=server", "--kubeconfig", str(api.kubeconfig)))
+
+
+MINE = user("mine", **{"erlang-cookie": "c", "definitions.json": "{}"})
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (
+            [],
+            "for producer, worker, operator, who could not log in. Set credentials.existingSecrets.producer, .worker, ",
+        ),
+        (
+            ["worker"],
+            "for producer, operator, who could not log in. Set credentials.existingSecrets.producer, .operator too",
+        ),
+    ],
+)
+def test_users_that_the_broker_would_not_know_are_not_made(given: list[str], named: str, tmp_path: Path) -> None:
+    """Where the broker's users come from a Secret of the user's own."""
+    existing = {"rabbitmq": "mine", **{part: f"my-{part}" for part in given}}
+    with pytest.raises(ChartError) as error:
+        install(tmp_path, [MINE], {"credentials": {"existingSecrets": existing}})
+    assert named in str(error.value)
+    all_parts = existing | {part: f"my-{part}" for part in ("producer", "worker", "operator")}
+    manifests = install(tmp_path, [MINE], {"credentials": {"existingSecrets": all_parts}})
+    assert made(manifests) == {"warren-tokens"}, "the remedy works"
+    manifests = upgrade(tmp_path, secrets(OWN | KEEP), {"credentials": {"existingSecrets": {"rabbitmq": "mine"}}})
+    assert "warren-broker-worker" in made(manifests), "one that is kept may be among the users"
+
+
+@pytest.mark.parametrize(
+    ("names", "users", "sentence"),
+    [
+        (
+            {"producer": "mine", "worker": "mine", "operator": "mine"},
+            [user("mine", username="app", password="p")],
+            "operator and producer would both be the broker's user app, but each has rights of its own there: name ",
+        ),
+        (
+            {"operator": "mine"},
+            [user("mine", username="warren-worker", password="p")],
+            "operator and worker would both be the broker's user warren-worker",
+        ),
+        (
+            {"worker": "mine"},
+            [user("mine", username="guest", password="p")],
+            "credentials.existingSecrets.worker: its user is guest, who may log in from the broker's own host only",
+        ),
+        (
+            {"worker": "mine"},
+            [user("mine", password="p")],
+            "is not in namespace warren or lacks one of the keys `username` and `password`: create it first",
+        ),
+    ],
+)
+def test_each_part_has_a_user_of_its_own(
+    names: dict[str, str], users: list[Manifest], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ChartError) as error:
+        install(tmp_path, users, {"credentials": {"existingSecrets": names}})
+    assert sentence in str(error.value)
+
+
+def test_one_user_for_all_is_for_a_broker_of_one_s_own(tmp_path: Path) -> None:
+    """There, and where the broker's users are the user's own, the chart gives nobody rights."""
+    names = {"producer": "one", "worker": "one", "operator": "one"}
+    one = user("one", username="app", password="p")
+    external = {"external": {"enabled": True}}
+    assert install(tmp_path, [one], {"credentials": {"existingSecrets": names}, "broker": external})
+    assert install(tmp_path, [one, MINE], {"credentials": {"existingSecrets": {**names, "rabbitmq": "mine"}}})

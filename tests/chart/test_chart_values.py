@@ -232,6 +232,14 @@ def test_a_default_that_is_emptied_is_named(switched_on: list[Manifest], path: s
             {"broker": {"external": {"enabled": True, "existingSecret": "x"}, "tutorialUser": {"enabled": True}}},
             "create the user in your broker yourself",
         ),
+        (
+            {"broker": {"tutorialUser": {"enabled": True}}, "credentials": {"existingSecrets": {"rabbitmq": "x"}}},
+            "broker.tutorialUser.enabled has no say where credentials.existingSecrets.rabbitmq names a Secret of yours",
+        ),
+        (
+            {"credentials": {"create": "always", "existingSecrets": {"rabbitmq": "x"}}},
+            "would make new ones for producer, worker, operator, who could not log in",
+        ),
         ({"broker": {"resources": {"limits": {"memory": "1E"}}}}, "write a number of bytes"),
         ({"producer": {"ingress": {"enabled": True}}}, "needs producer.ingress.host"),
         ({"queues": {"amq.mail": {}}}, "reserved; choose another"),

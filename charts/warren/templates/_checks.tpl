@@ -38,6 +38,15 @@
 {{- fail "broker.tutorialUser.enabled is for the chart's own broker: create the user in your broker yourself, or set broker.external.enabled to false" }}
 {{- end }}
 {{- end }}
+{{- if not .Values.broker.external.enabled }}
+{{- $existing := .Values.credentials.existingSecrets.rabbitmq }}
+{{- if and $existing .Values.broker.tutorialUser.enabled }}
+{{- fail (printf "broker.tutorialUser.enabled has no say where credentials.existingSecrets.rabbitmq names a Secret of yours: write the user guest into definitions.json in %s yourself, or leave credentials.existingSecrets.rabbitmq out" $existing) }}
+{{- end }}
+{{- with include "warren.usersUnknown" . }}
+{{- fail (printf "credentials.existingSecrets.rabbitmq: the broker's users are those in definitions.json in %s, but the chart would make new ones for %s, who could not log in. Set credentials.existingSecrets.%s too, to Secrets with users that are in definitions.json" $existing (splitList " " . | join ", ") (splitList " " . | join ", .")) }}
+{{- end }}
+{{- end }}
 {{- if .Release.IsUpgrade }}
 {{- with include "warren.brokerLost" . }}
 {{- $loss := printf "this upgrade would remove the broker %s, which this release runs, and leave its tasks in volumes that nobody reads" . }}

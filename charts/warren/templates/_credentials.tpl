@@ -67,6 +67,38 @@ a space between them. What is annotated so is kept, by Helm as well.
 {{- join " " $lost }}
 {{- end }}
 
+{{/* RabbitMQ takes the last of several users of one name, with that one's password and rights. Takes part → {username, …}. */}}
+{{- define "warren.usersDiffer" -}}
+{{- $seen := dict }}
+{{- range $part, $user := . }}
+{{- if eq $user.username "guest" }}
+{{- fail (printf "credentials.existingSecrets.%s: its user is guest, who may log in from the broker's own host only: write another username into that Secret" $part) }}
+{{- end }}
+{{- if hasKey $seen $user.username }}
+{{- fail (printf "credentials.existingSecrets: %s and %s would both be the broker's user %s, but each has rights of its own there: name Secrets with different usernames in credentials.existingSecrets.%s and .%s, or leave these out, so that the chart makes the users" (get $seen $user.username) $part $user.username (get $seen $user.username) $part) }}
+{{- end }}
+{{- $_ := set $seen $user.username $part }}
+{{- end }}
+{{- end }}
+
+{{/*
+Parts for which the chart would make a new user, with a space between them, although the broker's users come from a Secret
+that it does not make: nobody would know them there.
+*/}}
+{{- define "warren.usersUnknown" -}}
+{{- $unknown := list }}
+{{- if and .Values.credentials.existingSecrets.rabbitmq (not .Values.broker.external.enabled) }}
+{{- range $part := list "producer" "worker" "operator" }}
+{{- $where := dict "root" $ "part" $part }}
+{{- $old := dig "data" dict (lookup "v1" "Secret" $.Release.Namespace (include "warren.secretName" $where) | default dict) }}
+{{- if and (include "warren.secretMade" $where) (not (hasKey $old "password")) }}
+{{- $unknown = append $unknown $part }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- join " " $unknown }}
+{{- end }}
+
 {{/*
 The contents of all Secrets that the chart makes, as JSON: part → key → text. Random values must be the same wherever
 this is included, so the first call leaves its answer in .Values, which all templates of one rendering share.
@@ -87,11 +119,14 @@ this is included, so the first call leaves its answer in .Values, which all temp
 {{- $_ := set $broker "management-url" (printf "http://%s:15672" (include "warren.brokerHost" $)) }}
 {{- end }}
 {{- $_ := set $made $part (merge $broker $user) }}
-{{- else if hasKey $old "password" }}
+{{- else if and (hasKey $old "username") (hasKey $old "password") }}
 {{- $_ := set $users $part (dict "username" (get $old "username" | b64dec) "password" (get $old "password" | b64dec)) }}
 {{- else if include "warren.secretMade" (dict "root" $ "part" "rabbitmq") }}
-{{- fail (printf "credentials.existingSecrets.%s names the Secret %q, which is not in namespace %s or has no key `password`: create it first, because the broker's users are made from it" $part $name $.Release.Namespace) }}
+{{- fail (printf "credentials.existingSecrets.%s names the Secret %q, which is not in namespace %s or lacks one of the keys `username` and `password`: create it first, because the broker's users are made from it" $part $name $.Release.Namespace) }}
 {{- end }}
+{{- end }}
+{{- if include "warren.secretMade" (dict "root" . "part" "rabbitmq") }}
+{{- include "warren.usersDiffer" $users }}
 {{- end }}
 {{- $where := dict "root" . "part" "tokens" }}
 {{- if include "warren.secretMade" $where }}
