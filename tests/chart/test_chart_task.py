@@ -3,6 +3,8 @@
 import base64
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,9 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
-from chart import CHART, KUBE_VERSION, find, helm, pod_spec, render, tool
+from chart import CHART, KUBE_VERSION, Values, find, helm, pod_spec, render, tool
+
+from warren_cli import arguments
 
 SUBMIT, ADMIN, OTHER = ("t" + letter * 39 for letter in "abc")
 
@@ -126,8 +130,8 @@ def test_the_test_says_that_it_has_no_token(files: dict[str, str], tmp_path: Pat
 
 
 @pytest.fixture(scope="module")
-def notes(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What Helm says after an install; without a cluster, a copy of the chart puts it into a ConfigMap."""
+def telling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the chart, which has what Helm says after an install in a ConfigMap: Helm says it to a cluster only."""
     copy = tmp_path_factory.mktemp("chart") / "warren"
     shutil.copytree(CHART, copy)
     text = (copy / "templates" / "NOTES.txt").read_text("utf-8")
@@ -135,10 +139,62 @@ def notes(tmp_path_factory: pytest.TempPathFactory) -> str:
         '{{ define "notes" }}' + text + '{{ end }}{kind: ConfigMap, data: {notes: {{ include "notes" . | toJson }} }}'
     )
     (copy / "templates" / "notes.yaml").write_text(written, "utf-8")
-    command = ("template", "warren", str(copy), "--namespace", "warren", "--show-only", "templates/notes.yaml")
-    said = yaml.safe_load(helm(*command, "--kube-version", KUBE_VERSION))["data"]["notes"]
+    return copy
+
+
+def told(chart: Path, release: str = "warren", namespace: str = "warren", values: Values | None = None) -> str:
+    """What Helm says after this install."""
+    command = ("template", release, str(chart), "--namespace", namespace, "--show-only", "templates/notes.yaml")
+    said = yaml.safe_load(helm(*command, "--kube-version", KUBE_VERSION, values=values))["data"]["notes"]
     assert isinstance(said, str)
     return said
+
+
+@pytest.fixture(scope="module")
+def notes(telling: Path) -> str:
+    """What Helm says with the chart's own values."""
+    return told(telling)
+
+
+def test_the_notes_submit_by_the_shortest_command(notes: str) -> None:
+    """Where everything has the names that the command line takes by itself."""
+    assert "or `warren submit 'Hello...'`, with `warren watch` for" in notes
+
+
+@pytest.mark.parametrize(
+    ("place", "values", "secret", "queue"),
+    [
+        (("jobs", "team"), {"queues": {"task_queue": None, "emails": {}}}, "jobs-warren-tokens", "emails"),
+        (("warren", "team"), {}, "warren-tokens", "task_queue"),
+        (("warren", "warren"), {"queues": {"emails": {}}}, "warren-tokens", "emails"),
+        (("warren", "warren"), {"credentials": {"existingSecrets": {"tokens": "mine"}}}, "mine", "task_queue"),
+    ],
+)
+def test_the_commands_of_the_notes_lead_to_this_release(
+    telling: Path, place: tuple[str, str], values: Values, secret: str, queue: str
+) -> None:
+    """Both as the command line reads them; what it takes by itself is not said."""
+    release, namespace = place
+    notes = told(telling, release, namespace, values)
+    commands = [shlex.split(line) for line in re.findall(r"`warren ([^`]*)`", notes)]
+    assert [command[0] for command in commands] == ["submit", "watch"]
+    for command in commands:
+        read = arguments.parser({}).parse_args(command)
+        assert (read.namespace, read.secret) == (namespace, secret)
+        assert ("-n" in command, "--secret" in command) == (namespace != "warren", secret != "warren-tokens")
+        if command[0] == "submit":
+            assert (read.queue, "-q" in command, read.text) == (queue, queue != "task_queue", ["Hello..."])
+
+
+@pytest.mark.parametrize(("create", "sure"), [("always", True), ("never", False), ("auto", False)])
+def test_the_notes_promise_the_tutorial_s_scripts_only_where_its_user_is_made(
+    telling: Path, create: str, sure: bool
+) -> None:
+    """Where the broker's users are not made here, the chart does not know whether it is among them."""
+    values = {"credentials": {"create": create}, "broker": {"tutorialUser": {"enabled": True}}}
+    notes = told(telling, values=values)
+    assert ("The scripts of RabbitMQ's tutorial work as they are, through:" in notes) is sure
+    assert ("Only if it was printed with\nbroker.tutorialUser.enabled=true is guest among them" in notes) is not sure
 
 
 @pytest.mark.parametrize(("files", "token"), TOKEN_FILES)

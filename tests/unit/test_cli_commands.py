@@ -729,6 +729,18 @@ def test_nobody_there_is_code_1_with_the_line_to_run(capsys: pytest.CaptureFixtu
     )
 
 
+@pytest.mark.parametrize(
+    ("secret", "service"),
+    [("jobs-warren-tokens", "jobs-warren-producer"), ("mine", "warren-producer"), ("-tokens", "warren-producer")],
+)
+def test_the_line_to_run_is_for_the_release_whose_secret_is_named(
+    secret: str, service: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environ = {"WARREN_URL": "http://127.0.0.1:1", "WARREN_TOKEN": "t"}
+    assert main(["queues", f"--secret={secret}"], environ) == 1
+    assert f"kubectl --namespace warren port-forward service/{service} 8080" in capsys.readouterr().err
+
+
 def test_watch_once_as_json_is_one_object(
     producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -874,6 +886,15 @@ def test_a_secret_that_cannot_be_read_names_the_other_ways(
     with pytest.raises(WarrenError, match="WARREN_TOKEN") as caught:
         find_token({}, "read", Cluster())
     assert words in str(caught.value)
+
+
+def test_a_secret_that_is_not_there_names_what_leads_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release of another name has another Secret."""
+    kubectl(tmp_path, "echo 'Error: not found' >&2; exit 1", monkeypatch)
+    with pytest.raises(WarrenError, match="name the installation with --namespace, --secret and --context"):
+        find_token({}, "read", Cluster())
 
 
 def test_without_kubectl_the_other_ways_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

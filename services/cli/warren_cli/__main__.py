@@ -102,7 +102,7 @@ def _with_remedy(error: WarrenError, cluster: Cluster) -> str:
     if cause.id is not None:
         return f"{error}\nTo submit it again under the same id: --id {cause.id}"
     if isinstance(cause, Unreachable) and cause.refused:
-        command = " ".join(cluster.kubectl("port-forward", "service/warren-producer", "8080"))
+        command = " ".join(cluster.kubectl("port-forward", f"service/{cluster.producer}", "8080"))
         return f"{error}\nIf it runs in Kubernetes, forward its port in another terminal:\n  {command}"
     if isinstance(cause, Refused) and cause.code == "queue_unknown":
         return f"{error}\nThe queues that there are: warren queues"

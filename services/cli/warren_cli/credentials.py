@@ -38,6 +38,12 @@ class Cluster:
         context = [] if self.context is None else ["--context", self.context]
         return ["kubectl", *context, "--namespace", self.namespace, *arguments]
 
+    @property
+    def producer(self) -> str:
+        """Name of the producer's Service, which begins like the Secret's, unless that is one of the user's own."""
+        release = self.secret.removesuffix("-tokens")
+        return f"{release if release not in ('', self.secret) else 'warren'}-producer"
+
 
 def find_token(environ: Mapping[str, str], scope: Scope, cluster: Cluster, token_file: Path | None = None) -> str:
     """The token to use, with the least rights that do; nothing is stored.
@@ -78,7 +84,7 @@ def _from_secret(scope: Scope, cluster: Cluster) -> str:
         reason = (done.stderr.strip().splitlines() or ["kubectl said nothing"])[-1]
         raise WarrenError(
             f"no token: cannot read Secret {cluster.secret} in namespace {cluster.namespace} ({reason}): {remedy}, "
-            "or name the installation with --namespace and --context"
+            "or name the installation with --namespace, --secret and --context"
         )
     try:
         data = json.loads(done.stdout).get("data") or {}
