@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import httpx
 import pika
 import pytest
 
-from warren_producer.app import create_app
+from warren_contract.events import WorkerState
+from warren_producer.app import QUEUES_A_TURN, create_app
 from warren_producer.errors import Code
 from warren_producer.http import Answer
 from warren_producer.metrics import Metrics
@@ -103,6 +105,31 @@ async def test_wrong_paths_and_methods_have_the_same_kind_of_answer(
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     if status == 405:
         assert answer.headers["allow"]
+
+
+async def test_a_list_of_many_queues_lets_other_requests_have_their_turn(
+    client: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queues = 10 * QUEUES_A_TURN
+
+    async def counts(names: Iterable[str]) -> dict[str, int | None]:
+        return dict.fromkeys(names, 1)
+
+    monkeypatch.setattr(services.observer, "ready_of", counts)
+    for number in range(queues):
+        running = WorkerState(
+            queue=f"q{number}", worker="w", at=1, started_at=1, concurrency=1, running=(), finished=0, failed=0,
+            finished_seconds=0, running_seconds=0,
+        )  # fmt: skip
+        services.board.hear(running, time.monotonic())
+    asked = asyncio.ensure_future(client.get("/v1/queues"))
+    turns = 0
+    while not asked.done():
+        await asyncio.sleep(0)
+        turns += 1
+    answer = await asked
+    assert [len(queue["worker_states"]) for queue in answer.json()["queues"]] == [1] * queues
+    assert turns > 10
 
 
 async def test_a_bug_is_a_500_without_details(client: httpx.AsyncClient, services: Services) -> None:

@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import Self
 
 import pytest
 from hypothesis import given
@@ -151,6 +152,48 @@ def test_a_silent_worker_is_forgotten_in_the_end() -> None:
     assert names(board, now=WORKER_FORGOTTEN_AFTER + 1) == []
     board.hear(worker("loud", queue="p"), WORKER_FORGOTTEN_AFTER + 1)
     assert board.queues() == ["p"]
+
+
+class Compared(str):
+    """A queue's name that counts how often it is compared."""
+
+    __slots__ = ("times",)
+    times: int
+    __hash__ = str.__hash__
+
+    def __new__(cls, text: str) -> Self:
+        made = super().__new__(cls, text)
+        made.times = 0
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        self.times += 1
+        return super().__eq__(other)
+
+
+def test_a_queue_costs_nothing_for_the_workers_of_others() -> None:
+    """A list of all queues would else take the square of what there is, and all other requests wait for it."""
+    board = Board()
+    for number in range(2000):
+        board.hear(worker("w", queue=f"q{number // 2}"), 0)
+    name = Compared("q7")
+    assert names(board, name) == ["w"]
+    board.hear(state(name, at=200, workers=0), 0)
+    assert names(board, name) == []
+    assert name.times < 50
+    assert len(board.queues()) == 1000
+
+
+def test_of_too_many_workers_the_longest_silent_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("warren_producer.queues.MAX_WORKERS", 3)
+    board = Board()
+    for queue, name in (("q", "a"), ("p", "a"), ("q", "b"), ("q", "a"), ("p", "b")):
+        board.hear(worker(name, queue=queue), 0)
+    assert (names(board, "q"), names(board, "p")) == (["a", "b"], ["b"])
+    board.hear(worker("c", queue="q"), 0)
+    board.hear(worker("d", queue="q"), 0)
+    board.hear(worker("e", queue="q"), 0)
+    assert (names(board, "q"), board.queues()) == (["c", "d", "e"], ["q"])
 
 
 def test_other_events_change_nothing() -> None:

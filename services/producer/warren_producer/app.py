@@ -31,6 +31,9 @@ from warren_producer.tokens import Scope
 READ_LIMIT = 5.0
 """Seconds to count the messages of all queues that a read asks for; 0.3 ms each is usual."""
 
+QUEUES_A_TURN = 50
+"""Queues described before other requests get their turn; one with 10 workers takes 0.1 ms."""
+
 
 def create_app(services: Services) -> ASGIApp:
     """The ASGI application."""
@@ -175,7 +178,12 @@ def _add_reads(app: FastAPI, services: Services) -> None:
         known = services.board.queues()
         ready = await look([queue for queue in known if any(grant.allows(Scope.READ, queue) for grant in grants)])
         now = time.monotonic()
-        return Queues(queues=[Queue.of(name, count, services.board.heard(name, now)) for name, count in ready.items()])
+        told: list[Queue] = []
+        for name, count in ready.items():
+            told.append(Queue.of(name, count, services.board.heard(name, now)))
+            if len(told) % QUEUES_A_TURN == 0:
+                await asyncio.sleep(0)
+        return Queues(queues=told)
 
     @app.get(
         "/v1/queues/{queue}",

@@ -42,6 +42,8 @@ class Board:
         # Both in the order of receipt, oldest first.
         self._states: dict[str, tuple[QueueState, float]] = {}
         self._workers: dict[tuple[str, str], tuple[WorkerState, float]] = {}
+        self._names: dict[str, set[str]] = {}
+        """The workers of each queue that has any, so that a look at one queue costs nothing for all others."""
 
     def hear(self, event: Event, now: float) -> None:
         """Take in an event.
@@ -56,39 +58,45 @@ class Board:
                 self._states[event.queue] = (event, now)
                 if event.workers == 0:
                     # Nobody is left to say goodbye: these were killed.
-                    for key in [
-                        key for key, (last, _) in self._workers.items() if key[0] == event.queue and last.at < event.at
-                    ]:
-                        del self._workers[key]
+                    for name in list(self._names.get(event.queue, ())):
+                        if self._workers[event.queue, name][0].at < event.at:
+                            self._forget((event.queue, name))
             case WorkerState():
                 key = (event.queue, event.worker)
-                self._workers.pop(key, None)
+                self._forget(key)
                 if event.running or not event.draining:
                     self._workers[key] = (event, now)
+                    self._names.setdefault(event.queue, set()).add(event.worker)
             case _:
                 return
         self._trim(now)
 
     def queues(self) -> list[str]:
         """Names of all queues heard of, sorted."""
-        return sorted(self._states.keys() | {queue for queue, _ in self._workers})
+        return sorted(self._states.keys() | self._names.keys())
 
     def heard(self, queue: str, now: float) -> Heard:
         """Everything known about `queue` at `now` (monotonic time in seconds)."""
         state, at = self._states.get(queue, (None, None))
-        alive = (
-            last
-            for (name, _), (last, heard) in self._workers.items()
-            if name == queue and now - heard <= WORKER_FORGOTTEN_AFTER
-        )
-        workers = sorted(alive, key=lambda worker: worker.worker)
-        return Heard(state=state, age=None if at is None else max(0.0, now - at), workers=tuple(workers))
+        known = (self._workers[queue, name] for name in sorted(self._names.get(queue, ())))
+        workers = tuple(last for last, heard in known if now - heard <= WORKER_FORGOTTEN_AFTER)
+        return Heard(state=state, age=None if at is None else max(0.0, now - at), workers=workers)
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        """A worker, by its queue and name, if it is known."""
+        if self._workers.pop(key, None) is None:
+            return
+        queue, name = key
+        names = self._names[queue]
+        names.discard(name)
+        if not names:
+            del self._names[queue]
 
     def _trim(self, now: float) -> None:
         while self._workers:
             key = next(iter(self._workers))
             if len(self._workers) <= MAX_WORKERS and now - self._workers[key][1] <= WORKER_FORGOTTEN_AFTER:
                 break
-            del self._workers[key]
+            self._forget(key)
         while len(self._states) > MAX_QUEUES:
             del self._states[next(iter(self._states))]
