@@ -1,22 +1,26 @@
-"""No queue can use up the connection's credit, whatever becomes of it: the producer's lanes against RabbitMQ's rules.
+"""No queue can use up the connection's credit, or its channels, whatever becomes of it: the producer's lanes against
+RabbitMQ's rules.
 
 The rules are those of 4.3.6: `credit_flow`, whose grants wait while the channel is blocked, and `rabbit_fifo_client`,
 which blocks it while the queue is behind.
 """
 
 import asyncio
+import itertools
 import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pika.exceptions import NoFreeChannels
 from pika.spec import Basic
 
 from warren_contract.task import TaskProperties
 from warren_producer.confirms import Outcome
-from warren_producer.lanes import Lanes, Message, Ticket
+from warren_producer.lanes import RESERVED, SPARE, Lanes, Message, Ticket
 
 if TYPE_CHECKING:
     from warren_contract.aio import Connection
@@ -80,13 +84,14 @@ class Channel:
 
     is_open = True
 
-    def __init__(self) -> None:
+    def __init__(self, close: Callable[[], None] = lambda: None) -> None:
         self.broker = BrokerChannel()
         self.closed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.raw = SimpleNamespace(
             channel_number=1,
             is_open=True,
             add_on_return_callback=lambda _callback: None,
+            close=close,
             confirm_delivery=None,
             connection=SimpleNamespace(_output_marshaled_frames=self._written),
         )
@@ -167,3 +172,67 @@ def test_a_queue_that_is_behind_all_the_time_leaves_credit_when_it_stops() -> No
     """It answers as many as come in, but never all: the credit for them is never given back."""
     busy = [("submit", 1000), ("read", 200), *[("answer", 20), ("read", 20)] * 40]
     asyncio.run(play(busy))
+
+
+class Broker:
+    """A connection's channels, with pika's rule: one that is closing has its number until the broker has answered.
+
+    Attributes:
+        open: that have a number.
+        closing: of these, those whose end was asked for.
+    """
+
+    def __init__(self, channel_max: int) -> None:
+        self.raw = SimpleNamespace(params=SimpleNamespace(frame_max=131072, channel_max=channel_max))
+        self.open: list[Channel] = []
+        self.closing: list[Channel] = []
+
+    async def channel(self) -> Channel:
+        """One more."""
+        if len(self.open) >= self.raw.params.channel_max:
+            raise NoFreeChannels
+        made = Channel(lambda: self.closing.append(made))
+        self.open.append(made)
+        await asyncio.sleep(0)
+        return made
+
+    def answer(self) -> None:
+        """All that were to be closed are."""
+        for channel in self.closing:
+            channel.closed.set_result(RuntimeError("closed by us"))
+            self.open.remove(channel)
+        self.closing.clear()
+
+
+@pytest.mark.parametrize("channel_max", [100, 300])
+async def test_a_burst_over_many_queues_leaves_numbers_for_those_after_it(channel_max: int) -> None:
+    """Also where the broker is slow to close the burst's channels: no queue may cost all others the connection."""
+    broker = Broker(channel_max)
+    await broker.channel()  # the events'
+    lanes = Lanes(cast("Connection", broker), lambda _queue, ticket, outcome: ticket.settle(outcome), lambda: None)
+    await lanes.start(cast("Any", await broker.channel()))
+    names = itertools.count()
+
+    async def burst() -> int:
+        """To so many queues as have a lane."""
+        tickets: list[One] = []
+        while lanes.has_lane(queue := f"q{next(names)}"):
+            tickets.append(One())
+            lanes.send(queue, [Message(TaskProperties(id="t", submitted_at=1), b"x", tickets[-1])])
+        for _ in range(10):  # channels open, and their tasks go out
+            await asyncio.sleep(0)
+        for channel in broker.open:
+            if channel.broker.unread:
+                channel.broker.read(CREDIT)
+                channel.confirm(SimpleNamespace(method=Basic.Ack(channel.broker.answer(CREDIT), multiple=True)))
+        await lanes.wait(0)  # raises if one could not be opened
+        assert [ticket.outcome for ticket in tickets] == [Outcome.CONFIRMED] * len(tickets)
+        return len(tickets)
+
+    all_but_the_probe_s = channel_max - RESERVED - 1
+    assert await burst() >= all_but_the_probe_s
+    assert len(broker.closing) > channel_max / 2
+    assert await burst() == SPARE, "the burst's channels have not got their answer yet"
+    broker.answer()
+    await asyncio.sleep(0)
+    assert await burst() == all_but_the_probe_s

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import pika
+from pika.channel import MAX_CHANNELS
 from pika.exceptions import AMQPError
 
 from warren_contract.aio import BrokerUnavailable, Channel, Connection
@@ -45,7 +46,7 @@ SPARE = 32
 """Channels kept open that no queue needs right now: for queues that come and go, each with a task now and then."""
 
 RESERVED = 8
-"""Channels of the connection that are not for lanes: the probe's, the events', and those that are closing."""
+"""Channels of the connection that are not for lanes: the events', and some that nobody has a use for yet."""
 
 PROBE_KEY = "warren.probe"
 """Routing key that no queue is bound to: work queues cannot have a name that starts with `warren.`."""
@@ -138,7 +139,7 @@ class Lanes:
         self._moved = moved
         params = connection.raw.params
         self._encoder = PublishEncoder(TASKS_EXCHANGE, int(params.frame_max))
-        self._max_lanes = min(MAX_LANES, (int(params.channel_max) or MAX_LANES + RESERVED) - RESERVED)
+        self._max_links = (int(params.channel_max) or MAX_CHANNELS) - RESERVED
         self._lanes: dict[str, _Lane] = {}
         self._links: set[_Link] = set()
         self._free: list[_Link] = []
@@ -163,7 +164,13 @@ class Lanes:
 
     def has_lane(self, queue: str) -> bool:
         """Whether `queue` has a channel, or can get one."""
-        return queue in self._lanes or len(self._lanes) < self._max_lanes
+        if queue in self._lanes:
+            return True
+        if len(self._lanes) >= MAX_LANES:
+            return False
+        # Those that are closing have their numbers until the broker has answered: one more than there are numbers for
+        # would end the connection.
+        return bool(self._free) or len(self._links) + len(self._openings) < self._max_links
 
     async def start(self, channel: Channel) -> None:
         """Take `channel` for probes, and open one for the first queue, whose tasks shall not wait for it.
