@@ -205,6 +205,35 @@ def test_a_password_that_cannot_be_sent_is_named_and_not_shown(tmp_path: Path) -
     assert "hunter" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("host", "amqp://me:hunter2@mq:5672/v"),
+        ("host", "me:hunter2@mq"),
+        ("host", f"amqp://{'me' * 100}:hunter2@mq"),
+        ("host", "amqp://me:hunter2@hunter2@mq"),
+        ("port", "amqp://me:hunter2@mq"),
+        ("management_url", "http://me:hunter2@mq:15672"),
+        ("management_url", "me:hunter2@mq:15672"),
+    ],
+)
+def test_a_password_within_an_address_is_not_shown(tmp_path: Path, name: str, value: str) -> None:
+    environ = write(tmp_path, **{"host": "mq", "username": "me", "password": "x", name: value})
+    with pytest.raises(SettingError, match=r"is wrong: '…@mq") as raised:
+        BrokerSettings.load(environ)
+    assert "hunter2" not in str(raised.value)
+    with pytest.raises(SettingError, match=r"is wrong: ") as raised:
+        BrokerSettings.load({**environ, f"WARREN_BROKER_{name.upper()}": value})
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_password_within_any_other_setting_is_not_shown() -> None:
+    for value in ("http://me:hunter2@x", "http://me:hunter2@\udcff"):
+        with pytest.raises(SettingError, match=r"WARREN_X='…@") as raised:
+            setting({"WARREN_X": value}, "WARREN_X", whole_number(1, 2))
+        assert "hunter2" not in str(raised.value)
+
+
 def test_a_wrong_port_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"port is wrong: '99999': write a whole number from 1 to 65535"):
         BrokerSettings.load(write(tmp_path, host="mq", username="me", password="x", port="99999"))

@@ -71,10 +71,13 @@ def test_an_unusable_token_is_named_by_its_line_and_not_shown(tmp_path: Path, te
     assert LONG not in str(caught.value)
 
 
-def test_a_queue_that_no_token_can_be_for_is_named(tmp_path: Path) -> None:
-    (tmp_path / "submit").write_text(f"{LONG} mail amq.direct")
-    with pytest.raises(SettingError, match=r"line 1 of .*amq\.direct"):
+@pytest.mark.parametrize("word", ["amq.direct", "second/token+of=the/line", "mail,video"])
+def test_a_word_that_is_no_queue_is_named_by_its_place_and_not_shown(tmp_path: Path, word: str) -> None:
+    """It may be a second token."""
+    (tmp_path / "submit").write_text(f"{LONG} mail {word}")
+    with pytest.raises(SettingError, match=r"line 1 of .*submit: word 3 is no queue name") as caught:
         read_tokens(tmp_path)
+    assert word not in str(caught.value)
 
 
 def test_no_tokens_at_all_is_a_mistake(tmp_path: Path) -> None:
@@ -229,6 +232,7 @@ def test_settings_have_the_documented_defaults() -> None:
         ("WARREN_LOG_LEVEL", "chatty", "debug, info, warning, error"),
         ("WARREN_LOG_FORMAT", "xml", "text, json"),
         ("WARREN_BROKER_HOST", "amqp://mq:5672", "host name or an address alone"),
+        ("WARREN_BROKER_HOST", "amqp://me:hunter2@mq:5672", "host name or an address alone"),
         ("WARREN_BROKER_HOST", "", "set WARREN_BROKER_HOST"),
         ("WARREN_BROKER_PORT", "amqp", "from 1 to 65535"),
         ("WARREN_BROKER_USERNAME", "", "set WARREN_BROKER_USERNAME"),

@@ -51,7 +51,7 @@ def setting(environ: Mapping[str, str], name: str, parse: Callable[[str], T], de
             raise SettingError(f"{name} is not set: set it to say what to use")
         return default
     if not _is_text(text):
-        raise SettingError(f"{name}={text!r} is wrong: it is not UTF-8: write it as text")
+        raise SettingError(f"{name}={shown(text)!r} is wrong: it is not UTF-8: write it as text")
     try:
         return parse(text)
     except ValueError as error:
@@ -68,7 +68,12 @@ def _is_text(text: str) -> bool:
 
 
 def shown(text: str) -> str:
-    """As much of a wrong value as a sentence has room for."""
+    """As much of a wrong value as a sentence has room for, and as anybody may read.
+
+    Of an address with a user and password in it, such as `amqp://me:secret@mq`, only what comes after them.
+    """
+    secret, at, rest = text.rpartition("@")
+    text = f"…@{rest}" if at and secret else text
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
@@ -174,7 +179,7 @@ class BrokerSettings:
             password=read.text("PASSWORD", None, str),
             tls=tls,
             ca_file=Path(ca_file) if ca_file else None,
-            management_url=read.text("MANAGEMENT_URL", "", str).rstrip("/") or None,
+            management_url=read.text("MANAGEMENT_URL", "", _management_url).rstrip("/") or None,
         )
 
 
@@ -185,8 +190,15 @@ def _host(text: str) -> str:
         known = False
     else:
         known = text.isprintable()
-    if not known or "/" in text or " " in text:
-        raise ValueError("write a host name or an address alone, without scheme, port or path")
+    if not known or "/" in text or " " in text or "@" in text:
+        raise ValueError("write a host name or an address alone, without scheme, user, port or path")
+    return text
+
+
+def _management_url(text: str) -> str:
+    if "@" in text:
+        # They would be shown with each error of a connection.
+        raise ValueError("write it without user and password, such as http://mq:15672: those have their own settings")
     return text
 
 
@@ -224,5 +236,6 @@ class _Reader:
         try:
             return parse(value)
         except ValueError as error:
-            # A secret never gets here: user names and passwords are taken as they are.
+            # A secret gets here inside an address at most, where it is not shown: user names and passwords are taken as
+            # they are.
             raise SettingError(f"{origin} is wrong: {shown(value)!r}: {error}") from error

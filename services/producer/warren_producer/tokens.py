@@ -153,15 +153,19 @@ def read_tokens(folder: Path) -> TokenSet:
 
 
 def _check_line(line: str, where: str) -> None:
-    """Raise SettingError unless the line is a token and names of queues; the token is not shown."""
+    """Raise SettingError unless the line is a token and names of queues; none of it is shown."""
     token, *queues = line.split()
     if len(token) < MIN_LENGTH or not line.isascii() or not token.isprintable():
         raise SettingError(f"{where} is no usable token: write at least {MIN_LENGTH} visible ASCII characters")
-    for queue in queues:
+    for number, queue in enumerate(queues, 2):
         try:
             check_queue_name(queue)
-        except QueueNameError as error:
-            raise SettingError(f"{where}: after the token come the queues it is for: {error}") from error
+        except QueueNameError:
+            # Without the word: whoever writes two tokens into a line has one in its place.
+            raise SettingError(
+                f"{where}: word {number} is no queue name: a line has one token, and after it only names of the queues "
+                "that it is for"
+            ) from None
 
 
 def _digest(token: str) -> bytes:
