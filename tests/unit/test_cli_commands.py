@@ -16,11 +16,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import h11
+import httpx
 import pytest
 from rich.console import Console
 
+from warren_cli import submit as reading
 from warren_cli.__main__ import main
-from warren_cli.client import Client, QueueStatus, Refused, TaskOptions, Unreachable, WarrenError
+from warren_cli.client import Abandoned, Client, QueueStatus, Refused, TaskOptions, Unreachable, WarrenError
 from warren_cli.credentials import Cluster, find_token
 from warren_cli.watch import Watch, watch
 from warren_producer.line import parse_line
@@ -151,6 +153,12 @@ def producer() -> Iterator[Answers]:
 @pytest.fixture
 def environ(producer: Answers) -> dict[str, str]:
     return {"WARREN_URL": producer.url, "WARREN_TOKEN": "a-token"}
+
+
+@pytest.fixture
+def at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tasks of the command line are there at once."""
+    monkeypatch.setattr("warren_cli.submit._at_hand", lambda tasks: iter([list(tasks)]))
 
 
 def client(producer: Answers, patience: float = 60.0) -> tuple[Client, list[float]]:
@@ -418,16 +426,17 @@ def test_the_command_shows_the_id_of_a_task_whose_answer_was_lost(
 
 
 def test_of_several_the_command_shows_all_ids_in_doubt(
-    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str], at_hand: None
 ) -> None:
     for status, code in ((422, "invalid"), (202, ""), (503, "outcome_unknown"), (503, "outcome_unknown")):
         producer.then(status, code)
     assert main(["submit", "x", "--repeat", "4", "--retry-for", "0s"], environ) == 1
     said = capsys.readouterr()
     assert said.out.split() == [producer.ids[1]]
-    first, head, *rest = said.err.splitlines()
-    assert "1 tasks were submitted" in first
+    first, head, *rest, last = said.err.splitlines()
+    assert first == "warren: task 1: for a reason (1 tasks were submitted; their ids are above)"
     assert "may have been accepted" in head
+    assert last == "Nothing after task 4 was tried."
     assert rest == [f"  task 3: --id {producer.ids[2]}", f"  task 4: --id {producer.ids[3]}"]
 
 
@@ -665,6 +674,161 @@ def test_of_several_the_submitted_ones_are_shown_when_one_is_refused(
     assert shown == producer.ids[:3] + producer.ids[4:], "every accepted task is shown"
     assert len(producer.asked) <= 10, "the first refusal ends it"
     assert f"{len(shown)} tasks were submitted" in said.err
+
+
+def test_of_lines_each_refused_one_is_named_and_where_to_go_on(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path, *, at_hand: None
+) -> None:
+    (tmp_path / "lines").write_bytes(b"a\nb\n\nlong\nd\nlong\nlong\n\n")
+    for step in "aalall":
+        producer.script.append((202, {}, {})) if step == "a" else producer.then(413, "body_too_large")
+    assert main(["submit", "--lines", "--file", str(tmp_path / "lines")], environ) == 1
+    said = capsys.readouterr()
+    assert said.out.split() == [producer.ids[0], producer.ids[1], producer.ids[3]]
+    assert said.err.splitlines() == [
+        "warren: task 3 (line 4): for a reason (3 tasks were submitted; their ids are above)",
+        "  tasks 5 to 6 (lines 6 to 7): for a reason",
+        "Nothing after task 6 (line 7 of the input) was tried.",
+    ]
+
+
+def test_of_very_many_refused_ones_only_the_first_are_named(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str], at_hand: None
+) -> None:
+    for _ in range(50):
+        producer.script.append((202, {}, {}))
+        producer.then(422, "invalid")
+    assert main(["submit", "x", "--repeat", "100"], environ) == 1
+    first, *named, rest, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("warren: task 2: for a reason")
+    assert named == [f"  task {number}: for a reason" for number in range(4, 44, 2)]
+    assert rest == "  … and 29 tasks more were not accepted"
+    assert last == "Nothing after task 100 was tried."
+
+
+@pytest.fixture
+def interrupted(at_hand: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Ctrl-C once a request is out: after so many that get their answer."""
+
+    def after(answered: int) -> None:
+        calls = itertools.count()
+        request = httpx.Client.request
+
+        def sent(*args: Any, **kwargs: Any) -> httpx.Response:
+            answer = request(*args, **kwargs)
+            if next(calls) == answered:
+                raise KeyboardInterrupt
+            return answer
+
+        monkeypatch.setattr(httpx.Client, "request", sent)
+
+    return after
+
+
+def test_ctrl_c_names_the_task_that_is_on_its_way(
+    producer: Answers,
+    environ: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    interrupted: Callable[[int], None],
+) -> None:
+    interrupted(0)
+    assert main(["submit", "x"], environ) == 130
+    assert capsys.readouterr().err.splitlines() == [
+        "warren: interrupted: the task may have been accepted",
+        f"To submit it again under the same id: --id {producer.ids[0]}",
+    ]
+
+
+def test_ctrl_c_names_the_tasks_that_are_on_their_way(
+    producer: Answers,
+    environ: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    interrupted: Callable[[int], None],
+) -> None:
+    monkeypatch.setattr("warren_cli.client.BATCH_TASKS", 3)
+    interrupted(1)
+    assert main(["submit", "x", "--repeat", "6"], environ) == 130
+    said = capsys.readouterr()
+    assert said.out.split() == producer.ids[:3]
+    assert said.err.splitlines() == [
+        "warren: interrupted (3 tasks were submitted; their ids are above)",
+        "These may have been accepted; to submit one of them again, do it under its id:",
+        *[f"  task {number}: --id {producer.ids[number - 1]}" for number in (4, 5, 6)],
+        "Nothing after task 6 was tried.",
+    ]
+
+
+def test_ctrl_c_in_a_large_batch_says_how_many_and_which(
+    producer: Answers,
+    environ: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    interrupted: Callable[[int], None],
+) -> None:
+    (tmp_path / "lines").write_bytes(b"\n" + b"x\n" * 50)
+    interrupted(0)
+    assert main(["submit", "--lines", "--file", str(tmp_path / "lines")], environ) == 130
+    first, last = producer.ids[0], producer.ids[-1]
+    assert capsys.readouterr().err.splitlines() == [
+        "warren: interrupted (0 tasks were submitted; their ids are above)",
+        f"May have been accepted: 50 of tasks 1 to 50 (lines 2 to 51), the first with the id {first}, the last {last}",
+        "Nothing after task 50 (line 51 of the input) was tried.",
+    ]
+
+
+def test_ctrl_c_between_two_tries_leaves_those_in_doubt_that_no_answer_settled(producer: Answers) -> None:
+    def stop(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    producer.script.append((202, {}, {}))
+    producer.then(503, "queue_full", retry_after=3)
+    producer.then(422, "invalid")
+    producer.then(503, "outcome_unknown", retry_after=3)
+    with Client(producer.url, "a-token", sleep=stop) as warren:
+        with pytest.raises(Abandoned) as raised:
+            list(warren.submit_many(["a", "b", "c", "d"]))
+        assert raised.value.ids == (producer.ids[0], producer.ids[3])
+        producer.then(503, "queue_full", retry_after=3)
+        with pytest.raises(Abandoned) as raised:
+            warren.submit("a")
+        assert raised.value.ids == ()
+
+
+class Stuck(Exception):
+    """Somebody would wait."""
+
+
+class NoWait(threading.Condition):
+    """Raises in place of waiting."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        raise Stuck(timeout)
+
+
+def test_no_more_is_read_ahead_than_a_batch_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "BATCH_BYTES", 10)
+    monkeypatch.setattr(reading, "BATCH_TASKS", 3)
+    ahead = reading._Ahead()
+    ahead._changed = NoWait()
+    for bodies in ([b"x" * 100], [b"x" * 6, b"x" * 4], [b"", b"", b""]):
+        for body in bodies:
+            ahead.put(reading._Task(body))
+        with pytest.raises(Stuck):
+            ahead.put(reading._Task(b"x"))
+        assert [ahead.get() for _ in bodies] == [reading._Task(body) for body in bodies]
+    with pytest.raises(Stuck):
+        ahead.get()
+
+
+def test_lines_longer_than_what_is_read_ahead_are_submitted_all_the_same(
+    producer: Answers, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(reading, "BATCH_BYTES", 10)
+    lines = [b"x" * (number % 25 + 1) for number in range(100)]
+    (tmp_path / "lines").write_bytes(b"\n".join(lines))
+    assert main(["submit", "--lines", "--file", str(tmp_path / "lines")], environ) == 0
+    assert producer.bodies == lines
 
 
 def test_of_many_only_those_worth_it_are_tried_again_under_their_ids(producer: Answers) -> None:

@@ -57,7 +57,8 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     except UsageError as error:
         return _complain(str(error), USAGE)
     except WarrenError as error:
-        return _complain(_with_remedy(error, cluster), FAILED)
+        by_user = isinstance(error, Interrupted) and error.by_user
+        return _complain(_with_remedy(error, cluster), INTERRUPTED if by_user else FAILED)
 
 
 def _command(args: argparse.Namespace, client: Client) -> int:
@@ -95,18 +96,16 @@ def _command(args: argparse.Namespace, client: Client) -> int:
 
 
 def _with_remedy(error: WarrenError, cluster: Cluster) -> str:
-    if isinstance(error, Interrupted) and error.in_doubt:
-        tasks = "\n".join(f"  task {number}: --id {task_id}" for number, task_id in error.in_doubt)
-        return f"{error}\nThese may have been accepted; to submit one of them again, do it under its id:\n{tasks}"
+    lines = [str(error), *(error.details if isinstance(error, Interrupted) else ())]
     cause = error.__cause__ if isinstance(error.__cause__, WarrenError) else error
-    if cause.id is not None:
-        return f"{error}\nTo submit it again under the same id: --id {cause.id}"
-    if isinstance(cause, Unreachable) and cause.refused:
+    if error.id is not None:
+        lines.append(f"To submit it again under the same id: --id {error.id}")
+    elif isinstance(cause, Unreachable) and cause.refused:
         command = " ".join(cluster.kubectl("port-forward", f"service/{cluster.producer}", "8080"))
-        return f"{error}\nIf it runs in Kubernetes, forward its port in another terminal:\n  {command}"
-    if isinstance(cause, Refused) and cause.code == "queue_unknown":
-        return f"{error}\nThe queues that there are: warren queues"
-    return str(error)
+        lines.append(f"If it runs in Kubernetes, forward its port in another terminal:\n  {command}")
+    elif isinstance(cause, Refused) and cause.code == "queue_unknown":
+        lines.append("The queues that there are: warren queues")
+    return "\n".join(lines)
 
 
 def _complain(message: str, code: int) -> int:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -99,6 +99,18 @@ class Refused(WarrenError):
         self.retry_after = retry_after
         self.results: tuple[Mapping[str, Any], ...] | None = None
         """Of a batch: what became of each line; None where no line was read."""
+
+
+class Abandoned(KeyboardInterrupt):
+    """Interrupted by the user before all tasks of a request had their outcome.
+
+    Attributes:
+        ids: of those that may have been accepted, in their order, and that nobody has been told of; there may be none.
+    """
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        super().__init__()
+        self.ids = tuple(ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,7 +394,8 @@ class Client:
             Unreachable: there is no answer.
             ValueError: an option, or a header's name, cannot be sent.
 
-        Both of the first have an `id` where this try or an earlier one may have been accepted all the same.
+        Both of the first have an `id` where this try or an earlier one may have been accepted all the same. A
+        KeyboardInterrupt is an `Abandoned` in this case.
         """
         options = options or TaskOptions()
         task_id = options.id or new_task_id()
@@ -394,6 +407,8 @@ class Client:
             try:
                 answer = self._request("POST", f"/v1/queues/{_quote(queue)}/tasks", content=content, headers=headers)
                 return str(answer.get("id", task_id))
+            except KeyboardInterrupt as error:
+                raise Abandoned([task_id]) from error
             except (Refused, Unreachable) as error:
                 in_doubt = in_doubt or _may_be_accepted(error)
                 heard = heard or _somebody_is_there(error)
@@ -402,7 +417,7 @@ class Client:
                     if in_doubt:
                         raise _with_doubt(error, error.id or task_id) from error.__cause__
                     raise
-                self._sleep(wait)
+                self._pause(wait, [task_id] if in_doubt else [])
         raise AssertionError("delays never end")
 
     def submit_many(
@@ -412,7 +427,8 @@ class Client:
 
         The bodies are read as far as needed, so that they may have no end. What is worth another try is sent again
         under the same id, for as long as `patience` allows, as in `submit`; a task that is refused leaves the others
-        alone. Stop reading to stop submitting: at most one batch of `BATCH_TASKS` is on its way then.
+        alone. Stop reading to stop submitting: at most one batch of `BATCH_TASKS` is on its way then. A
+        KeyboardInterrupt while one is out is an `Abandoned`, which tells the ids.
 
         Args:
             bodies: the tasks; text is sent as UTF-8.
@@ -444,16 +460,26 @@ class Client:
         pending = batch
         heard = False
         for delay in Backoff(first=0.5, longest=5.0).delays():
-            heard = self._try_batch(pending, queue, delay, heard=heard)
+            try:
+                heard = self._try_batch(pending, queue, delay, heard=heard)
+            except KeyboardInterrupt as error:
+                raise Abandoned(_untold(batch, pending)) from error
             pending = [entry for entry in pending if entry.error is not None and entry.retry_after is not None]
             wait = max((delay, *(entry.retry_after or 0.0 for entry in pending)))
             if not pending or time.monotonic() + wait > deadline:
                 break
-            self._sleep(wait)
+            self._pause(wait, _untold(batch, ()))
         for entry in batch:
             if entry.in_doubt and entry.error is not None:
                 entry.error = _with_doubt(entry.error, entry.id)
         return [Submitted(entry.id, entry.error) for entry in batch]
+
+    def _pause(self, seconds: float, untold: Sequence[str]) -> None:
+        """Wait before the next try; with the ids of tasks that may have been accepted by those before it."""
+        try:
+            self._sleep(seconds)
+        except KeyboardInterrupt as error:
+            raise Abandoned(untold) from error
 
     def _try_batch(self, batch: list[_Entry], queue: str, delay: float, *, heard: bool) -> bool:
         """Send these once, and note on each what became of it; whether there is, or was, somebody to hear it."""
@@ -530,6 +556,17 @@ class Client:
         if response.is_success and isinstance(data, dict):
             return data
         raise _refusal(response, data)
+
+
+def _untold(batch: Iterable[_Entry], out: Iterable[_Entry]) -> list[str]:
+    """Ids of the tasks of a batch that may have been accepted, in their order.
+
+    Args:
+        batch: all of them.
+        out: those of which a request is on its way.
+    """
+    on_their_way = {entry.id for entry in out}
+    return [entry.id for entry in batch if entry.id in on_their_way or entry.in_doubt or entry.error is None]
 
 
 def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,18 +1,20 @@
 """`warren submit`: tasks from words, a file or standard input, many in one request."""
 
 import argparse
-import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from pathlib import Path
-from queue import Queue
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from warren_cli.client import BATCH_BYTES, BATCH_TASKS, Client, TaskOptions, WarrenError
+from warren_cli.client import BATCH_BYTES, BATCH_TASKS, Abandoned, Client, TaskOptions, WarrenError
 
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
+
+FEW = 20
+"""Tasks, or runs of them with the same error, that are named one by one."""
 
 
 class UsageError(WarrenError):
@@ -20,15 +22,31 @@ class UsageError(WarrenError):
 
 
 class Interrupted(WarrenError):
-    """Submitting many tasks ended before the last one; the message says how far it came.
+    """Submitting ended before the last task; the message says why and how far it came.
 
     Attributes:
-        in_doubt: number, from 1, and id of each task that may have been accepted, and was not shown.
+        details: lines on single tasks, and on where to go on.
+        by_user: nothing went wrong: the user ended it.
     """
 
-    def __init__(self, message: str, in_doubt: Sequence[tuple[int, str]]) -> None:
+    def __init__(self, message: str, details: Sequence[str] = (), *, by_user: bool = False) -> None:
         super().__init__(message)
-        self.in_doubt = tuple(in_doubt)
+        self.details = tuple(details)
+        self.by_user = by_user
+
+
+class _Task(NamedTuple):
+    """One of several tasks, and where it stands in the input: its line from 1; None where it is no line of one."""
+
+    body: bytes
+    line: int | None = None
+
+
+class _Place(NamedTuple):
+    """A task's number, from 1, blank lines not counted, and its line, blank lines counted."""
+
+    number: int
+    line: int | None
 
 
 def submit(
@@ -45,8 +63,9 @@ def submit(
 
     Raises:
         WarrenError: as it is from `Client.submit`; of several tasks, those whose ids were shown are submitted.
+        Interrupted: not all of several tasks were accepted, or the user ended it while some were on their way.
     """
-    bodies, several, content_type = _bodies(args, stdin, terminal=terminal)
+    tasks, several, content_type = _tasks(args, stdin, terminal=terminal)
     if args.id is not None and several:
         raise UsageError("--id names one task: leave it out to submit several")
     options = TaskOptions(
@@ -62,45 +81,172 @@ def submit(
         options.http_headers("check")
     except ValueError as error:
         raise UsageError(f"--header: {error}") from error
-    if not several:
-        for body in bodies:
-            show(client.submit(body, args.queue, options))
-        return 1
-    return _submit_all(bodies, client, args.queue, options, show)
+    if several:
+        return _submit_all(tasks, client, args.queue, options, show)
+    try:
+        show(client.submit(next(tasks).body, args.queue, options))
+    except Abandoned as error:
+        if not error.ids:
+            raise
+        stopped = Interrupted("interrupted: the task may have been accepted", by_user=True)
+        (stopped.id,) = error.ids
+        raise stopped from error
+    return 1
 
 
 def _submit_all(
-    bodies: Iterator[bytes], client: Client, queue: str, options: TaskOptions, show: Callable[[str], None]
+    tasks: Iterator[_Task], client: Client, queue: str, options: TaskOptions, show: Callable[[str], None]
 ) -> int:
     """In batches, shown in order; the first error ends it, once its batch has its answers."""
     done = 0
-    failure: WarrenError | None = None
-    in_doubt: list[tuple[int, str]] = []
-    number = itertools.count(1)
-    for several in _at_hand(bodies):
-        for submitted in client.submit_many(several, queue, options):
-            place = next(number)
-            if submitted.error is None:
-                show(submitted.id)
-                done += 1
-                continue
-            failure = failure or submitted.error
-            if submitted.error.id is not None:
-                in_doubt.append((place, submitted.id))
-        if failure is not None:
-            message = f"{failure} ({done} tasks were submitted; their ids are above)"
-            raise Interrupted(message, in_doubt) from failure
-    return done
+    last: _Place | None = None
+    """Of those that were tried."""
+    untold: deque[_Place] = deque()
+    """Those of the batch whose outcome is not known here yet."""
+    failures: list[tuple[_Place, WarrenError]] = []
+    in_doubt: list[tuple[_Place, str]] = []
+    try:
+        for several in _at_hand(tasks):
+            first = 1 if last is None else last.number + 1
+            untold.extend(_Place(number, task.line) for number, task in enumerate(several, first))
+            last = untold[-1]
+            for submitted in client.submit_many((task.body for task in several), queue, options):
+                place = untold[0]
+                if submitted.error is None:
+                    show(submitted.id)
+                    done += 1
+                elif submitted.error.id is not None:
+                    in_doubt.append((place, submitted.id))
+                if submitted.error is not None:
+                    failures.append((place, submitted.error))
+                untold.popleft()
+            if failures:
+                break
+    except KeyboardInterrupt as error:
+        if last is None:
+            raise
+        ids = error.ids if isinstance(error, Abandoned) else None
+        details = [*_refused(failures, skip=0), *_doubts(in_doubt), *_on_their_way(untold, ids), _nothing_after(last)]
+        raise Interrupted(f"interrupted ({_submitted(done)})", details, by_user=True) from error
+    if not failures or last is None:
+        return done
+    (places, cause), *_ = _runs(failures)
+    details = [*_refused(failures, skip=len(places)), *_doubts(in_doubt), _nothing_after(last)]
+    raise Interrupted(f"{_named(places)}: {cause} ({_submitted(done)})", details) from cause
 
 
-def _at_hand(bodies: Iterator[bytes]) -> Iterator[list[bytes]]:
+def _runs(failures: Iterable[tuple[_Place, WarrenError]]) -> list[tuple[list[_Place], WarrenError]]:
+    """Failures together that follow on each other for the same reason: of a batch that nobody took, all of them."""
+    runs: list[tuple[list[_Place], WarrenError]] = []
+    for place, error in failures:
+        if runs and str(runs[-1][1]) == str(error) and runs[-1][0][-1].number == place.number - 1:
+            runs[-1][0].append(place)
+        else:
+            runs.append(([place], error))
+    return runs
+
+
+def _refused(failures: Sequence[tuple[_Place, WarrenError]], *, skip: int) -> Iterator[str]:
+    """What to say of those that were surely not accepted, after the first `skip` ones."""
+    runs = _runs((place, error) for place, error in failures[skip:] if error.id is None)
+    for places, error in runs[:FEW]:
+        yield f"  {_named(places)}: {error}"
+    if rest := sum(len(places) for places, _ in runs[FEW:]):
+        yield f"  … and {rest} tasks more were not accepted"
+
+
+def _doubts(in_doubt: Sequence[tuple[_Place, str]]) -> Iterator[str]:
+    """What to say of those that may have been accepted."""
+    if in_doubt:
+        yield "These may have been accepted; to submit one of them again, do it under its id:"
+        for place, task_id in in_doubt:
+            yield f"  {_named([place])}: --id {task_id}"
+
+
+def _on_their_way(untold: Sequence[_Place], ids: Sequence[str] | None) -> Iterator[str]:
+    """What to say of those whose outcome was not known when the user ended it.
+
+    Args:
+        untold: all of them.
+        ids: of those that may have been accepted; None where nobody knows.
+    """
+    if not untold or (ids is not None and not ids):
+        return
+    which = _named(untold)
+    if ids is None:
+        yield f"May have been accepted: {which}"
+    elif len(ids) > FEW:
+        yield f"May have been accepted: {len(ids)} of {which}, the first with the id {ids[0]}, the last {ids[-1]}"
+    elif len(ids) == len(untold):
+        yield from _doubts(list(zip(untold, ids, strict=True)))
+    else:
+        yield f"May have been accepted: of {which} those with the ids {', '.join(ids)}"
+
+
+def _nothing_after(last: _Place) -> str:
+    where = "" if last.line is None else f" (line {last.line} of the input)"
+    return f"Nothing after task {last.number}{where} was tried."
+
+
+def _submitted(count: int) -> str:
+    return f"{count} tasks were submitted; their ids are above"
+
+
+def _named(places: Sequence[_Place]) -> str:
+    """Tasks that follow on each other, with their lines where these have other numbers."""
+    first, last = places[0], places[-1]
+    several = len(places) > 1
+    text = f"tasks {first.number} to {last.number}" if several else f"task {first.number}"
+    if last.line is None or (first.line, last.line) == (first.number, last.number):
+        return text
+    return f"{text} (lines {first.line} to {last.line})" if several else f"{text} (line {first.line})"
+
+
+class _Ahead:
+    """Tasks that were read and are not taken yet: few, and no more bytes than a batch, unless one alone has more."""
+
+    def __init__(self) -> None:
+        self._items: deque[_Task | BaseException | None] = deque()
+        self._size = 0
+        self._changed = threading.Condition()
+
+    def put(self, item: _Task | BaseException | None) -> None:
+        """Add a task, what ended the reading, or None at its end; waits for room."""
+        size = _size(item)
+        with self._changed:
+            while self._items and (len(self._items) >= BATCH_TASKS or self._size + size > BATCH_BYTES):
+                self._changed.wait()
+            self._items.append(item)
+            self._size += size
+            self._changed.notify_all()
+
+    def get(self) -> _Task | BaseException | None:
+        """The oldest; waits for one."""
+        with self._changed:
+            while not self._items:
+                self._changed.wait()
+            item = self._items.popleft()
+            self._size -= _size(item)
+            self._changed.notify_all()
+            return item
+
+    def empty(self) -> bool:
+        """Whether the next one would be waited for."""
+        return not self._items
+
+
+def _size(item: _Task | BaseException | None) -> int:
+    return len(item.body) if isinstance(item, _Task) else 0
+
+
+def _at_hand(tasks: Iterator[_Task]) -> Iterator[list[_Task]]:
     """The tasks in lists of what is there already, so that those of a slow pipe are submitted as they come."""
-    ahead: Queue[bytes | BaseException | None] = Queue(BATCH_TASKS)
+    ahead = _Ahead()
 
     def read() -> None:
         try:
-            for body in bodies:
-                ahead.put(body)
+            for task in tasks:
+                ahead.put(task)
         except BaseException as error:  # noqa: BLE001  raised again by whoever waits for the tasks
             ahead.put(error)
         else:
@@ -109,12 +255,12 @@ def _at_hand(bodies: Iterator[bytes]) -> Iterator[list[bytes]]:
     # A daemon: it may wait for a pipe, or for room, that never comes.
     threading.Thread(target=read, name="read", daemon=True).start()
     while True:
-        several: list[bytes] = []
+        several: list[_Task] = []
         size = 0
         item = ahead.get()
-        while isinstance(item, bytes):
+        while isinstance(item, _Task):
             several.append(item)
-            size += len(item)
+            size += len(item.body)
             if len(several) == BATCH_TASKS or size >= BATCH_BYTES or ahead.empty():
                 break
             item = ahead.get()
@@ -126,7 +272,7 @@ def _at_hand(bodies: Iterator[bytes]) -> Iterator[list[bytes]]:
             return
 
 
-def _bodies(args: argparse.Namespace, stdin: BinaryIO, *, terminal: bool) -> tuple[Iterator[bytes], bool, str]:
+def _tasks(args: argparse.Namespace, stdin: BinaryIO, *, terminal: bool) -> tuple[Iterator[_Task], bool, str]:
     """The tasks, whether they may be several, and their content type."""
     if args.text and args.file is not None:
         raise UsageError("give the task as words or with --file, not both")
@@ -134,7 +280,7 @@ def _bodies(args: argparse.Namespace, stdin: BinaryIO, *, terminal: bool) -> tup
         raise UsageError("--lines reads a file or standard input: leave the words out")
     if args.text:
         body = " ".join(args.text).encode("utf-8", "surrogateescape")
-        return repeat(body, args.repeat), args.repeat > 1, TEXT
+        return repeat(_Task(body), args.repeat), args.repeat > 1, TEXT
     if args.file is None and terminal:
         raise UsageError('say what to submit: warren submit "Hello...", or --file F, or pipe it in')
     source = None if args.file in {None, "-"} else Path(args.file)
@@ -143,7 +289,7 @@ def _bodies(args: argparse.Namespace, stdin: BinaryIO, *, terminal: bool) -> tup
             raise UsageError("standard input can be read once only: --repeat needs --file F")
         return chain.from_iterable(_lines(source, stdin) for _ in range(args.repeat)), True, TEXT
     body = _read(source, stdin)
-    return repeat(body, args.repeat), args.repeat > 1, TEXT if source is None else BYTES
+    return repeat(_Task(body), args.repeat), args.repeat > 1, TEXT if source is None else BYTES
 
 
 def _read(source: Path | None, stdin: BinaryIO) -> bytes:
@@ -155,12 +301,12 @@ def _read(source: Path | None, stdin: BinaryIO) -> bytes:
         raise UsageError(f"cannot read {source}: {error.strerror}") from error
 
 
-def _lines(source: Path | None, stdin: BinaryIO) -> Iterator[bytes]:
+def _lines(source: Path | None, stdin: BinaryIO) -> Iterator[_Task]:
     """The lines without their ends, as they come."""
     try:
         with stdin if source is None else source.open("rb") as file:
-            for line in file:
+            for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield line.rstrip(b"\r\n")
+                    yield _Task(line.rstrip(b"\r\n"), number)
     except OSError as error:
         raise UsageError(f"cannot read {source}: {error.strerror}") from error
