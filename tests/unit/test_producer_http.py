@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from warren_producer import http
 from warren_producer.body import RawHeaders
 from warren_producer.http import MAX_HEAD, MAX_HEADERS, BoundedProtocol, Respond
 
@@ -280,20 +279,83 @@ async def test_a_head_with_as_much_as_it_may_have_is_taken(port: int) -> None:
     assert (await answer(port, request)).startswith(b"HTTP/1.1 202 ")
 
 
-async def test_a_connection_too_many_is_told_so_and_the_next_one_is_taken(
+CLOSING = REQUEST.replace(b"Host: x", b"Connection: close")
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    """The server works in the same loop: it gets its turns until this is reached."""
+    async with asyncio.timeout(LIMIT):
+        while not reached():  # noqa: ASYNC110  uvicorn and the kernel have no event for it
+            await asyncio.sleep(0)
+
+
+async def test_a_new_connection_takes_the_place_of_the_longest_idle_one(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "MAX_CONNECTIONS", 2)
-    idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-    found = await answer(port, b"")
-    assert found.startswith(b"HTTP/1.1 503 ")
-    assert b"retry-after: 1" in found
-    assert b"overloaded" in found
-    idle[0][1].close()
-    await idle[0][1].wait_closed()
-    assert await idle[1][0].read(0) == b"", "the other one is still there"
-    closing = REQUEST.replace(b"Host: x", b"Connection: close")
-    async with asyncio.timeout(LIMIT):
-        while not found.startswith(b"HTTP/1.1 202 "):  # the server may notice a moment later
-            found = await answer(port, closing)
-    idle[1][1].close()
+    """Whether that never said anything, has half said it, or was served before."""
+    monkeypatch.setattr(BoundedProtocol, "max_connections", 2)
+
+    async def served_in_place_of(longest_idle: asyncio.StreamReader) -> None:
+        assert (await answer(port, CLOSING)).startswith(b"HTTP/1.1 202 ")
+        assert await asyncio.wait_for(longest_idle.read(), LIMIT) == b""
+        await until(lambda: len(BoundedProtocol._idle) == 1)
+
+    async with connected(port) as (silent, _), connected(port) as (used, to_used):
+        to_used.write(REQUEST)
+        await bodies(used, 1)
+        await served_in_place_of(silent)
+        async with connected(port) as (half, to_half):
+            to_half.write(REQUEST[:20])
+            to_used.write(REQUEST)
+            await bodies(used, 1)
+            await served_in_place_of(half)
+        async with connected(port) as (fresh, to_fresh):
+            to_fresh.write(REQUEST)
+            await bodies(fresh, 1)
+            await served_in_place_of(used)
+
+
+async def test_where_all_have_a_request_in_work_a_new_one_is_told_so(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BoundedProtocol, "max_connections", 2)
+    async with connected(port) as (first, to_first), connected(port) as (second, to_second):
+        for writer in (to_first, to_second):
+            writer.write(REQUEST[:-1])
+        await until(lambda: not BoundedProtocol._idle)
+        found = await answer(port, b"")
+        assert found.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 1" in found
+        assert b"overloaded" in found
+        for reader, writer in ((first, to_first), (second, to_second)):
+            writer.write(REQUEST[-1:])
+            assert await bodies(reader, 1) == [b"Hello"]
+        assert (await answer(port, CLOSING)).startswith(b"HTTP/1.1 202 "), "both are idle now"
+
+
+BULK = 16 * 1024 * 1024
+"""Bytes of an answer: more than the kernel's buffers hold."""
+
+
+@contextlib.asynccontextmanager
+async def with_much_to_read(
+    port: int,
+) -> AsyncIterator[tuple[asyncio.StreamReader, BoundedProtocol]]:
+    """A client that has such an answer before it, and the server's end of its connection."""
+    async with connected(port) as (reader, writer):
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % BULK
+        await until(lambda: bool(BoundedProtocol._idle))
+        (protocol,) = BoundedProtocol._idle
+        writer.write(head + bytes(BULK))
+        await until(lambda: protocol.transport.get_write_buffer_size() > 0)
+        yield reader, protocol
+
+
+async def test_a_connection_whose_answer_is_still_read_makes_room_for_nobody(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BoundedProtocol, "max_connections", 1)
+    async with with_much_to_read(port) as (reader, protocol):
+        assert protocol in BoundedProtocol._idle
+        assert (await answer(port, CLOSING)).startswith(b"HTTP/1.1 503 ")
+        assert len(await asyncio.wait_for(reader.readexactly(BULK), LIMIT)) == BULK

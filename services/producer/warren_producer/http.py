@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -27,6 +27,9 @@ MAX_HEADERS = 200
 
 MAX_CONNECTIONS = 3000
 """Connections at a time. With a head as long as it may be on each, they take 150 MiB."""
+
+LOOKS = 32
+"""Idle connections that are looked at to find one that can make room, so that a flood of new ones stays cheap."""
 
 MAX_UNREAD = 16 * 1024 * 1024
 """Bytes of a body that are dropped after an early answer. A client whose connection is cut while it sends sees that in
@@ -152,11 +155,19 @@ class BoundedProtocol(HttpToolsProtocol):
     request before them is in work, and the client takes that for this one's answer. And it drops a client that ends its
     own side once its request is sent.
 
+    Where there are too many connections, a new one takes the place of the one that has been idle longest: connections
+    that say nothing are the cheapest to open, and a liveness probe that was refused would end a healthy process.
+
     Attributes:
         shortcut: is asked first, for a request that came in one piece with nothing before it in work.
+        max_connections: at a time.
     """
 
     shortcut: Shortcut | None = None
+    max_connections = MAX_CONNECTIONS
+
+    _idle: ClassVar[dict["BoundedProtocol", None]] = {}
+    """All connections without a request in work, the longest idle first."""
 
     _held: list[bytes] | None = None
     """The body, so far, of a request that the shortcut may take."""
@@ -183,11 +194,11 @@ class BoundedProtocol(HttpToolsProtocol):
     """The request whose body will never be complete."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock for the first request, or answer at once that there are too many connections."""
+        """Start the clock for the first request, or answer at once that there are too many requests in work."""
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > self.max_connections and not self._make_room():
             self._deaf = True
-            text = f"this server has {MAX_CONNECTIONS} connections already: try again in a moment"
+            text = f"this server has {self.max_connections} requests in work already: try again in a moment"
             transport.write(_refusal(503, "overloaded", text, (b"retry-after", b"1")))
             transport.close()
             return
@@ -196,6 +207,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks."""
+        self._idle.pop(self, None)
         if self._clock is not None:
             self._clock.cancel()
         self._stop_write_clock()
@@ -213,6 +225,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._in_work():
             self._headers_due = None
+            self._idle.pop(self, None)
         self._fruitless = 0 if self._gained else self._fruitless + len(data)
         if self._fruitless > MAX_HEAD:
             self.send_400_response(f"the headers of a request may have {MAX_HEAD} bytes: send less")
@@ -383,7 +396,21 @@ class BoundedProtocol(HttpToolsProtocol):
         self._broken = self.cycle
         self.cycle.message_event.set()
 
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle longest; whether there is one."""
+        for _ in range(min(LOOKS, len(self._idle))):
+            oldest = next(iter(self._idle))
+            del self._idle[oldest]
+            if oldest.transport.get_write_buffer_size():
+                self._idle[oldest] = None  # its client still reads the last answer
+            else:
+                oldest.transport.close()
+                return True
+        return False
+
     def _start_clock(self) -> None:
+        self._idle.pop(self, None)
+        self._idle[self] = None
         self._headers_due = self.loop.time() + HEAD_LIMIT
         if self._clock is None:
             self._clock = self.loop.call_at(self._headers_due, self._look_at_headers)
