@@ -10,8 +10,9 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from warren_producer import http
 from warren_producer.body import RawHeaders
-from warren_producer.http import MAX_HEAD, MAX_HEADERS, BoundedProtocol, Respond
+from warren_producer.http import MAX_HEAD, MAX_HEADERS, BoundedProtocol, Respond, _acknowledged
 
 REQUESTS = 100
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nHello"
@@ -359,3 +360,38 @@ async def test_a_connection_whose_answer_is_still_read_makes_room_for_nobody(
         assert protocol in BoundedProtocol._idle
         assert (await answer(port, CLOSING)).startswith(b"HTTP/1.1 503 ")
         assert len(await asyncio.wait_for(reader.readexactly(BULK), LIMIT)) == BULK
+
+
+async def test_a_client_that_reads_anything_is_waited_for_and_one_that_does_not_is_dropped(port: int) -> None:
+    """Also while the kernel's own buffer is so full that nothing more is taken from ours."""
+    async with with_much_to_read(port) as (reader, protocol):
+        transport = protocol.transport
+
+        def look(before: int) -> None:
+            """As the clock does, when there is as much to write as `before`."""
+            protocol._look_at_writing(transport.get_write_buffer_size(), before)
+
+        for _ in range(3):
+            before = _acknowledged(transport)
+            await asyncio.wait_for(reader.readexactly(256 * 1024), LIMIT)
+            await until(lambda: _acknowledged(transport) > before)  # noqa: B023  awaited right here
+            look(before)
+            assert not transport.is_closing()
+
+        def dropped() -> bool:
+            look(_acknowledged(transport))
+            return transport.is_closing()
+
+        await until(dropped)
+
+
+async def test_where_the_kernel_tells_nothing_what_is_left_here_counts(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "TCP_INFO", None)
+    async with with_much_to_read(port) as (_, protocol):
+        left = protocol.transport.get_write_buffer_size()
+        protocol._look_at_writing(left + 1, 0)
+        assert not protocol.transport.is_closing()
+        protocol._look_at_writing(protocol.transport.get_write_buffer_size(), 0)
+        assert protocol.transport.is_closing()

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import socket
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -54,6 +56,12 @@ JSON = (b"content-type", b"application/json")
 
 FRAMING = frozenset({b"content-length", b"connection"})
 """Headers of an answer that follow from what it is."""
+
+TCP_INFO = getattr(socket, "TCP_INFO", None)
+"""The kernel's figures on a connection; macOS has others."""
+
+BYTES_ACKED = slice(120, 128)
+"""Among them (`tcpi_bytes_acked` of linux/tcp.h, since Linux 4.1)."""
 
 STATUS_LINES = {int(status): f"HTTP/1.1 {status} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -428,21 +436,41 @@ class BoundedProtocol(HttpToolsProtocol):
     def _start_write_clock(self) -> None:
         if self._write_clock is None:
             left = self.transport.get_write_buffer_size()
-            self._write_clock = self.loop.call_later(WRITE_LIMIT, self._look_at_writing, left)
+            self._write_clock = self.loop.call_later(
+                WRITE_LIMIT, self._look_at_writing, left, _acknowledged(self.transport)
+            )
 
     def _stop_write_clock(self) -> None:
         if self._write_clock is not None:
             self._write_clock.cancel()
             self._write_clock = None
 
-    def _look_at_writing(self, before: int) -> None:
-        """Drop a client that has read nothing since the last look."""
+    def _look_at_writing(self, before: int, acknowledged: int) -> None:
+        """Drop a client that has read nothing since the last look.
+
+        Args:
+            before: bytes that were to be written then.
+            acknowledged: of those written before, what had arrived then. The kernel takes more only when a good part of
+                its own megabytes has gone: a slow client may read for minutes before less is left here.
+        """
         self._write_clock = None
         left = self.transport.get_write_buffer_size()
-        if left >= before > 0:
+        if left >= before > 0 and _acknowledged(self.transport) == acknowledged:
             self.transport.abort()
         elif left:
             self._start_write_clock()
+
+
+def _acknowledged(transport: asyncio.Transport) -> int:
+    """Bytes that have arrived at the other end, since the start; 0 where the kernel does not tell."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or TCP_INFO is None:
+        return 0
+    try:
+        told = connection.getsockopt(socket.IPPROTO_TCP, TCP_INFO, BYTES_ACKED.stop)
+    except OSError:
+        return 0  # such as a connection that is gone
+    return int.from_bytes(told[BYTES_ACKED], sys.byteorder)
 
 
 def _refusal(status: int, code: str, message: str, *headers: tuple[bytes, bytes]) -> bytes:
