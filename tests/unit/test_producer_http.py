@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 
 import pytest
-import uvicorn
+from serving import LIMIT, connected, served, until
 from starlette.types import Receive, Scope, Send
 
 from warren_producer import http
@@ -16,7 +16,6 @@ from warren_producer.http import MAX_HEAD, MAX_HEADERS, BoundedProtocol, Respond
 
 REQUESTS = 100
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nHello"
-LIMIT = 30.0
 
 
 async def app(_scope: Scope, receive: Receive, send: Send) -> None:
@@ -31,28 +30,10 @@ async def app(_scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-@contextlib.asynccontextmanager
-async def served(protocol: type[BoundedProtocol]) -> AsyncIterator[int]:
-    """The port of a server that speaks as the producer does."""
-    config = uvicorn.Config(app, http=protocol, lifespan="off", log_config=None, access_log=False)
-    config.load()
-    state = uvicorn.Server(config).server_state
-    state.default_headers = [(b"date", b"today")]
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
-        for connection in list(state.connections):
-            connection.transport.abort()
-        async with asyncio.timeout(LIMIT):
-            while state.connections:  # noqa: ASYNC110  uvicorn has no event for it
-                await asyncio.sleep(0)
-
-
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
     """Of such a server without a shortcut."""
-    async with served(BoundedProtocol) as port:
+    async with served(app, BoundedProtocol) as port:
         yield port
 
 
@@ -85,7 +66,7 @@ async def shortcut() -> AsyncIterator[tuple[int, Upper]]:
     class WithShortcut(BoundedProtocol):
         shortcut = upper
 
-    async with served(WithShortcut) as port:
+    async with served(app, WithShortcut) as port:
         yield port, upper
 
 
@@ -99,18 +80,6 @@ def no_circles() -> Iterator[None]:
         assert gc.collect() < REQUESTS / 2, "less than one thing for each"
     finally:
         gc.enable()
-
-
-@contextlib.asynccontextmanager
-async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection of a client."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
 
 
 async def bodies(reader: asyncio.StreamReader, count: int) -> list[bytes]:
@@ -281,13 +250,6 @@ async def test_a_head_with_as_much_as_it_may_have_is_taken(port: int) -> None:
 
 
 CLOSING = REQUEST.replace(b"Host: x", b"Connection: close")
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    """The server works in the same loop: it gets its turns until this is reached."""
-    async with asyncio.timeout(LIMIT):
-        while not reached():  # noqa: ASYNC110  uvicorn and the kernel have no event for it
-            await asyncio.sleep(0)
 
 
 async def test_a_new_connection_takes_the_place_of_the_longest_idle_one(

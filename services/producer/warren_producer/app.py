@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,6 +19,7 @@ from warren_contract.ids import TASK_ID_PATTERN, new_task_id
 from warren_contract.names import QUEUE_NAME_PATTERN
 from warren_contract.task import MAX_PRIORITY
 from warren_producer import metadata
+from warren_producer.answers import InPieces
 from warren_producer.batch import MAX_LINES, Batch, Limits
 from warren_producer.docs import add_docs, to_openapi_3_0
 from warren_producer.errors import ApiError, Code
@@ -114,23 +116,33 @@ def _add_batch(app: FastAPI, services: Services) -> None:
         if obstacle is not None:
             raise as_api_error(obstacle, "")
         limits = Limits(services.body_limit(queue), services.submit_timeout)
-        with Batch(
-            services.publisher,
-            queue,
-            limits,
-            codes=CODES,
-            budget=services.budget,
-            draining=lambda: services.draining,
-        ) as batch:
+        with ExitStack() as stack:
+            batch = stack.enter_context(
+                Batch(
+                    services.publisher,
+                    queue,
+                    limits,
+                    codes=CODES,
+                    budget=services.budget,
+                    draining=lambda: services.draining,
+                )
+            )
             try:
                 await batch.run(request.receive)
             finally:
                 if batch.accepted:
                     services.metrics.submitted.labels(queue).inc(batch.accepted)
-            status, headers, content = batch.answer()
-        if status != 202:
-            services.metrics.refused.labels(batch.first_code).inc()
-        return Response(content, status, headers, media_type="application/json")
+            reply = await batch.answer()
+            if reply.status != 202:
+                services.metrics.refused.labels(batch.first_code).inc()
+            return InPieces(
+                reply.status,
+                reply.headers,
+                size=reply.size,
+                pieces=reply.pieces,
+                limit=limits.max_seconds,
+                done=stack.pop_all().close,
+            )
 
     path = "/v1/queues/{queue}/tasks:batch"
     app.router.routes.append(Route(path, submit_batch, methods=["POST"]))

@@ -6,12 +6,15 @@ client that dawdles, the end of the program) leaves the lines after it unpublish
 """
 
 import asyncio
+import dataclasses
 import json
 import logging
+import sys
 import time
 from array import array
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 from typing import Any, Self
 
 from warren_contract.task import TaskProperties
@@ -40,8 +43,12 @@ GROUP_BYTES = 256 * 1024
 LOOK_AROUND = 1.0
 """Seconds after which a batch whose client is silent looks whether the program ends."""
 
-LINE_COST = 256
-"""Bytes that a line takes in memory until the answer, about; a refused one takes its message in addition."""
+LINE_COST = 128
+"""Bytes that a line takes in memory until its client has the answer, about, besides those of its id, whatever became of
+it: a reason for which lines were not accepted is there once, and takes as much besides its message."""
+
+PIECE = 500
+"""Lines of the answer that are made at once. Where none of them was accepted, they have 200 KB."""
 
 MAX_MESSAGE = 500
 """Characters of a refusal."""
@@ -68,24 +75,43 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a line was not accepted, or not surely."""
+    """Why lines were not accepted, or not surely.
 
-    line: int
+    Attributes:
+        json: the `error` of each of them in the answer.
+    """
+
     code: Code
     message: str
     field: str | None = None
-    id: str | None = None
     retry_after: float | None = None
+    json: str = dataclasses.field(init=False, repr=False)
 
-    def result(self) -> dict[str, Any]:
-        """The line's entry in the answer."""
+    def __post_init__(self) -> None:
+        """Make the JSON once."""
         error: dict[str, Any] = {"code": self.code.code, "message": self.message}
         if self.field is not None:
             error["field"] = self.field
         if self.retry_after is not None:
             error["retry_after"] = self.retry_after
-        named = {} if self.id is None else {"id": self.id}
-        return {"line": self.line, **named, "error": error}
+        object.__setattr__(self, "json", _json(error))
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a batch.
+
+    Attributes:
+        status: of HTTP.
+        headers: that only this answer has.
+        size: bytes of its body.
+        pieces: of its body, which are made as they are asked for; once.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    size: int
+    pieces: Iterable[bytes]
 
 
 class _Ticket:
@@ -107,7 +133,8 @@ class _Ticket:
 
 
 class Batch:
-    """One request's tasks. Use it in a `with` statement, which gives its memory back to the budget.
+    """One request's tasks. Use it in a `with` statement, which gives its memory back to the budget: until the answer is
+    written.
 
     Args:
         publisher: takes the tasks.
@@ -140,7 +167,8 @@ class Batch:
         self._numbers = array("L")
         self._published = bytearray()
         self._confirmed = bytearray()
-        self._problems: dict[int, Problem] = {}
+        self._problems: list[Problem | None] = []
+        self._reasons: dict[tuple[Code, str, str | None, float | None], Problem] = {}
         self._pending = 0
         self._all_settled: asyncio.Future[None] | None = None
         self._answered = False
@@ -154,15 +182,13 @@ class Batch:
         self._last_publish = 0.0
         self._taken = 0
         self._words = 0
-        """Bytes of the refusals' messages."""
+        """Bytes of the ids, and of the reasons for which lines were not accepted."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._answered = True
-        if self._pending:
-            self._publisher.withdraw(self._queue)
+        self._finish()
         self._budget.used -= self._taken
 
     @property
@@ -201,35 +227,74 @@ class Batch:
                 Code.INVALID, 'the batch has no line: write one object a line, such as {"body": "Hello..."}'
             )
 
-    def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body: 202 if every line was accepted, else the error of the first that was not."""
-        self._answered = True
-        unknown_code, _ = self._codes[Cause.OUTCOME_UNKNOWN]
-        results: list[dict[str, Any]] = []
-        first: Problem | None = None
-        unknown = 0
-        wait: float | None = None
-        for index, task_id in enumerate(self._ids):
-            if self._confirmed[index]:
-                results.append({"id": task_id})
-                continue
-            problem = self._problems.get(index) or self._problem(index, Outcome.LATE)
-            unknown += problem.code is unknown_code
-            first = first or problem
-            if problem.retry_after is not None:
-                wait = max(wait or 0.0, problem.retry_after)
-            results.append(problem.result())
+    async def answer(self) -> Reply:
+        """202 if every line was accepted, else the error of the first that was not.
+
+        It is made in pieces, as fast as the client reads: as a whole it may have many times as many bytes as what it is
+        made of. Until then this batch holds what it has of the budget.
+        """
+        self._finish()
         accepted = self.accepted
-        counts = {"accepted": accepted, "refused": len(results) - accepted - unknown, "unknown": unknown}
-        said: dict[str, Any] = {"queue": self._queue, **counts, "results": results}
+        total = len(self._ids)
+        unknown = 0
+        first: tuple[int, Problem] | None = None
+        wait: float | None = None
+        if accepted < total:
+            unknown_code, _ = self._codes[Cause.OUTCOME_UNKNOWN]
+            for index, confirmed in enumerate(self._confirmed):
+                if confirmed:
+                    continue
+                problem = self._problems[index] or self._problem(index, Outcome.LATE)
+                self._problems[index] = problem
+                unknown += problem.code is unknown_code
+                first = first or (index, problem)
+                if problem.retry_after is not None:
+                    wait = max(wait or 0.0, problem.retry_after)
+        counts = {"accepted": accepted, "refused": total - accepted - unknown, "unknown": unknown}
+        said: dict[str, Any] = {"queue": self._queue, **counts}
         error = self._end
         if error is None and first is not None:
-            message = f"line {first.line}: {first.message} ({accepted} of {len(results)} lines were accepted)"
-            error = ApiError(first.code, message, field=first.field, id=first.id, retry_after=wait)
+            index, why = first
+            message = f"line {self._numbers[index]}: {why.message} ({accepted} of {total} lines were accepted)"
+            error = ApiError(why.code, message, field=why.field, id=self._ids[index], retry_after=wait)
         if error is None:
-            return 202, {}, _json(said)
+            return await self._reply(202, {}, said)
         self._first_code = error.code.code
-        return error.code.status, error.http_headers(), _json({"error": error.detail(), **said})
+        return await self._reply(error.code.status, error.http_headers(), {"error": error.detail(), **said})
+
+    def _finish(self) -> None:
+        """From now on no outcome matters any more."""
+        self._answered = True
+        if self._pending:
+            self._pending = 0
+            self._publisher.withdraw(self._queue)
+
+    async def _reply(self, status: int, headers: Mapping[str, str], said: Mapping[str, Any]) -> Reply:
+        start = f'{_json(said)[:-1]},"results":['
+        if len(self._ids) <= PIECE:
+            whole = list(self._pieces(start))
+            return Reply(status, headers, sum(map(len, whole)), whole)
+        size = 0
+        for piece in self._pieces(start):  # which is made twice, since the length comes first
+            size += len(piece)
+            await asyncio.sleep(0)  # others have their turn
+        return Reply(status, headers, size, self._pieces(start))
+
+    def _pieces(self, start: str) -> Iterator[bytes]:
+        """The answer's body, after its `start`."""
+        total = len(self._ids)
+        for begin in range(0, total, PIECE):
+            end = min(begin + PIECE, total)
+            results = ",".join([self._result(index) for index in range(begin, end)])
+            yield f"{start if begin == 0 else ','}{results}{']}' if end == total else ''}".encode()
+
+    def _result(self, index: int) -> str:
+        """A line's entry in the answer."""
+        task_id, problem = self._ids[index], self._problems[index]
+        named = "" if task_id is None else f'"id":{encode_basestring_ascii(task_id)}'
+        if problem is None:
+            return f"{{{named}}}"
+        return f'{{"line":{self._numbers[index]},{named}{"," if named else ""}"error":{problem.json}}}'
 
     def published(self, index: int) -> None:
         """A line goes out: from now on the broker may have it."""
@@ -307,8 +372,7 @@ class Batch:
                 await self._publish(group)
                 group, held = [], 0
                 code = Code.BODY_TOO_LARGE if error.too_large else Code.INVALID
-                self._add(Problem(line.number, code, str(error)[:MAX_MESSAGE], error.field))
-                self._words += MAX_MESSAGE
+                self._add(line.number, self._why(code, str(error)[:MAX_MESSAGE], error.field))
                 continue
             group.append((line.number, properties, body))
             held += len(body)
@@ -322,14 +386,14 @@ class Batch:
             return
         if self._draining():
             message = "the producer is shutting down and did not publish the task: send it again"
-            self._stop = Problem(0, Code.SHUTTING_DOWN, message, retry_after=1)
+            self._stop = self._why(Code.SHUTTING_DOWN, message, retry_after=1)
         if self._stop is None:
             try:
                 await self._publisher.wait_for_room(self._queue, self._limits.timeout)
             except NotAccepted as error:
                 # One wait like this is enough for a batch: the next would take as long.
                 code, retry_after = self._codes[error.cause]
-                self._stop = Problem(0, code, error.message, retry_after=retry_after)
+                self._stop = self._why(code, error.message, retry_after=retry_after)
         stop = self._stop
         if stop is None:
             index = len(self._ids)
@@ -344,19 +408,19 @@ class Batch:
             except NotAccepted as error:
                 del self._published[index:]
                 code, retry_after = self._codes[error.cause]
-                stop = Problem(0, code, error.message, retry_after=retry_after)
+                stop = self._why(code, error.message, retry_after=retry_after)
             else:
                 self._last_publish = asyncio.get_running_loop().time()
                 self._pending += len(group)
-                self._ids += [properties.id for _, properties, _ in group]
+                ids = [properties.id for _, properties, _ in group]
+                self._ids += ids
+                self._words += sum(map(len, ids))
+                self._problems += [None] * len(group)
                 self._numbers.extend([number for number, _, _ in group])
                 self._confirmed += bytes(len(group))
         if stop is not None:
             for number, properties, _ in group:
-                self._add(
-                    Problem(number, stop.code, stop.message, id=properties.id, retry_after=stop.retry_after),
-                    properties.id,
-                )
+                self._add(number, stop, properties.id)
         await asyncio.sleep(0)
 
     async def _settle_all(self) -> None:
@@ -370,10 +434,12 @@ class Batch:
         except TimeoutError:
             log.warning("%d tasks of a batch were not confirmed in time", self._pending)
 
-    def _add(self, problem: Problem, task_id: str | None = None) -> None:
-        self._problems[len(self._ids)] = problem
+    def _add(self, number: int, problem: Problem, task_id: str | None = None) -> None:
+        """A line that is not published."""
         self._ids.append(task_id)
-        self._numbers.append(problem.line)
+        self._words += 0 if task_id is None else len(task_id)
+        self._problems.append(problem)
+        self._numbers.append(number)
         self._confirmed.append(0)
         self._published.append(0)
 
@@ -383,7 +449,16 @@ class Batch:
         code, retry_after = self._codes[error.cause]
         in_doubt = error.cause is Cause.OUTCOME_UNKNOWN
         message = f"{error.message}; to make sure, send it again with this id" if in_doubt else error.message
-        return Problem(self._numbers[index], code, message, id=self._ids[index], retry_after=retry_after)
+        return self._why(code, message, retry_after=retry_after)
+
+    def _why(self, code: Code, message: str, field: str | None = None, retry_after: float | None = None) -> Problem:
+        """The problem that is told like this: one for all lines that have it."""
+        key = (code, message, field, retry_after)
+        found = self._reasons.get(key)
+        if found is None:
+            found = self._reasons[key] = Problem(code, message, field, retry_after)
+            self._words += LINE_COST + sys.getsizeof(message) + len(found.json)
+        return found
 
     def _pay(self, more: int) -> None:
         """Hold what this batch takes, with so many more lines, of the budget."""
@@ -425,6 +500,6 @@ class Batch:
         )
 
 
-def _json(value: Any) -> bytes:
+def _json(value: Any) -> str:
     # Escaped to ASCII: what a client sent may have half surrogate pairs, which UTF-8 cannot carry.
-    return json.dumps(value, separators=(",", ":")).encode()
+    return json.dumps(value, separators=(",", ":"))
