@@ -14,7 +14,14 @@ from brokers import Broker, declare_work_queue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pika.adapters.blocking_connection import BlockingChannel
-from producers import SUBMIT_TOKEN, Producer, ready_producer, submit_head
+from producers import (
+    SUBMIT_TOKEN,
+    Producer,
+    producer_environment,
+    ready_producer,
+    running_producer,
+    submit_head,
+)
 from waiting import eventually
 
 QUEUE = "hostile"
@@ -387,6 +394,28 @@ def test_a_thousand_idle_connections_cost_little_and_end(broker: Broker, produce
         assert producer.memory() - before < MEMORY
         answers = [read_all(connection) for connection in connections]
     assert [statuses(answer) for answer in answers] == [[], [], [408]] * 333 + [[]]
+    assert [body for _, body in broker.drain(QUEUE)] == [b"in between"]
+
+
+FEW_FILES = """
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 200))
+runpy.run_module("warren_producer", run_name="__main__")
+"""
+
+
+def test_with_few_open_files_idle_connections_take_none_from_anybody(broker: Broker, tmp_path: Path) -> None:
+    """The broker's connection has its own, and each new one is answered."""
+    with running_producer(producer_environment(broker), tmp_path, program=("-c", FEW_FILES)) as producer:
+        producer.wait_until_ready()
+        with ExitStack() as stack:
+            for _ in range(400):
+                stack.enter_context(producer.connect())
+            with producer.client(SUBMIT_TOKEN) as client:
+                assert client.post(f"/v1/queues/{QUEUE}/tasks", content=b"in between").status_code == 202
+        said = producer.log.read_text()
+    assert said.count("only 200 files may be open here") == 1
+    assert "out of system resource" not in said
     assert [body for _, body in broker.drain(QUEUE)] == [b"in between"]
 
 

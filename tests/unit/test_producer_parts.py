@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
 import warren_producer.__main__ as program
 from warren_contract.events import QueueState, Resync, RunningTask, WorkerState
 from warren_contract.settings import SettingError
+from warren_producer.http import BoundedProtocol
 from warren_producer.queues import STALE_AFTER, WORKER_FORGOTTEN_AFTER, Board
 from warren_producer.settings import ProducerSettings
 from warren_producer.tokens import Scope, TokenFiles, TokenSet, read_tokens
@@ -286,3 +288,29 @@ def test_it_listens_without_delaying_small_answers() -> None:
         port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)) as _, listener.accept()[0] as accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+class Listening(socket.socket):
+    """Notes how many connections the kernel was told to hold."""
+
+    backlogs: tuple[int, ...] = ()
+
+    def listen(self, backlog: int = 1) -> None:
+        """Tell it."""
+        self.backlogs += (backlog,)
+        super().listen(backlog)
+
+
+async def test_few_connections_are_accepted_in_a_turn_and_the_kernel_holds_many() -> None:
+    async def app(_scope: object, _receive: object, _send: object) -> None:
+        """Nobody asks."""
+
+    config = uvicorn.Config(app, http=BoundedProtocol, ws="none", lifespan="off", log_config=None, backlog=7)
+    config.load()
+    server = program.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    with Listening() as listener:
+        listener.bind(("127.0.0.1", 0))
+        await server.startup([listener])
+        assert listener.backlogs == (7, program.BACKLOG)
+        await server.shutdown([listener])

@@ -18,7 +18,8 @@ from warren_contract.connection import BLOCKED_TIMEOUT, connection_parameters
 from warren_contract.logs import configure_logging
 from warren_contract.settings import BrokerSettings, SettingError
 from warren_producer.app import create_app
-from warren_producer.http import BoundedProtocol
+from warren_producer.descriptors import Room, make_room
+from warren_producer.http import MAX_CONNECTIONS, BoundedProtocol
 from warren_producer.metrics import Metrics
 from warren_producer.observer import Observer
 from warren_producer.outbox import Outbox
@@ -45,7 +46,16 @@ hundreds in work at once a look would come every few of them, and find all their
 
 
 class Server(uvicorn.Server):
-    """uvicorn without its signal handling, which ends a graceful shutdown by the signal in place of exit code 0."""
+    """uvicorn without its signal handling, which ends a graceful shutdown by the signal in place of exit code 0.
+
+    And with one number for what the kernel holds, another for what is accepted in one turn of the event loop.
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; asyncio takes the number of its turns, `Config.backlog`, for the kernel's as well."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -60,11 +70,12 @@ def main() -> int:
         settings = ProducerSettings.load(os.environ)
         connection_parameters(BrokerSettings.load(os.environ), settings.name)
         tokens = TokenFiles(settings.token_dir)
+        room = make_room(MAX_CONNECTIONS)
         listener = listen(settings.http_port)
     except SettingError as error:
         print(f"warren_producer: {error}", file=sys.stderr)
         return 2
-    return asyncio.run(serve(settings, os.environ, tokens, listener))
+    return asyncio.run(serve(settings, os.environ, tokens, listener, room))
 
 
 def graceful_limit(submit_timeout: float) -> int:
@@ -97,7 +108,7 @@ def listen(port: int) -> socket.socket:
 
 
 async def serve(
-    settings: ProducerSettings, environ: Mapping[str, str], tokens: TokenFiles, listener: socket.socket
+    settings: ProducerSettings, environ: Mapping[str, str], tokens: TokenFiles, listener: socket.socket, room: Room
 ) -> int:
     """Serve until SIGTERM or SIGINT, answer what was accepted, and return the exit code."""
 
@@ -122,11 +133,13 @@ async def serve(
 
     class SubmitProtocol(BoundedProtocol):
         shortcut = Submit(services)
+        max_connections = room.connections
 
     server = Server(
         uvicorn.Config(
             create_app(services),
             http=SubmitProtocol,
+            backlog=room.at_once,
             ws="none",
             lifespan="off",
             log_config=None,
