@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from brokers import Broker
-from producers import READ_TOKEN, SUBMIT_TOKEN, Producer
+from producers import PYTHON_PATH, READ_TOKEN, SUBMIT_TOKEN, Producer
 from waiting import eventually
 
 
@@ -17,7 +17,12 @@ def command(*arguments: str) -> list[str]:
 
 
 def environ(producer: Producer, token: str = SUBMIT_TOKEN) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "WARREN_URL": producer.url, "WARREN_TOKEN": token}
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": PYTHON_PATH,
+        "WARREN_URL": producer.url,
+        "WARREN_TOKEN": token,
+    }
 
 
 def warren(

@@ -19,6 +19,9 @@ SUBMIT_TOKEN = "submit-token-of-the-tests"
 READ_TOKEN = "read-token-of-the-tests"
 ADMIN_TOKEN = "admin-token-of-the-tests"
 
+PYTHON_PATH = os.pathsep.join(path for path in sys.path if path)
+"""So that a process runs the code that the tests import, whichever working copy is installed."""
+
 LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=1000)
 """More than any test has threads: where the library closes a spare one, a thread may just have been given it."""
 
@@ -89,6 +92,7 @@ def running_producer(
     tokens = write_tokens(folder / "tokens")
     environ = {
         "PATH": os.environ["PATH"],
+        "PYTHONPATH": PYTHON_PATH,
         "WARREN_HTTP_PORT": str(port),
         "WARREN_TOKEN_DIR": str(tokens),
         "PYTHONUNBUFFERED": "1",
