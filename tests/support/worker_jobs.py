@@ -4,6 +4,7 @@ Each writes lines of JSON to the file `WARREN_TEST_RECORD`; `gate` waits until t
 """
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -170,3 +171,23 @@ def hoard(task: Task) -> None:
     note(task, "start")
     _hoard.append(bytes(range(256)) * (20 * 4096))
     note(task, "end")
+
+
+def ends_its_helper(task: Task) -> None:
+    """Is deaf to SIGTERM itself, and reports how the helper ended that it forked and told to end at once."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    helper = multiprocessing.get_context("fork").Process(target=time.sleep, args=(GATE_LIMIT,))
+    helper.start()
+    helper.terminate()
+    helper.join(5.0)  # far more than it takes; then it is not going to
+    code = helper.exitcode
+    helper.kill()
+    helper.join()
+    task.progress(1.0, str(code))
+
+
+def detaches(task: Task) -> None:
+    """Reports a program that it has started in a session of its own, and waits for it."""
+    program = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    task.progress(0.0, str(program.pid))
+    program.wait()

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from warren_worker import attempt, wire
+from warren_worker.forks import defaults_in_forks
 from warren_worker.recycling import Recycling
 from warren_worker.task import Handler
 from warren_worker.verdict import Failed
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 
 READ_SIZE = 65_536
 """Bytes; small tasks arrive in one read."""
+
+LEFT_TO_THE_WORKER = (signal.SIGTERM, signal.SIGINT)
+"""Signals that end no task."""
 
 
 def serve(sock: socket.socket, handler: Handler, recycling: Recycling) -> NoReturn:
@@ -41,9 +45,17 @@ def prepare_signals() -> None:
 
     A function that does nothing rather than SIG_IGN: programs that a handler starts must not inherit deafness.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in LEFT_TO_THE_WORKER:
         signal.signal(number, _nothing)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def spare_forks() -> None:
+    """Let the handler end what it forks: the fork server calls this once, for all that come after it.
+
+    Its own children are forks, too, and call `prepare_signals` for themselves.
+    """
+    defaults_in_forks(LEFT_TO_THE_WORKER, _nothing)
 
 
 def _flush() -> None:

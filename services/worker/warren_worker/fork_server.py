@@ -81,6 +81,7 @@ class _Server:
         """Serve until the worker closes its end; the process's exit status."""
         os.setsid()  # signals to the worker's group (Ctrl+C) are the worker's to judge
         child.prepare_signals()
+        child.spare_forks()  # before the handler's module, which may fork as well
         try:
             handler = handlers.load(self._spec)
         except HandlerError as error:

@@ -8,6 +8,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from warren_worker.forks import defaults_in_forks
+
 if TYPE_CHECKING:  # this module is there before pika, on which the loop is built
     from warren_worker.loop import Loop
 
@@ -20,6 +22,9 @@ class Signals:
     Enter this before anything slow: the first process of a container does not even get a SIGTERM that it has no handler
     for, and Kubernetes would wait for the whole grace period. The image's entry point blocks SIGTERM while the
     interpreter starts; here it is let through.
+
+    What a handler's thread forks takes no part in this: it would write into our socket, and a SIGTERM that was meant
+    for it would end the worker.
     """
 
     def __init__(self) -> None:
@@ -30,6 +35,7 @@ class Signals:
     def __enter__(self) -> Self:
         for number in HANDLED:
             signal.signal(number, _noted)
+        defaults_in_forks(HANDLED, _noted)
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         return self

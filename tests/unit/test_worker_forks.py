@@ -1,0 +1,113 @@
+"""What handlers start: it hears the signals that are meant for it, and the worker none of them; it ends in time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from warren_worker import fork_server
+from warren_worker.executor import Job
+from warren_worker.loop import Loop
+from warren_worker.process_executor import ProcessExecutor
+from warren_worker.recycling import Recycling
+from warren_worker.verdict import DONE, Outcome
+
+LIMIT = 30.0
+"""Seconds; fractions of one are usual."""
+
+
+class Stage:
+    """A real fork server with one real process, and what they told the worker."""
+
+    def __init__(self, loop: Loop, executor: ProcessExecutor) -> None:
+        self._loop = loop
+        self.executor = executor
+        self.notes: list[str] = []
+        self.outcome: Outcome | None = None
+        self.on_note: Callable[[], object] = lambda: None
+
+    def run(self, job: Job) -> Outcome:
+        """Run one task to its end."""
+        self.executor.submit(job)
+        late = self._loop.call_later(LIMIT, self._loop.stop)
+        self._loop.start()
+        late.cancel()
+        assert self.outcome is not None, f"not within {LIMIT} s"
+        return self.outcome
+
+    def on_ready(self) -> None:
+        self._loop.stop()
+
+    def on_end(self, _ticket: int, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self._loop.stop()
+
+    def on_progress(self, _ticket: int, _done: float, note: str) -> None:
+        self.notes.append(note)
+        self.on_note()
+
+    def on_broken(self, sentence: str, *, at_start: bool) -> None:
+        raise AssertionError(f"at start: {at_start}: {sentence}")
+
+
+@contextmanager
+def stage(handler: str, recycling: Recycling) -> Iterator[Stage]:
+    pid, control = fork_server.start(handler, recycling, lambda: None)
+    loop = Loop()
+    executor = ProcessExecutor(loop, control, 1)
+    made = Stage(loop, executor)
+    executor.start(made)
+    loop.start()
+    try:
+        yield made
+    finally:
+        executor.close()
+        loop.close()
+        os.waitpid(pid, 0)
+
+
+def job(seconds: float = LIMIT) -> Job:
+    return Job(1, b"", "id", 1, time.time() + seconds)
+
+
+def test_a_handlers_process_ends_what_it_forks_and_is_not_ended_itself() -> None:
+    """A signal right after the fork, when the child has hardly begun to run, is not lost either."""
+    with stage("worker_jobs:ends_its_helper", Recycling()) as found:
+        assert found.run(job()) == DONE
+    assert found.notes == [str(-signal.SIGTERM)]
+
+
+A_THREAD_ENDS_ITS_HELPER = """
+import os, signal, time
+from warren_worker.lifecycle import Signals
+with Signals() as signals:
+    from warren_worker.executor import Job
+    from warren_worker.loop import Loop
+    from warren_worker.thread_executor import ThreadExecutor
+    class Reports:
+        def on_ready(self): executor.submit(Job(1, b"", "id", 1, time.time() + 60))
+        def on_progress(self, ticket, done, note): print(note)
+        def on_end(self, ticket, outcome): print(outcome), loop.call_later(0, loop.stop)
+    loop = Loop()
+    executor = ThreadExecutor(loop, "worker_jobs:ends_its_helper", 1)
+    signals.attach(loop, lambda number: number != signal.SIGCHLD and heard.append(number))
+    heard = []
+    executor.start(Reports())
+    loop.start()
+    print(heard)
+"""
+
+
+def test_a_thread_ends_what_it_forks_and_the_worker_hears_only_what_is_meant_for_it() -> None:
+    """The handler sends a SIGTERM to its own process, which is the worker's here, and one to its helper."""
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{A_THREAD_ENDS_ITS_HELPER}"],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=True,
+    )
+    assert run.stdout.splitlines() == [str(-signal.SIGTERM), "Done()", "[15]"], run.stderr
