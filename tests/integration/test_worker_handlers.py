@@ -18,7 +18,7 @@ from brokers import Broker
 from waiting import eventually
 from workers import Workers, retry_policy, workers_on
 
-from warren_worker.processes import session
+from warren_worker.processes import look_at
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_what_a_program_started_ends_with_it(workers: Workers, tmp_path: Path, h
     grandchild, program_pid = eventually(pids, "the program tells its process ids")
     if how == "the worker is killed":
         worker.signal(signal.SIGKILL)
-        eventually(lambda: session(program_pid) is None, "the program is gone")
+        eventually(lambda: look_at(program_pid) is None, "the program is gone")
         os.kill(grandchild, signal.SIGKILL)  # in a pod the first process takes all others along
         return
     if how == "drained":
@@ -146,7 +146,7 @@ def test_what_a_program_started_ends_with_it(workers: Workers, tmp_path: Path, h
         workers.dead_letters(1)
     if how == "it ends":
         workers.wait_until_empty()
-    eventually(lambda: session(grandchild) is None and session(program_pid) is None, "both are gone")
+    eventually(lambda: look_at(grandchild) is None and look_at(program_pid) is None, "both are gone")
 
 
 @dataclass

@@ -1,19 +1,26 @@
 """What handlers start: it hears the signals that are meant for it, and the worker none of them; it ends in time."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 
-from warren_worker import fork_server
+import pytest
+from waiting import eventually
+
+from warren_worker import fork_server, processes
 from warren_worker.executor import Job
 from warren_worker.loop import Loop
 from warren_worker.process_executor import ProcessExecutor
+from warren_worker.processes import look_at
 from warren_worker.recycling import Recycling
-from warren_worker.verdict import DONE, Outcome
+from warren_worker.verdict import DONE, Failed, Outcome
 
 LIMIT = 30.0
 """Seconds; fractions of one are usual."""
@@ -73,11 +80,54 @@ def job(seconds: float = LIMIT) -> Job:
     return Job(1, b"", "id", 1, time.time() + seconds)
 
 
+def assert_gone(pid: int) -> None:
+    try:
+        eventually(lambda: look_at(pid) is None, "it is gone", limit=LIMIT, every=0.01)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_a_handlers_process_ends_what_it_forks_and_is_not_ended_itself() -> None:
     """A signal right after the fork, when the child has hardly begun to run, is not lost either."""
     with stage("worker_jobs:ends_its_helper", Recycling()) as found:
         assert found.run(job()) == DONE
     assert found.notes == [str(-signal.SIGTERM)]
+
+
+def test_what_a_handler_started_in_a_session_of_its_own_is_killed_along_with_it() -> None:
+    ended = Failed("TimeLimit", "it took too long")
+    with stage("worker_jobs:detaches", Recycling()) as found:
+        found.on_note = lambda: found.executor.kill(1, ended)
+        assert found.run(job()) == ended
+    assert_gone(int(found.notes[0]))
+
+
+@pytest.mark.parametrize(
+    ("command", "seconds", "outcome"),
+    [
+        pytest.param("setsid sleep 600 & echo $! > $pids; wait", 3.0, "TimeLimit", id="in a session, at the limit"),
+        pytest.param("(setsid sleep 600 & echo $! > $pids); sleep 600", 3.0, "TimeLimit", id="a daemon, at the limit"),
+        pytest.param("(setsid sleep 600 & echo $! > $pids)", LIMIT, "", id="a daemon, left behind"),
+    ],
+)
+def test_what_a_program_started_ends_with_it_though_it_cut_its_ties(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, seconds: float, outcome: str
+) -> None:
+    monkeypatch.setenv("WARREN_EXEC_COMMAND", json.dumps(["sh", "-c", command]))
+    monkeypatch.setenv("pids", str(tmp_path / "pids"))
+    with stage("exec", Recycling()) as found:
+        assert getattr(found.run(job(seconds)), "exception", "") == outcome
+        assert_gone(int((tmp_path / "pids").read_text("utf-8")))
+
+
+def test_what_ran_under_a_number_before_is_not_taken_for_what_runs_now() -> None:
+    with subprocess.Popen(["sleep", "600"]) as other:
+        now = look_at(other.pid)
+        assert now is not None
+        processes._signal(replace(now, started=now.started - 1), signal.SIGKILL)
+        processes._signal(now, signal.SIGTERM)
+    assert other.returncode == -signal.SIGTERM
 
 
 A_THREAD_ENDS_ITS_HELPER = """

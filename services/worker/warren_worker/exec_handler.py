@@ -12,16 +12,17 @@ import select
 import shlex
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import IO, Any
 
 from warren_contract.settings import setting
 from warren_worker.attempt import Explained, TimeLimit
 from warren_worker.handler_error import HandlerError
-from warren_worker.processes import die_with, kill_session
+from warren_worker.lifecycle import reap
+from warren_worker.processes import adopt_orphans, die_with, kill_descendants, kill_family, kill_group
 from warren_worker.task import Handler, PermanentError, Task
 
 log = logging.getLogger(__name__)
@@ -144,11 +145,16 @@ class _Run:
     """One run of the program, in a process group of its own.
 
     It ends when the program does: a process that it left behind is killed, and does not keep the task by holding its
-    pipes open. Should this process die first, the program does, too, and the fork server ends all else of its session.
+    pipes open. In a process of the handler's own that is so whatever sessions there are and whoever has become an
+    orphan. In a thread only the program's group is sure to be found, and at the time limit all that descends from it.
+    Should this process die first, the program does, too, and the fork server ends all else of its session.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], task: Task) -> None:
         self._task = task
+        self._alone = _alone()
+        if self._alone:
+            adopt_orphans()
         left = max(0.0, task.deadline - time.time())
         # From here on by a clock that is never set: no program is killed because the time was put right.
         self._limit = time.monotonic() + left - min(MARGIN, left / 10)
@@ -186,11 +192,14 @@ class _Run:
             ended_itself = self._read_until_the_end(process.stdout, process.stderr)
         finally:
             # Before it is reaped its number cannot belong to anybody else: end what it left running.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            if os.getsid(0) == os.getpid():  # true for a handler's process: what has made a group of its own ends, too
-                kill_session(os.getpid())
+            if self._alone:
+                kill_descendants(os.getpid())
+                kill_group(process.pid)
+            else:
+                kill_family(process.pid)
             code = process.wait()
+            if self._alone:
+                reap()
             for pipe in (process.stdout, process.stderr):
                 self._read(pipe, pipe is process.stderr)
                 self._log(self._lines.pop(pipe.fileno(), b""))
@@ -255,6 +264,14 @@ class _Run:
             self._logged += len(line[:room])
             log.info("%s", line[:room].decode("utf-8", "replace"))
         self._dropped += max(0, len(line) - max(0, room))
+
+
+def _alone() -> bool:
+    """Whether this is a handler's process, in which nothing but this run has started anything.
+
+    Those lead sessions of their own. So may a worker, as a container's first process, but handlers run in its threads.
+    """
+    return os.getsid(0) == os.getpid() and threading.current_thread() is threading.main_thread()
 
 
 def describe(code: int) -> str:

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from warren_worker import child, handlers
 from warren_worker.handler_error import HandlerError
-from warren_worker.processes import die_with, kill_group, kill_session
+from warren_worker.processes import die_with, kill_family, kill_group, kill_session
 from warren_worker.recycling import Recycling
 from warren_worker.task import Handler
 
@@ -119,7 +119,7 @@ class _Server:
             if message[0] == "fork":
                 self._fork(handler, socket.socket(fileno=self._fds.popleft()))
             elif message[1] in self._children:
-                kill_group(message[1])
+                kill_family(message[1])
         return True
 
     def _fork(self, handler: Handler, sock: socket.socket) -> None:
@@ -136,7 +136,7 @@ class _Server:
 
     def _be_child(self, handler: Handler, sock: socket.socket, parent: int) -> NoReturn:
         try:
-            os.setsid()  # a group of its own: what a handler starts is killed along with it
+            os.setsid()  # a group and a session of its own: what a handler leaves behind in them ends with it
             die_with(parent)
             signal.set_wakeup_fd(-1)
             child.prepare_signals()
@@ -172,7 +172,7 @@ class _Server:
 
     def _kill_all(self) -> None:
         for pid in self._children:
-            kill_group(pid)
+            kill_family(pid)
 
     def _tell(self, *message: Any) -> None:
         self._control.sendall(json.dumps(message).encode() + b"\n")

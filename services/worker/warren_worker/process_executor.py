@@ -95,7 +95,7 @@ class ProcessExecutor:
             return
 
     def kill(self, ticket: int, outcome: Outcome) -> bool:
-        """Kill the child, and whatever it started; the report follows when it is dead."""
+        """Kill the child and what it started (see `processes.kill_family`); the report follows when it is dead."""
         place = self._busy.get(ticket)
         if place is not None and place.verdict_by_force is None:
             place.verdict_by_force = outcome
