@@ -191,3 +191,9 @@ def detaches(task: Task) -> None:
     program = subprocess.Popen(["sleep", "600"], start_new_session=True)
     task.progress(0.0, str(program.pid))
     program.wait()
+
+
+def reports_all_the_time(task: Task) -> None:
+    """Reports more than anybody can read, until its deadline."""
+    while time.time() < task.deadline:
+        task.progress(0.5, "x" * 200)

@@ -1,10 +1,15 @@
-"""The process executor against a fork server that the test plays: what no real one can be made to do at will."""
+"""The process executor against a fork server that the test plays: what no real one can be made to do at will.
+
+And the one for threads, where it is up to a handler."""
 
 import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pika
@@ -18,6 +23,7 @@ from warren_worker.loop import Loop
 from warren_worker.process_executor import ProcessExecutor
 from warren_worker.recycling import Recycling
 from warren_worker.task import Handler, Task
+from warren_worker.thread_executor import REPORT_GAP, ThreadExecutor
 from warren_worker.verdict import DONE, Done, Failed, Outcome
 
 PID = 4_194_305
@@ -164,6 +170,24 @@ def test_a_task_with_large_numbers_brings_no_pika_into_its_process(stage: Stage)
     run = subprocess.run([sys.executable, "-c", READ_AS_A_CHILD], input=frame, capture_output=True, check=False)
     assert run.stderr == b""
     assert run.stdout.splitlines() == [b"int int int int", b""]
+
+
+def test_a_thread_that_reports_all_the_time_leaves_the_loop_to_others() -> None:
+    loop = Loop()
+    heard = Heard()
+    executor = ThreadExecutor(loop, "worker_jobs:reports_all_the_time", 1)
+    began = time.monotonic()
+    executor.start(heard)
+    executor.submit(replace(JOB, deadline=time.time() + 0.2))
+    while not heard.ends:
+        loop.call_later(0.01, loop.stop)
+        loop.start()
+    executor.close()
+    for thread in threading.enumerate():
+        if thread.name == "handler-0":
+            thread.join()
+    loop.close()
+    assert 1 <= heard.progress <= 1 + (time.monotonic() - began) / REPORT_GAP
 
 
 def _forks_and_returns_twice(_task: Task) -> None:

@@ -6,6 +6,7 @@ interpreter's lock for minutes starves the heartbeats; the process executor prot
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,10 @@ from warren_worker.handler_error import HandlerError
 from warren_worker.loop import Loop
 from warren_worker.task import Handler, Progress, Task
 from warren_worker.verdict import Outcome
+
+REPORT_GAP = 0.5
+"""Seconds at least between two reports of one handler that reach the loop: nothing else would hold back a thread that
+reports all the time. Half of what lies between two of the worker's lines, so that each of these is not late by much."""
 
 
 class ThreadExecutor:
@@ -85,8 +90,14 @@ class ThreadExecutor:
             return None
 
     def _progress(self, reports: Reports, ticket: int) -> Progress:
+        reported_at = float("-inf")
+
         def report(done: float, note: str) -> None:
-            self._loop.add_callback(lambda: reports.on_progress(ticket, done, note))
+            nonlocal reported_at
+            now = time.monotonic()
+            if now - reported_at >= REPORT_GAP:
+                reported_at = now
+                self._loop.add_callback(lambda: reports.on_progress(ticket, done, note))
 
         return report
 
