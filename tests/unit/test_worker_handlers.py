@@ -4,6 +4,7 @@ import datetime as dt
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
@@ -118,6 +119,34 @@ def test_a_service_that_answers_no_connection_is_given_up_long_before_the_deadli
         post = http_handler.make({"WARREN_HTTP_URL": f"http://127.0.0.1:{listener.getsockname()[1]}/"})
         with pytest.raises(http_handler.HttpError, match=r"no answer from .*TimeoutError"):
             post(Task(b"", "id", 1, time.time() + 3600))
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "permanent"),
+    [
+        pytest.param(b"413 Too Large", "answered 413 Too Large", True, id="413"),
+        pytest.param(b"422 No", "answered 422 No", True, id="422"),
+        pytest.param(b"503 Busy", "answered 503 Busy", False, id="503"),
+        pytest.param(b"200 OK", "answered 200 and hung up before it had the whole task", False, id="200"),
+    ],
+)
+def test_a_service_that_answers_and_hangs_up_before_it_has_the_whole_task_is_heard(
+    status: bytes, message: str, permanent: bool
+) -> None:
+    def serve() -> None:
+        with listener.accept()[0] as connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 4\r\n\r\nwhy\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        served = pool.submit(serve)
+        post = http_handler.make({"WARREN_HTTP_URL": f"http://127.0.0.1:{listener.getsockname()[1]}/"})
+        # Twice as much as Linux keeps of it on both sides by default (tcp(7), tcp_wmem and tcp_rmem).
+        outcome = attempt.run(post, Task(bytes(20 * 2**20), "id", 1, time.time() + 60))
+        served.result()
+    assert isinstance(outcome, Failed)
+    assert message in outcome.message
+    assert outcome.permanent is permanent
 
 
 def test_a_program_that_is_not_there_or_may_not_be_run_is_named(tmp_path: Path) -> None:

@@ -130,8 +130,7 @@ def _post(url: SplitResult, task: Task, queue: str) -> None:
         connection.sock.settimeout(limit)
         last_word = True
         expiry.watch(connection.sock)
-        connection.request("POST", path, body=task.body, headers=headers)
-        response = connection.getresponse()
+        response = _ask(connection, path, task.body, headers)
         location = response.headers.get("Location", "")
         body = response.read(MAX_READ)
         if response.length and len(body) < MAX_READ:
@@ -147,6 +146,20 @@ def _post(url: SplitResult, task: Task, queue: str) -> None:
     if expiry.over or answer is None:
         raise TimeLimit(f"no whole answer from {url.geturl()} within the time limit")
     _judge(url.geturl(), *answer)
+
+
+def _ask(
+    connection: http.client.HTTPConnection, path: str, body: bytes, headers: Mapping[str, str]
+) -> http.client.HTTPResponse:
+    cut_off = False
+    try:
+        connection.request("POST", path, body=body, headers=headers)
+    except (BrokenPipeError, ConnectionResetError):
+        cut_off = True  # it has hung up, and may have said before why: 413 and the like often come that early
+    response = connection.getresponse()
+    if cut_off and 200 <= response.status < 300:
+        raise ConnectionAbortedError(f"it answered {response.status} and hung up before it had the whole task")
+    return response
 
 
 def _judge(url: str, status: int, phrase: str, location: str, body: bytes) -> None:
