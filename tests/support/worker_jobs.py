@@ -6,10 +6,12 @@ Each writes lines of JSON to the file `WARREN_TEST_RECORD`; `gate` waits until t
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from warren_worker.task import PermanentError, Task
@@ -191,6 +193,14 @@ def detaches(task: Task) -> None:
     program = subprocess.Popen(["sleep", "600"], start_new_session=True)
     task.progress(0.0, str(program.pid))
     program.wait()
+
+
+def leaks_files(_task: Task) -> None:
+    """Opens files until it may open no more, and is done."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+    with suppress(OSError):
+        while True:
+            os.open(os.devnull, os.O_RDONLY)
 
 
 def reports_all_the_time(task: Task) -> None:

@@ -130,6 +130,11 @@ def test_what_ran_under_a_number_before_is_not_taken_for_what_runs_now() -> None
     assert other.returncode == -signal.SIGTERM
 
 
+def test_a_task_is_done_though_its_process_has_no_descriptor_left_to_look_at_its_memory() -> None:
+    with stage("worker_jobs:leaks_files", Recycling(max_memory=2**40)) as found:
+        assert found.run(job()) == DONE
+
+
 A_THREAD_ENDS_ITS_HELPER = """
 import os, signal, time
 from warren_worker.lifecycle import Signals

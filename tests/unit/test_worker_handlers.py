@@ -1,6 +1,7 @@
 """The handlers `exec` and `http`: what they make of a task, and of their settings."""
 
 import datetime as dt
+import errno
 import json
 import socket
 import time
@@ -14,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from warren_contract.settings import SettingError, memory, setting
-from warren_worker import attempt, exec_handler, handlers, http_handler
+from warren_worker import attempt, exec_handler, handlers, http_handler, recycling
 from warren_worker.attempt import Explained
 from warren_worker.handler_error import HandlerError
 from warren_worker.recycling import Recycling, resident_memory
@@ -195,3 +196,12 @@ def test_a_process_is_due_by_its_tasks_or_its_memory() -> None:
     assert used > 2**20
     assert "MiB" in Recycling(max_memory=used // 2).due(1)
     assert Recycling(max_memory=used * 100).due(1) == ""
+
+
+def test_a_process_whose_memory_cannot_be_read_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(recycling, "resident_memory", fail)
+    assert "memory cannot be read" in Recycling(max_memory=1).due(1)
+    assert Recycling().due(1) == ""

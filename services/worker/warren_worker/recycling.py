@@ -23,9 +23,13 @@ class Recycling:
         """Why this process should end after so many tasks; empty where it should not."""
         if self.max_tasks and tasks >= self.max_tasks:
             return f"{tasks} tasks"
-        if self.max_memory and (used := resident_memory()) > self.max_memory:
-            return f"{tasks} tasks, with {used / 2**20:.0f} MiB of memory"
-        return ""
+        if not self.max_memory:
+            return ""
+        try:
+            used = resident_memory()
+        except OSError as error:  # no file more can be opened: what leaks is not always memory
+            return f"{tasks} tasks, as its memory cannot be read: {error}"
+        return f"{tasks} tasks, with {used / 2**20:.0f} MiB of memory" if used > self.max_memory else ""
 
 
 def resident_memory() -> int:
