@@ -24,6 +24,7 @@ class Executor:
 
     def __init__(self) -> None:
         self.jobs: list[int] = []
+        self.deadlines: list[float] = []
         self.on_kill: Callable[[int], bool] = lambda _ticket: True
         self.fault: Exception | None = None
 
@@ -33,6 +34,7 @@ class Executor:
 
     def submit(self, job: Job) -> None:
         self.jobs.append(job.ticket)
+        self.deadlines.append(job.deadline)
         if self.fault is not None:
             raise self.fault
 
@@ -221,6 +223,21 @@ def test_an_end_that_the_broker_does_not_confirm_is_no_good_one(
     stage.loop.start()
     assert late.due > time.monotonic()
     assert stage.worker.exit_code == code
+
+
+def test_a_clock_that_is_put_back_does_not_make_later_states_look_older(
+    make: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = make()
+    idle = stage.worker.state()
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() - 7200.0)
+    stage.broker.deliver(1)
+    busy = stage.worker.state()
+    (task,) = busy.running
+    assert idle.started_at <= idle.at <= task.since <= busy.at < idle.at + 3600.0
+    assert busy.started_at == idle.started_at
+    assert stage.executor.deadlines[0] < idle.at, "a deadline is for others to compare with the clock as it is"
 
 
 def test_a_bad_handler_for_threads_ends_the_worker_at_once() -> None:

@@ -45,7 +45,8 @@ class WorkerState:
     Attributes:
         queue: it consumes.
         worker: its name, which is its pod's name in Kubernetes.
-        at: Unix time in seconds of this state.
+        at: Unix time in seconds of this state. Of two states of one run (`started_at`), the later one never has the
+            lower time: the worker's clock counts from its start on, whenever the machine's is set. So do `since`s.
         started_at: Unix time in seconds at which the worker started; a new value means that the sums start again.
         concurrency: tasks it takes at once.
         running: tasks in hand.

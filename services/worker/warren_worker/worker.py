@@ -64,8 +64,7 @@ class InHand:
         delivery: as it came.
         id: the task's.
         attempt: from 1.
-        since: Unix time in seconds of its start.
-        started: the same on the monotonic clock.
+        started: monotonic time of its start.
         killed: its end has been ordered.
         progress_at: monotonic time of its last progress line.
     """
@@ -73,7 +72,6 @@ class InHand:
     delivery: Delivery
     id: str
     attempt: int
-    since: float
     started: float
     killed: bool = False
     progress_at: float = float("-inf")
@@ -108,6 +106,7 @@ class Worker:
         self._dead_letters = DeadLetters(loop, settings.queue)
         self._counters = Counters()
         self._started_at = time.time()
+        self._started = time.monotonic()
         self._phase = Phase.WORKING
         self._in_hand: dict[int, InHand] = {}
         self._ticket = 0
@@ -134,19 +133,19 @@ class Worker:
 
     def state(self) -> WorkerState:
         """The worker's state, as it is sent to `warren.events`."""
-        monotonic = time.monotonic()  # the operator reckons with the sums, which no setting of the clock shall bend
-        running = tuple(RunningTask(hand.id, hand.since) for hand in self._in_hand.values())
+        now = time.monotonic()
+        running = tuple(RunningTask(hand.id, self._told(hand.started)) for hand in self._in_hand.values())
         return WorkerState(
             queue=self._settings.queue,
             worker=self._settings.name,
-            at=time.time(),
+            at=self._told(now),
             started_at=self._started_at,
             concurrency=self._settings.concurrency,
             running=running,
             finished=self._counters.finished,
             failed=self._counters.failed,
             finished_seconds=self._counters.seconds,
-            running_seconds=sum(monotonic - hand.started for hand in self._in_hand.values()),
+            running_seconds=sum(now - hand.started for hand in self._in_hand.values()),
             draining=self._phase is not Phase.WORKING,
             dead=self._counters.tasks["dead"],
             letters_refused=self._counters.letters_refused,
@@ -204,7 +203,7 @@ class Worker:
             max_body=self._settings.max_body,
         )
         properties = taken.properties
-        hand = InHand(delivery, properties.id, taken.deliveries.attempt, now, started)
+        hand = InHand(delivery, properties.id, taken.deliveries.attempt, started)
         if taken.unfit is not None:
             self._bury_unrun(hand, taken.unfit)
             return
@@ -464,6 +463,14 @@ class Worker:
         self._loop.stop()
 
     # Odds and ends.
+
+    def _told(self, monotonic: float) -> float:
+        """A time as others are told it, in Unix seconds: by the clock at the start, and from there on never set.
+
+        The operator takes a report for an old one if its time is before that of another: were the clock put back, it
+        would take a busy worker for the idle one that it was before.
+        """
+        return self._started_at + (monotonic - self._started)
 
     def _places(self) -> int:
         if not self._can_run or self._phase is not Phase.WORKING:
