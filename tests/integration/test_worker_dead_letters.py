@@ -14,8 +14,10 @@ from proxies import proxy_to
 from waiting import eventually
 from workers import Workers, retry_policy, workers_on
 
+from warren_contract.dead import Reason
 from warren_contract.events import WorkerState, decode
 from warren_contract.names import DEAD_EXCHANGE, EVENTS_EXCHANGE
+from warren_worker.envelope import address
 
 
 @pytest.fixture
@@ -101,6 +103,22 @@ def test_however_it_ends_the_reason_tells(
     assert letter.headers["x-warren-attempts"] == 1
     workers.wait_until_empty()
     assert worker.process.poll() is None
+
+
+def test_an_address_for_answers_that_no_publisher_may_name_keeps_no_letter_from_the_broker(workers: Workers) -> None:
+    """A client of another protocol can send it; the worker would lose its channel, and the task be tried for ever."""
+    sent = pika.BasicProperties(reply_to="amq.rabbitmq.reply-to")
+    with workers.broker.channel() as channel:
+        channel.confirm_delivery()
+        with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="fast reply consumer does not exist"):
+            channel.basic_publish("", workers.queue, b"x", sent)
+    reason = Reason("ValueError", "no such picture", "", 1, "w", workers.queue, 0)
+    with workers.broker.channel() as channel:
+        channel.confirm_delivery()
+        channel.basic_publish(DEAD_EXCHANGE, workers.queue, b"x", address(b"".join(sent.encode()), reason, "id"))
+    (letter,) = workers.dead_letters(1)
+    assert letter.properties.reply_to is None
+    assert letter.headers["x-warren-reply-to"] == sent.reply_to
 
 
 @pytest.mark.parametrize("executor", ["process", "thread"])

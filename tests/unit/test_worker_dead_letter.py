@@ -150,6 +150,18 @@ def test_a_dead_letter_is_the_task_and_the_reason(values: dict[str, Any], reason
     assert own_size(raw) <= MAX_ADDED
 
 
+@pytest.mark.parametrize(
+    ("reply_to", "kept"),
+    [("amq.rabbitmq.reply-to", False), ("amq.rabbitmq.reply-to.g1h2.abc==", True), ("answers", True)],
+)
+def test_an_address_for_answers_that_closes_our_channel_becomes_a_header(reply_to: str, kept: bool) -> None:
+    letter = read(address(write(reply_to=reply_to), REASON, "i").raw)
+    headers: dict[str, Any] = dict(letter.headers or {})
+    assert letter.reply_to == (reply_to if kept else None)
+    assert headers.get("x-warren-reply-to") == (None if kept else reply_to)
+    assert headers["x-warren-exception"] == REASON.exception
+
+
 def test_what_would_mislead_the_broker_or_the_reader_is_not_copied() -> None:
     raw = write(
         headers={

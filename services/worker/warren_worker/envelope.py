@@ -56,6 +56,11 @@ UNFIT = ("expiration", "user_id")
 """Properties that a dead letter cannot have: it would expire, and the broker takes a user's name from that user only.
 Their values go into headers."""
 
+REPLY_PSEUDO_QUEUE = b"amq.rabbitmq.reply-to"
+"""A `reply_to` that a dead letter cannot have either: the broker closes the channel of a publisher that writes this and
+does not consume from it. Where an AMQP 0-9-1 client asks for an answer so, the broker makes it an address, with more
+behind the name, which may stay; others can send the name as it is."""
+
 FRAME_OVERHEAD = 20
 """Bytes of a header frame around its properties: 7 before, 12 for class, weight and body size, 1 after."""
 
@@ -162,10 +167,12 @@ def address(raw: bytes, reason: Reason, task_id: str, frame_max: int = DEFAULT_F
         fields, found = {}, []  # cannot happen with what the broker let in; body and reason are what counts
     reserved = RESERVED_HEADER_PREFIX.encode()
     theirs = [entry for name, entry in found if name not in NOT_COPIED and not name.startswith(reserved)]
+    unfit = [name for name in UNFIT if name in fields]
+    if fields.get("reply_to", b"")[1:] == REPLY_PSEUDO_QUEUE:
+        unfit.append("reply_to")
     moved: dict[str, str | int] = {
         f"{RESERVED_HEADER_PREFIX}{name.replace('_', '-')}": fields.pop(name)[1:].decode("utf-8", "replace")
-        for name in UNFIT
-        if name in fields
+        for name in unfit
     }
     fields["delivery_mode"] = PERSISTENT
     fields.setdefault("message_id", _short(task_id))
