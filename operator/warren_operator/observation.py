@@ -140,8 +140,8 @@ class _Queue:
     reports: dict[str, Report] = field(default_factory=dict)
     used_at: float = float("-inf")  # its latest report or look
     finished: float = 0.0
-    worked: float = 0.0
-    ended: float = 0.0
+    worked: float = 0.0  # seconds, on tasks that have ended and on those that run
+    ended: float = 0.0  # of these, on tasks that have ended
     weighed_at: float = 0.0
     active_at: float = float("-inf")
     started: int = 0
@@ -176,8 +176,7 @@ class WorkerReports:
         self._homes[state.worker] = state.queue
         queue.version += 1
         queue.used_at = now
-        if now - self._swept_at >= REPORT_AGE:
-            self._sweep(now)
+        self._sweep(now)
 
     def of(self, queue: str) -> Mapping[str, Report]:
         """The latest report of each worker of a queue, by the worker's name."""
@@ -256,12 +255,14 @@ class WorkerReports:
         known.used_at = now
         if ready is not None:
             known.arrivals.note(ready + known.started, now)
-        if now - self._swept_at >= REPORT_AGE:  # it may be that nobody reports at all
-            self._sweep(now)
+        self._sweep(now)  # it may be that nobody reports at all
         return known.arrivals.rate(now)
 
     def _sweep(self, now: float) -> None:
-        """Drop what is too old, whoever looks: a standby operator never does, and nobody does at queues of others."""
+        """Drop what is too old now and then, whoever looks: a standby operator never does, and nobody does at queues of
+        others."""
+        if now - self._swept_at < REPORT_AGE:
+            return
         self._swept_at = now
         for known in self._queues.values():
             _drop_old(known, now)
