@@ -461,7 +461,8 @@ class Status(Model):
         str | None, Field(description="Mean time of one task, failed ones included; unset until five have ended.")
     ] = None
     arrival_rate: Annotated[
-        str | None, Field(description="Tasks that come in steadily, redeliveries included, such as 3.5/s.")
+        str | None,
+        Field(description="Tasks that come in steadily, redeliveries included, such as 3.5/s; unset where none do."),
     ] = None
     estimated_wait: Annotated[
         str | None, Field(description="Time until a task submitted now starts, at the present number of workers.")

@@ -40,7 +40,8 @@ def status(item: WorkQueue, told: Explained, now: datetime) -> Status:
             ),
             "workers": WorkersStatus(total=len(seen.workers), busy=view.busy, idle=view.idle),
             "service_time": None if seen.service_time is None else span(seen.service_time),
-            "arrival_rate": None if seen.arrival_rate is None else rate(seen.arrival_rate),
+            # None as well as none: else the status of each idle queue would change a while after each start.
+            "arrival_rate": rate(seen.arrival_rate) if seen.arrival_rate else None,
             "estimated_wait": None if view.estimated_wait is None else span(view.estimated_wait),
         }
     )

@@ -293,6 +293,14 @@ def test_counts_alone_are_no_substance() -> None:
     assert substance(ITEM, told()) != substance(ITEM, replace(told(), decisions=(PAST,)))
 
 
+@pytest.mark.parametrize(("measured", "written"), [(None, None), (0.0, None), (3.5, "3.5/s")])
+def test_that_nothing_comes_in_is_no_news_after_a_start(measured: float | None, written: str | None) -> None:
+    what = told()
+    assert what.view is not None
+    view = replace(what.view, seen=replace(what.view.seen, arrival_rate=measured))
+    assert status(ITEM, replace(what, view=view), THEN).arrival_rate == written
+
+
 PAST = PastDecisionStatus(at="2026-01-01T11:59:00Z", from_=0, to=12, limited_by="", reason="so it was")
 
 
