@@ -93,10 +93,6 @@ class Release:
         return self.kube.kubectl("logs", pod)
 
 
-SPARE = httpx.Limits(keepalive_expiry=2)
-"""Spare connections live for so many seconds: the producer ends them after five, and one that both use at that moment
-would be a request without an answer."""
-
 GONE_LIMIT = 300
 """Seconds for a namespace to go: its workers have their grace, and after an hour of faults a node may be slow."""
 
@@ -141,7 +137,7 @@ def connect(kube: Kube) -> Iterator[Release]:
             base_url=f"http://127.0.0.1:{port}",
             headers={"Authorization": f"Bearer {token(kube)}"},
             timeout=30,
-            transport=httpx.HTTPTransport(retries=6, limits=SPARE),  # of connecting: a port-forward may start again
+            transport=httpx.HTTPTransport(retries=6),  # of connecting: a port-forward may start again
         ) as http,
     ):
         yield Release(kube, http)

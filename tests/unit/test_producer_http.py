@@ -249,6 +249,65 @@ async def test_a_head_with_as_much_as_it_may_have_is_taken(port: int) -> None:
     assert (await answer(port, request)).startswith(b"HTTP/1.1 202 ")
 
 
+BRIEF = 0.3
+"""Seconds in place of a limit that is awaited. A busy machine has to have answered within it."""
+
+
+async def silence_ends(port: int) -> None:
+    """Wait until a connection that says nothing has ended: so long, all others have had the limit for heads as well."""
+    assert await answer(port, b"") == b""
+
+
+@pytest.mark.parametrize("between", [b"", b"\r\n"], ids=["nothing", "a stray line end"])
+async def test_a_connection_may_be_idle_for_longer_than_a_head_may_take(
+    port: int, monkeypatch: pytest.MonkeyPatch, between: bytes
+) -> None:
+    monkeypatch.setattr(http, "HEAD_LIMIT", BRIEF)
+    async with connected(port) as (reader, writer):
+        for _ in range(3):
+            writer.write(REQUEST)
+            assert await bodies(reader, 1) == [b"Hello"]
+            writer.write(between)
+            await silence_ends(port)
+
+
+@pytest.mark.parametrize("between", [b"", b"\r\n"], ids=["nothing", "a stray line end"])
+async def test_an_idle_connection_ends_in_the_end(port: int, monkeypatch: pytest.MonkeyPatch, between: bytes) -> None:
+    monkeypatch.setattr(http, "KEEP_ALIVE", BRIEF)
+    assert (await answer(port, REQUEST + between)).endswith(b"Hello")
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["with the request before", "after the answer"])
+@pytest.mark.parametrize("begun", [b"P", b"POST / HTTP/1.1\r\na: b", REQUEST.partition(b"\r\n\r\n")[0]])
+async def test_a_head_that_has_begun_has_to_be_complete_soon(
+    port: int, monkeypatch: pytest.MonkeyPatch, begun: bytes, *, at_once: bool
+) -> None:
+    monkeypatch.setattr(http, "HEAD_LIMIT", BRIEF)
+    async with connected(port) as (reader, writer):
+        writer.write(REQUEST + begun if at_once else REQUEST)
+        assert await bodies(reader, 1) == [b"Hello"]
+        writer.write(b"" if at_once else begun)
+        assert await asyncio.wait_for(reader.read(), LIMIT) == b""
+
+
+async def test_a_body_that_nobody_wants_has_to_come_soon_and_then_the_connection_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def at_once(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 202, "headers": [(b"content-length", b"5")]})
+        await send({"type": "http.response.body", "body": b"Never"})
+
+    monkeypatch.setattr(http, "HEAD_LIMIT", BRIEF)
+    async with served(at_once, BoundedProtocol) as port:
+        assert (await answer(port, REQUEST[:-1])).endswith(b"Never")
+        async with connected(port) as (reader, writer):
+            for _ in range(3):
+                writer.write(REQUEST[:-1])
+                assert await bodies(reader, 1) == [b"Never"]
+                writer.write(REQUEST[-1:])
+                await silence_ends(port)
+
+
 CLOSING = REQUEST.replace(b"Host: x", b"Connection: close")
 
 

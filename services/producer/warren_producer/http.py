@@ -18,8 +18,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 log = logging.getLogger("warren_producer.access")
 
 HEAD_LIMIT = 10.0
-"""Seconds from a connection's start, or from the last answer on it, until the next request's headers are complete.
-Bodies have the limit of `body`; without this one, connections that never finish their headers would pile up."""
+"""Seconds from a connection's start, or from the first byte of its next request, until that request's headers are
+complete; and for the rest of a body that nobody wants. Bodies have the limit of `body`; without this one, connections
+that never finish their headers would pile up."""
+
+KEEP_ALIVE = 620.0
+"""Seconds that a connection may be idle after an answer. Load balancers keep spare ones for one minute to ten, clients
+in Go for one and a half, and take one that is there for the next request: where the server is the first to end it, that
+request gets no answer now and then. So it waits longest; idle connections make room where others need it."""
 
 MAX_HEAD = 32 * 1024
 """Bytes of a request's line and headers: twice what a task may carry in them."""
@@ -180,9 +186,10 @@ class BoundedProtocol(HttpToolsProtocol):
     _held: list[bytes] | None = None
     """The body, so far, of a request that the shortcut may take."""
     _clock: asyncio.TimerHandle | None = None
-    """For the next request's headers; it runs on while a request is in work, and then looks again."""
-    _headers_due: float | None = None
-    """When these have to be complete, in the loop's time; None while a request is in work."""
+    """For what has to come; it runs on while a request is in work, and then looks again."""
+    _due: float | None = None
+    """When the next request has to begin or, once it has, its headers must be complete; in the loop's time. None while
+    a request is in work."""
     _write_clock: asyncio.TimerHandle | None = None
     """For the client to read what is written."""
     _fruitless = 0
@@ -211,7 +218,8 @@ class BoundedProtocol(HttpToolsProtocol):
             transport.close()
             return
         self.flow = _Flow(transport, lambda: bool(self.pipeline))
-        self._start_clock()
+        self.timeout_keep_alive = KEEP_ALIVE  # type: ignore[assignment]  # uvicorn has whole seconds, asyncio any
+        self._rest()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks."""
@@ -232,8 +240,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or self._deaf:
             return
         if self._in_work():
-            self._headers_due = None
+            self._due = None
             self._idle.pop(self, None)
+        elif self._under_way():
+            self._expect_within(HEAD_LIMIT)
         self._fruitless = 0 if self._gained else self._fruitless + len(data)
         if self._fruitless > MAX_HEAD:
             self.send_400_response(f"the headers of a request may have {MAX_HEAD} bytes: send less")
@@ -359,6 +369,10 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
             self._begin_request()
         super().on_message_complete()
+        if self.cycle.response_complete:  # and now, at last, its body has come
+            self.cycle.more_body = False
+            self._due = None
+            self._expect_within(KEEP_ALIVE)
 
     def _take_shortcut(self, pieces: list[bytes]) -> bool:
         shortcut = self.shortcut
@@ -376,7 +390,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         self._unread = 0
         if not self._in_work():
-            self._start_clock()
+            self._rest()
         if self.transport.get_write_buffer_size():
             self._start_write_clock()
 
@@ -416,22 +430,38 @@ class BoundedProtocol(HttpToolsProtocol):
                 return True
         return False
 
-    def _start_clock(self) -> None:
+    def _under_way(self) -> bool:
+        """Whether a part has come of a request that is not in work: of its headers, or of a body that nobody wants."""
+        cycle: Any = self.cycle
+        return not self._headers_done or (cycle is not None and cycle.more_body)
+
+    def _rest(self) -> None:
+        """No request is in work."""
         self._idle.pop(self, None)
         self._idle[self] = None
-        self._headers_due = self.loop.time() + HEAD_LIMIT
-        if self._clock is None:
-            self._clock = self.loop.call_at(self._headers_due, self._look_at_headers)
+        self._expect_within(HEAD_LIMIT if self._under_way() else KEEP_ALIVE)
 
-    def _look_at_headers(self) -> None:
+    def _expect_within(self, seconds: float) -> None:
+        """End the connection if nothing comes in so many seconds, unless it is to end sooner already."""
+        due = self.loop.time() + seconds
+        if self._due is not None and self._due <= due:
+            return
+        self._due = due
+        if self._clock is not None and self._clock.when() > due:
+            self._clock.cancel()
+            self._clock = None
+        if self._clock is None:
+            self._clock = self.loop.call_at(due, self._look_at_clock)
+
+    def _look_at_clock(self) -> None:
         """End the connection if nothing came in time."""
         self._clock = None
-        if self._headers_due is None:
+        if self._due is None:
             return
-        if self.loop.time() >= self._headers_due:
+        if self.loop.time() >= self._due:
             self.timeout_keep_alive_handler()
         else:
-            self._clock = self.loop.call_at(self._headers_due, self._look_at_headers)
+            self._clock = self.loop.call_at(self._due, self._look_at_clock)
 
     def _start_write_clock(self) -> None:
         if self._write_clock is None:
