@@ -126,6 +126,12 @@ def test_the_picture_has_a_chart_for_the_busiest_queues_and_a_note() -> None:
     assert "at most" in text
 
 
+def test_a_note_is_not_cut_off_by_many_queues() -> None:
+    """As on a terminal, which shows the first lines only."""
+    text = shown(render([Sample(1.0, tuple(status(queue=f"q{n}") for n in range(50)))], note="lost the producer"))
+    assert text.startswith("lost the producer\n")
+
+
 def test_a_chart_remembers_its_peak() -> None:
     samples = [
         Sample(float(at), (status(ready=ready, workers=0, max_replicas=10),)) for at, ready in enumerate([0, 40, 7])

@@ -45,9 +45,11 @@ def render(samples: Sequence[Sample], *, width: int = CHART_WIDTH, note: str = "
     Args:
         samples: oldest first.
         width: columns of a chart; its right end is now.
-        note: a line below, such as an error.
+        note: a line above, such as an error: what is below is cut off where there are many queues.
     """
     parts: list[RenderableType] = []
+    if note:
+        parts += [Text(note, style="yellow"), Text("")]
     if samples:
         latest = samples[-1]
         parts.append(table(latest.queues))
@@ -55,8 +57,6 @@ def render(samples: Sequence[Sample], *, width: int = CHART_WIDTH, note: str = "
             parts += [Text(""), chart(status.queue, samples, width=width)]
     else:
         parts.append(Text("waiting for the first answer", style="dim"))
-    if note:
-        parts += [Text(""), Text(note, style="yellow")]
     return Group(*parts)
 
 
@@ -90,8 +90,8 @@ class _Queues:
         reasons.add_column(max_width=max(NAME_WIDTH, options.max_width // 2), overflow="fold", style="bold")
         reasons.add_column(overflow="fold", ratio=1)
         for status, row in zip(self.queues, rows, strict=True):
-            grid.add_row(status.queue, *row)
-            reasons.add_row(status.queue, Text(why(status), style=_style(status)))
+            grid.add_row(Text(status.queue), *row)
+            reasons.add_row(Text(status.queue), Text(why(status), style=_style(status)))
         yield grid
         yield Text("")
         yield reasons
