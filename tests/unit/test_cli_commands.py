@@ -507,11 +507,29 @@ def test_nobody_there_is_told_at_once() -> None:
     assert waits == []
 
 
-def test_another_server_is_not_mistaken_for_a_producer(producer: Answers) -> None:
-    producer.script.append((404, {"detail": "?"}, {}))
-    warren, _ = client(producer)
-    with warren, pytest.raises(Refused, match="is it the right address"):
-        warren.queues()
+@pytest.mark.parametrize("answer", [(404, {"detail": "?"}), (200, {"status": "ok"}), (201, {})])
+def test_another_server_is_not_mistaken_for_a_producer(producer: Answers, answer: tuple[int, dict[str, Any]]) -> None:
+    """Above all not for one that has accepted a task."""
+    producer.script += [(*answer, {})] * 3
+    producer.whole.append(answer)
+    warren, waits = client(producer)
+    with warren:
+        for ask in (warren.queues, lambda: warren.queue("q"), lambda: warren.submit("x")):
+            with pytest.raises(Refused, match="is it the right address"):
+                ask()
+        (submitted,) = warren.submit_many(["x"])
+    assert "is it the right address" in str(submitted.error)
+    assert waits == []
+
+
+def test_a_password_in_the_address_is_refused_and_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be sent in the token's place."""
+    url = "http://me:geheim@127.0.0.1:1"
+    with pytest.raises(WarrenError, match="user and password") as caught:
+        Client(url, "t")
+    with pytest.raises(SystemExit):
+        main(["queues"], {"WARREN_URL": url, "WARREN_TOKEN": "t"})
+    assert "geheim" not in str(caught.value) + capsys.readouterr().err
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://x", "http://", "http://x:port"])
@@ -878,6 +896,16 @@ def test_a_body_full_of_control_characters_goes_as_base64(producer: Answers) -> 
     assert b"body_base64" not in TaskOptions().line("ü".encode() * 5000, "k")
 
 
+def test_what_a_header_can_carry_the_command_line_takes(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    family = "\N{WOMAN}\N{ZERO WIDTH JOINER}\N{GIRL}"
+    assert main(["submit", "x", "-H", "Price=5\N{NO-BREAK SPACE}€", "--type", family], environ) == 0
+    sent = {name.encode(): value.encode("latin-1") for name, value in producer.asked[0][2].items()}
+    properties = task_properties(sent.items(), 0.0)
+    assert (properties.headers["price"], properties.type) == ("5\N{NO-BREAK SPACE}€", family)
+
+
 def test_an_id_names_one_task(producer: Answers) -> None:
     warren, _ = client(producer)
     with warren, pytest.raises(ValueError, match="one task"):
@@ -918,6 +946,81 @@ def test_queues_shows_a_table(producer: Answers, environ: dict[str, str], capsys
     producer.script.append((200, {"queues": [{"queue": "task_queue", "ready": 4}]}, {}))
     assert main(["queues"], environ) == 0
     assert "task_queue" in capsys.readouterr().out
+
+
+def test_in_a_pipe_names_are_whole_and_lines_are_not_broken(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")  # as shells export it
+    name, reason = "thumbnails-" * 15, "because of this and that, " * 20
+    producer.script.append(
+        (200, {"queues": [{"queue": name, "ready": 1234567, "state_age": 1.0, "stale": False, "reason": reason}]}, {})
+    )
+    assert main(["queues"], environ) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [lines[1][:2], lines[3]] == [[name, "1234567"], [name, *reason.split()]]
+
+
+def test_an_output_of_few_letters_gets_question_marks(
+    producer: Answers, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a file on Windows, or a terminal of the nineties."""
+    producer.script.append((200, EXPLAINED, {}))
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, "latin-1", write_through=True))
+    assert main(["explain", "q"], environ) == 0
+    assert b"0 ? 10  so" in written.getvalue()
+
+
+def test_without_a_standard_input_words_are_submitted_all_the_same(
+    producer: Answers, environ: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)  # as after `<&-`
+    assert main(["submit", "x"], environ) == 0
+    assert main(["submit"], environ) == 2
+    assert "say what to submit" in capsys.readouterr().err
+    assert producer.bodies == [b"x"]
+
+
+@pytest.mark.usefixtures("at_hand")
+@pytest.mark.parametrize("arguments", [["submit", "x"], ["submit", "x", "--repeat", "3"], ["queues"]])
+def test_an_answer_that_cannot_be_written_is_one_sentence(
+    producer: Answers,
+    environ: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+) -> None:
+    if arguments == ["queues"]:
+        producer.script.append((200, {"queues": []}, {}))
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert main(arguments, environ) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("warren: ")
+    assert "No space left on device" in said
+    if arguments == ["submit", "x"]:
+        assert producer.ids[0] in said
+    elif "--repeat" in arguments:
+        assert "no id could be shown from task 1 on" in said
+        assert "3 tasks were submitted" in said
+        assert "Nothing after task 3 was tried." in said
+
+
+@pytest.mark.usefixtures("at_hand")
+def test_where_nobody_reads_the_ids_any_more_it_says_what_was_submitted(
+    producer: Answers,
+    environ: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with `| head`, which ends the submitting before the last task."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        assert main(["submit", "x", "--repeat", "3"], environ) == 1
+    assert "no id could be shown from task 1 on: Broken pipe (3 tasks were submitted)" in capsys.readouterr().err
 
 
 EXPLAINED = {
@@ -1065,6 +1168,22 @@ def test_without_kubectl_the_other_ways_are_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(WarrenError, match="--token-file"):
         find_token({}, "read", Cluster())
+
+
+def test_a_kubectl_that_cannot_be_run_names_the_other_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl(tmp_path, "", monkeypatch)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "kubectl").write_bytes(b"\x7fELF of another processor")
+    with pytest.raises(WarrenError, match=r"kubectl cannot be run \(Exec format error\): set WARREN_TOKEN"):
+        find_token({}, "read", Cluster())
+
+
+def test_to_read_the_token_that_may_submit_is_taken_before_the_one_that_may_do_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # YWRtaW4tdG9rZW4= is "admin-token".
+    kubectl(tmp_path, 'echo \'{"data": {"admin": "YWRtaW4tdG9rZW4=", "submit": "c3VibWl0LXRva2Vu"}}\'', monkeypatch)
+    assert find_token({}, "read", Cluster()) == "submit-token"
 
 
 def test_a_token_file_wins_and_must_hold_one(tmp_path: Path) -> None:

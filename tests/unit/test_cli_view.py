@@ -76,6 +76,27 @@ def test_the_table_shows_what_is_known_and_why() -> None:
     assert "because" in text
 
 
+@pytest.mark.parametrize("width", [20, 40, 60, 79, 80, 100, 250])
+@pytest.mark.parametrize("name", ["q", "task_queue", "thumbnails-production-europe-west", "q" * 200])
+def test_names_and_numbers_are_whole_in_every_width(width: int, name: str) -> None:
+    text = shown(table([status(queue=name, ready=1234567, unacked=8901234, workers=56, reason="because")]), width)
+    assert "…" not in text
+    for word in ("1234567", "8901234", "56", "because"):
+        assert word in text
+    letters = [letter for letter in text if letter in name]
+    assert len(letters) >= len(name)
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+
+
+@pytest.mark.parametrize("name", ["q", "thumbnails-production-europe-west", "q" * 200])
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_newest_column_of_a_chart_is_there_beside_every_name(width: int, name: str) -> None:
+    samples = [Sample(float(at), (status(queue=name, ready=at, workers=at),)) for at in range(9)]
+    rows = shown(chart(name, samples, width=max(10, width - 24)), width).splitlines()
+    assert all(row.rstrip().endswith("▏") for row in rows)
+    assert rows[3].rstrip().endswith("█▏")
+
+
 def test_a_reason_is_text_and_no_markup() -> None:
     assert "[red]alarm[/red]" in shown(table([status(reason="[red]alarm[/red]")]))
 
@@ -103,6 +124,12 @@ def test_the_picture_has_a_chart_for_the_busiest_queues_and_a_note() -> None:
     for name in ("q3", "q4", "q5", "q6"):
         assert f"{name}\n" in text or f"{name} " in text
     assert "at most" in text
+
+
+def test_a_note_is_not_cut_off_by_many_queues() -> None:
+    """As on a terminal, which shows the first lines only."""
+    text = shown(render([Sample(1.0, tuple(status(queue=f"q{n}") for n in range(50)))], note="lost the producer"))
+    assert text.startswith("lost the producer\n")
 
 
 def test_a_chart_remembers_its_peak() -> None:

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from warren_producer import http
 from warren_producer.body import RawHeaders
-from warren_producer.http import MAX_HEAD, MAX_HEADERS, BoundedProtocol, Respond, _acknowledged
+from warren_producer.http import MAX_HEAD, MAX_HEADERS, AccessLog, BoundedProtocol, Respond, _acknowledged
 
 REQUESTS = 100
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nHello"
@@ -190,6 +190,41 @@ async def test_the_shortcut_leaves_no_circles(shortcut: tuple[int, Upper]) -> No
             for _ in range(REQUESTS):
                 writer.write(SHORT)
                 await bodies(reader, 1)
+
+
+async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers requests to `/no` without a look at their body."""
+    if scope["path"] != "/no":
+        await app(scope, receive, send)
+        return
+    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+EXPECTING = REQUEST.replace(b"\r\n\r\nHello", b"\r\nExpect: 100-continue\r\n\r\n")
+
+
+async def test_a_client_that_waits_to_be_asked_for_its_body_gets_no_other_answer_in_its_place() -> None:
+    """It need not send the body after an answer; then the next request would be taken for that."""
+    async with served(AccessLog(refusing, draining=lambda: False), BoundedProtocol) as port:
+        async with connected(port) as (reader, writer):
+            writer.write(EXPECTING.replace(b"POST /", b"POST /no"))
+            answer = await asyncio.wait_for(reader.read(), LIMIT)  # up to the end of the connection
+            assert answer.startswith(b"HTTP/1.1 401 Unauthorized\r\n")
+            assert b"\r\nconnection: close\r\n" in answer
+        async with connected(port) as (reader, writer):
+            for _ in range(2):
+                writer.write(EXPECTING)
+                asked = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), LIMIT)
+                assert asked == b"HTTP/1.1 100 Continue\r\n\r\n"
+                writer.write(b"Hello")
+                assert await bodies(reader, 1) == [b"Hello"]
+
+
+async def test_a_client_of_http_1_0_is_not_asked_for_its_body(port: int) -> None:
+    async with connected(port) as (reader, writer):
+        writer.write(EXPECTING.replace(b"HTTP/1.1", b"HTTP/1.0") + b"Hello")
+        assert await bodies(reader, 1) == [b"Hello"]
 
 
 @pytest.mark.parametrize("at_once", [1, 10], ids=["one by one", "pipelined"])

@@ -7,16 +7,18 @@ import time
 from pathlib import Path
 from typing import Self
 
+import pika
 import pytest
 import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
 import warren_producer.__main__ as program
-from warren_contract.events import QueueState, Resync, RunningTask, WorkerState
+from warren_contract.events import QueueState, Resync, RunningTask, WorkerState, encode
 from warren_contract.settings import SettingError
 from warren_producer.http import BoundedProtocol
-from warren_producer.queues import STALE_AFTER, WORKER_FORGOTTEN_AFTER, Board
+from warren_producer.observer import Observer
+from warren_producer.queues import STALE_AFTER, STATE_FORGOTTEN_AFTER, WORKER_FORGOTTEN_AFTER, Board
 from warren_producer.settings import ProducerSettings
 from warren_producer.tokens import Scope, TokenFiles, TokenSet, read_tokens
 
@@ -199,6 +201,41 @@ def test_of_too_many_workers_the_longest_silent_go(monkeypatch: pytest.MonkeyPat
     board.hear(worker("d", queue="q"), 0)
     board.hear(worker("e", queue="q"), 0)
     assert (names(board, "q"), board.queues()) == (["c", "d", "e"], ["q"])
+
+
+def test_a_queue_that_the_operator_repeats_no_more_is_forgotten_and_a_silent_operators_are_not() -> None:
+    """Else each WorkQueue that was ever deleted would be asked for, and shown, as long as the producer lives."""
+    board, now = Board(), 0.0
+
+    def speak(queues: list[str], seconds: float) -> None:
+        nonlocal now
+        end = now + seconds
+        while now < end:
+            now += 20.0
+            for queue in queues:
+                board.hear(state(queue), now)
+
+    speak(["deleted", "kept"], 100)
+    speak(["kept"], STATE_FORGOTTEN_AFTER)
+    assert board.queues() == ["deleted", "kept"]
+    speak(["kept"], 20)
+    assert board.queues() == ["kept"]
+    speak(["late", "kept"], 20)
+    now += 10 * STATE_FORGOTTEN_AFTER
+    speak(["kept"], STATE_FORGOTTEN_AFTER)
+    assert board.queues() == ["kept", "late"]
+    assert board.heard("late", now).stale
+
+
+@pytest.mark.parametrize("name", ["", "q" * 256, "warren.events", "q.dead", "[red]q"])
+def test_a_word_about_what_is_no_work_queue_is_skipped(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The list of all queues would ask the broker for it, and fail with its refusal, for everybody."""
+    board = Board()
+    observer = Observer(pika.ConnectionParameters, board, lambda: None)
+    for event in (state(name), worker("w", queue=name), state(), worker("w", queue="p")):
+        observer._on_event(None, pika.spec.Basic.Deliver(routing_key="any"), None, encode(event))
+    assert board.queues() == ["p", "q"]
+    assert len([record for record in caplog.records if "skipped an event" in record.message]) == 2
 
 
 def test_other_events_change_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 import tomllib
 from importlib.metadata import EntryPoint
@@ -110,6 +111,14 @@ def test_the_examples_of_the_help_run(capsys: pytest.CaptureFixture[str]) -> Non
     assert plain
     for words in plain:
         assert warren(words[1:], {}) == 0
+
+
+def test_the_example_of_the_documentation_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    document = (ROOT / "docs" / "simulate.md").read_text("utf-8")
+    (typed,) = re.findall(r"^(warren simulate burst:.*) --picture burst.svg$", document, re.MULTILINE)
+    (printed,) = re.findall(r"^prints\n```\n(.*?)```", document, re.MULTILINE | re.DOTALL)
+    assert warren(typed.split()[1:], {}) == 0
+    assert capsys.readouterr().out.strip() == printed.strip()
 
 
 WORK_QUEUE = """

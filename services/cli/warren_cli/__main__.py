@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from warren_cli import arguments, commands
 from warren_cli.client import Client, Refused, Unreachable, WarrenError
 from warren_cli.credentials import Cluster, Scope, find_token
 from warren_cli.explain import explanation
-from warren_cli.submit import Interrupted, UsageError, submit
+from warren_cli.submit import Interrupted, Unwritable, UsageError, submit
 from warren_cli.view import table
 from warren_cli.watch import Watch, look, sample_json, watch
 
@@ -23,6 +24,9 @@ OWN = frozenset({"submit", "watch", "explain", "queues"})
 
 DONE, FAILED, USAGE, NOT_CURRENT, INTERRUPTED = 0, 1, 2, 3, 130
 
+PIPE_WIDTH = 100_000
+"""Columns where nobody sees any: what reads a pipe or a file wants names and lines as a whole."""
+
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 refused or unreachable, 2 usage, 3 nothing current to
@@ -30,6 +34,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     """
     environ = os.environ if environ is None else environ
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Where it cannot carry an arrow or a letter of another script, a question mark says more than a traceback.
+        sys.stdout.reconfigure(errors="replace")
     try:
         found = () if argv and argv[0] in OWN else commands.installed()
         args = arguments.parser(environ, found).parse_args(argv)
@@ -39,9 +46,14 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone, as `| head` does; Python would complain once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has gone, as `| head` does.
+        _drop_output()
         return FAILED
+
+
+def _drop_output() -> None:
+    """What could not be written is not tried again at the end, when Python would complain once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -57,20 +69,29 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     except UsageError as error:
         return _complain(str(error), USAGE)
     except WarrenError as error:
+        if isinstance(error, Unwritable):
+            _drop_output()
         by_user = isinstance(error, Interrupted) and error.by_user
         return _complain(_with_remedy(error, cluster), INTERRUPTED if by_user else FAILED)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # whatever is read has words of its own
+        _drop_output()
+        return _complain(f"cannot write the answer: {error.strerror or error}", FAILED)
 
 
 def _command(args: argparse.Namespace, client: Client) -> int:
     if args.command == "submit":
         started = time.monotonic()
-        count = submit(
-            args, client, sys.stdin.buffer, terminal=sys.stdin.isatty(), show=lambda task_id: print(task_id, flush=True)
-        )
+        # Python has no standard input where there is none, as after `<&-`: then nobody pipes anything in.
+        stdin, terminal = (io.BytesIO(), True) if sys.stdin is None else (sys.stdin.buffer, sys.stdin.isatty())
+        count = submit(args, client, stdin, terminal=terminal, show=lambda task_id: print(task_id, flush=True))
         if count != 1 and sys.stderr.isatty():
             print(f"{count} tasks in {time.monotonic() - started:.1f} s into {args.queue}", file=sys.stderr)
         return DONE
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
     if args.command == "queues":
         sample = look(client, None)
         if args.json:

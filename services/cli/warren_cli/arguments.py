@@ -8,12 +8,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from warren_cli import commands as further
-from warren_cli.client import DEFAULT_QUEUE
+from warren_cli.client import DEFAULT_QUEUE, UNSENDABLE
 from warren_cli.credentials import NAMESPACE, SECRET
 from warren_contract.durations import parse_duration
 from warren_contract.ids import check_task_id
 from warren_contract.names import check_queue_name
-from warren_contract.settings import duration, whole_number
+from warren_contract.settings import duration, shown, whole_number
 from warren_contract.task import MAX_PRIORITY
 
 DEFAULT_URL = "http://localhost:8080"
@@ -148,18 +148,18 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 def _address(text: str) -> str:
     try:
         url = urlsplit(text)
-        good = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+        good = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0 and "@" not in url.netloc
     except ValueError:  # a port that is none, or half of an IPv6 address
         good = False
     if not good or " " in text or not text.isprintable():
-        raise ValueError(f"{text!r} is no address of a producer: write one such as {DEFAULT_URL} (WARREN_URL)")
+        raise ValueError(f"{shown(text)!r} is no address of a producer: write one such as {DEFAULT_URL} (WARREN_URL)")
     return text
 
 
 def _text(text: str) -> str:
-    if not all(character.isprintable() for character in text):  # halves of surrogate pairs, too, which bytes become
+    if UNSENDABLE.search(text):
         raise ValueError(f"{text!r} has characters that no header can carry: leave them out")
-    if text != text.strip():
+    if text != text.strip(" "):
         raise ValueError(f"{text!r} has spaces at its ends, which no header can carry: leave them out")
     return text
 

@@ -50,7 +50,7 @@ _LINE_STATUS = {"queue_unknown": 404, "body_too_large": 413}
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_UNSENDABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+UNSENDABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Characters that the producer takes in no property of a task; halves of surrogate pairs are not even UTF-8."""
 
 _LOST = frozenset({502, 503, 504})
@@ -197,7 +197,7 @@ class TaskOptions:
         for name, text in texts.items():
             if not text:
                 continue
-            if _UNSENDABLE.search(text):
+            if UNSENDABLE.search(text):
                 raise ValueError(f"{name}: {text!r} has characters that no header can carry: leave them out")
             if text != text.strip(" "):
                 raise ValueError(f"{name}: {text!r} has spaces at its ends, which no header can carry: leave them out")
@@ -357,6 +357,9 @@ class Client:
         self._patience = patience
         self._sleep = sleep
         try:
+            if httpx.URL(self._url).userinfo:
+                # They would be sent in the token's place.
+                raise WarrenError("the address of a producer has no user and password in it: the token is all it needs")
             self._http = httpx.Client(
                 base_url=self._url,
                 headers={"Authorization": f"Bearer {token}", "User-Agent": "warren"},
@@ -405,8 +408,8 @@ class Client:
         in_doubt = heard = False
         for delay in Backoff(first=0.5, longest=5.0).delays():
             try:
-                answer = self._request("POST", f"/v1/queues/{_quote(queue)}/tasks", content=content, headers=headers)
-                return str(answer.get("id", task_id))
+                path = f"/v1/queues/{_quote(queue)}/tasks"
+                return str(self._request("POST", path, "id", content=content, headers=headers)["id"])
             except KeyboardInterrupt as error:
                 raise Abandoned([task_id]) from error
             except (Refused, Unreachable) as error:
@@ -489,8 +492,8 @@ class Client:
         rest: Refused | Unreachable | None = None
         try:
             content = _pieces(entry.line for entry in batch)
-            answer = self._request("POST", path, content=content, headers=headers, timeout=BATCH_TIMEOUT)
-            results = tuple(answer.get("results", ()))
+            answer = self._request("POST", path, "results", content=content, headers=headers, timeout=BATCH_TIMEOUT)
+            results = tuple(answer["results"])
             if len(results) != len(batch):
                 message = f"the producer at {self._url} answered for {len(results)} of {len(batch)} tasks"
                 rest = Unreachable(message, refused=False)
@@ -523,8 +526,7 @@ class Client:
             Refused: the producer answers with an error.
             Unreachable: there is no answer.
         """
-        found = self._request("GET", "/v1/queues").get("queues", ())
-        return [QueueStatus.from_json(item) for item in found]
+        return [QueueStatus.from_json(item) for item in self._request("GET", "/v1/queues", "queues")["queues"]]
 
     def queue(self, name: str) -> QueueStatus:
         """One queue, also one that the operator does not know.
@@ -533,9 +535,10 @@ class Client:
             Refused: the queue does not exist, or another error.
             Unreachable: there is no answer.
         """
-        return QueueStatus.from_json(self._request("GET", f"/v1/queues/{_quote(name)}"))
+        return QueueStatus.from_json(self._request("GET", f"/v1/queues/{_quote(name)}", "queue"))
 
-    def _request(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+    def _request(self, method: str, path: str, needs: str, **arguments: Any) -> dict[str, Any]:
+        """The producer's answer; one without the field `needs` is that of another server, whatever its status."""
         try:
             response = self._http.request(method, path, **arguments)
         except httpx.ConnectError as error:
@@ -553,7 +556,7 @@ class Client:
             data = response.json()
         except ValueError:
             data = None
-        if response.is_success and isinstance(data, dict):
+        if response.is_success and isinstance(data, dict) and needs in data:
             return data
         raise _refusal(response, data)
 

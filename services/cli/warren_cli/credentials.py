@@ -75,6 +75,8 @@ def _from_secret(scope: Scope, cluster: Cluster) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=KUBECTL_LIMIT, check=False)
     except FileNotFoundError:
         raise WarrenError(f"no token, and no kubectl to read it with: {remedy}") from None
+    except OSError as error:  # such as one for another kind of processor
+        raise WarrenError(f"no token: kubectl cannot be run ({error.strerror}): {remedy}") from error
     except subprocess.TimeoutExpired:
         raise WarrenError(
             f"no token: kubectl did not read Secret {cluster.secret} in namespace {cluster.namespace} within "
@@ -88,7 +90,7 @@ def _from_secret(scope: Scope, cluster: Cluster) -> str:
         )
     try:
         data = json.loads(done.stdout).get("data") or {}
-        for key in (scope, "admin", "submit"):
+        for key in (scope, "submit", "admin"):
             if data.get(key):
                 # After a token may follow the queues that it is for.
                 words = base64.b64decode(data[key], validate=True).decode().split()

@@ -35,6 +35,10 @@ class Interrupted(WarrenError):
         self.by_user = by_user
 
 
+class Unwritable(Interrupted):
+    """The ids of tasks that were submitted could not be shown: whoever read them has gone, or the disk is full."""
+
+
 class _Task(NamedTuple):
     """One of several tasks, and where it stands in the input: its line from 1; None where it is no line of one."""
 
@@ -64,6 +68,7 @@ def submit(
     Raises:
         WarrenError: as it is from `Client.submit`; of several tasks, those whose ids were shown are submitted.
         Interrupted: not all of several tasks were accepted, or the user ended it while some were on their way.
+        Unwritable: `show` raised OSError.
     """
     tasks, several, content_type = _tasks(args, stdin, terminal=terminal)
     if args.id is not None and several:
@@ -84,13 +89,19 @@ def submit(
     if several:
         return _submit_all(tasks, client, args.queue, options, show)
     try:
-        show(client.submit(next(tasks).body, args.queue, options))
+        task_id = client.submit(next(tasks).body, args.queue, options)
     except Abandoned as error:
         if not error.ids:
             raise
         stopped = Interrupted("interrupted: the task may have been accepted", by_user=True)
         (stopped.id,) = error.ids
         raise stopped from error
+    try:
+        show(task_id)
+    except OSError as error:
+        raise Unwritable(
+            f"the task was submitted, but its id {task_id} could not be shown: {error.strerror}"
+        ) from error
     return 1
 
 
@@ -105,6 +116,8 @@ def _submit_all(
     """Those of the batch whose outcome is not known here yet."""
     failures: list[tuple[_Place, WarrenError]] = []
     in_doubt: list[tuple[_Place, str]] = []
+    hidden: tuple[_Place, OSError] | None = None
+    """From which on no id could be shown, and why."""
     try:
         for several in _at_hand(tasks):
             first = 1 if last is None else last.number + 1
@@ -113,14 +126,14 @@ def _submit_all(
             for submitted in client.submit_many((task.body for task in several), queue, options):
                 place = untold[0]
                 if submitted.error is None:
-                    show(submitted.id)
                     done += 1
+                    hidden = hidden or _show(submitted.id, place, show)
                 elif submitted.error.id is not None:
                     in_doubt.append((place, submitted.id))
                 if submitted.error is not None:
                     failures.append((place, submitted.error))
                 untold.popleft()
-            if failures:
+            if failures or hidden is not None:
                 break
     except KeyboardInterrupt as error:
         if last is None:
@@ -128,11 +141,27 @@ def _submit_all(
         ids = error.ids if isinstance(error, Abandoned) else None
         details = [*_refused(failures, skip=0), *_doubts(in_doubt), *_on_their_way(untold, ids), _nothing_after(last)]
         raise Interrupted(f"interrupted ({_submitted(done)})", details, by_user=True) from error
-    if not failures or last is None:
+    if last is None or not (failures or hidden):
         return done
+    if hidden is not None:
+        place, unwritable = hidden
+        details = [*_refused(failures, skip=0), *_doubts(in_doubt), _nothing_after(last)]
+        raise Unwritable(
+            f"no id could be shown from {_named([place])} on: {unwritable.strerror} ({done} tasks were submitted)",
+            details,
+        ) from unwritable
     (places, cause), *_ = _runs(failures)
     details = [*_refused(failures, skip=len(places)), *_doubts(in_doubt), _nothing_after(last)]
     raise Interrupted(f"{_named(places)}: {cause} ({_submitted(done)})", details) from cause
+
+
+def _show(task_id: str, place: _Place, show: Callable[[str], None]) -> tuple[_Place, OSError] | None:
+    """Show the id of a task; if that cannot be done, the task's place, and why."""
+    try:
+        show(task_id)
+    except OSError as error:
+        return place, error
+    return None
 
 
 def _runs(failures: Iterable[tuple[_Place, WarrenError]]) -> list[tuple[list[_Place], WarrenError]]:

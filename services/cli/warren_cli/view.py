@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +14,15 @@ CHARTED = 4
 
 CHART_WIDTH = 60
 CHART_HEIGHT = 4
+LABEL_WIDTH = 20
+"""Columns of what stands beside a chart; the table above has the whole of a longer name."""
+
+NAME_WIDTH = 10
+"""Columns that a table leaves to a longer name at least; where they are not there, it is no table."""
+
+GAP = 2
+"""Columns between two of a table."""
+
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -36,9 +45,11 @@ def render(samples: Sequence[Sample], *, width: int = CHART_WIDTH, note: str = "
     Args:
         samples: oldest first.
         width: columns of a chart; its right end is now.
-        note: a line below, such as an error.
+        note: a line above, such as an error: what is below is cut off where there are many queues.
     """
     parts: list[RenderableType] = []
+    if note:
+        parts += [Text(note, style="yellow"), Text("")]
     if samples:
         latest = samples[-1]
         parts.append(table(latest.queues))
@@ -46,31 +57,53 @@ def render(samples: Sequence[Sample], *, width: int = CHART_WIDTH, note: str = "
             parts += [Text(""), chart(status.queue, samples, width=width)]
     else:
         parts.append(Text("waiting for the first answer", style="dim"))
-    if note:
-        parts += [Text(""), Text(note, style="yellow")]
     return Group(*parts)
 
 
 def table(queues: Sequence[QueueStatus]) -> RenderableType:
-    """One line for each queue, and below them why each has the workers that it has."""
-    if not queues:
-        return Text("no queues yet: the operator has told of none", style="dim")
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    grid.add_column("QUEUE", no_wrap=True, overflow="ellipsis", style="bold")
-    for title in ("READY", "UNACKED", "DELAYED", "DEAD", "WORKERS", "BUSY", "WANTED", "WAIT"):
-        grid.add_column(title, justify="right", no_wrap=True)
-    reasons = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    reasons.add_column(no_wrap=True, overflow="ellipsis", style="bold")
-    reasons.add_column(overflow="fold", ratio=1)
-    for status in queues:
-        grid.add_row(
-            status.queue,
-            *(number(value) for value in (status.ready, status.unacked, status.delayed, status.dead)),
-            *(number(value) for value in (status.workers, status.busy, status.desired)),
-            seconds(status.estimated_wait),
-        )
-        reasons.add_row(status.queue, Text(why(status), style="yellow" if status.stale or not status.exists else ""))
-    return Group(grid, Text(""), reasons)
+    """One line for each queue, and below them why each has the workers that it has.
+
+    Names and numbers are there as a whole, however long: a name goes on in the next line, and where the numbers leave
+    no room for one, each queue is a sentence.
+    """
+    return _Queues(tuple(queues)) if queues else Text("no queues yet: the operator has told of none", style="dim")
+
+
+@dataclass(frozen=True, slots=True)
+class _Queues:
+    queues: tuple[QueueStatus, ...]
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        titles = ("READY", "UNACKED", "DELAYED", "DEAD", "WORKERS", "BUSY", "WANTED", "WAIT")
+        rows = [_numbers(status) for status in self.queues]
+        widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+        room = options.max_width - sum(widths) - GAP * (len(widths) + 1)
+        if room < min(NAME_WIDTH, max(len(status.queue) for status in self.queues)):
+            for status in self.queues:
+                yield Text(plain_line(status), style=_style(status), overflow="fold")
+            return
+        grid = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+        grid.add_column("QUEUE", max_width=room, overflow="fold", style="bold")
+        for title, width in zip(titles, widths, strict=True):
+            grid.add_column(title, justify="right", no_wrap=True, min_width=width)
+        reasons = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=False)
+        reasons.add_column(max_width=max(NAME_WIDTH, options.max_width // 2), overflow="fold", style="bold")
+        reasons.add_column(overflow="fold", ratio=1)
+        for status, row in zip(self.queues, rows, strict=True):
+            grid.add_row(Text(status.queue), *row)
+            reasons.add_row(Text(status.queue), Text(why(status), style=_style(status)))
+        yield grid
+        yield Text("")
+        yield reasons
+
+
+def _numbers(status: QueueStatus) -> tuple[str, ...]:
+    counts = (status.ready, status.unacked, status.delayed, status.dead, status.workers, status.busy, status.desired)
+    return (*map(number, counts), seconds(status.estimated_wait))
+
+
+def _style(status: QueueStatus) -> str:
+    return "yellow" if status.stale or not status.exists else ""
 
 
 def chart(
@@ -82,6 +115,8 @@ def chart(
     workers = [0 if status is None else status.workers or 0 for status in states]
     ceiling = max((status.max_replicas or 0 for status in states if status is not None), default=0)
     grid = Table.grid(padding=(0, 1))
+    grid.add_column(max_width=LABEL_WIDTH, no_wrap=True, overflow="ellipsis")
+    grid.add_column(no_wrap=True)
     for title, values, top, style in (
         ("backlog", backlog, max(backlog, default=0), "cyan"),
         ("workers", workers, max([ceiling, *workers]), "green"),

@@ -78,7 +78,9 @@ QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 class AccessLog:
     """One line for each answer: method, path, status, milliseconds. No header and no query, so that no token shows.
 
-    Probes, and submits that went well, are logged at debug: thousands of them a second may come.
+    Probes, and submits that went well, are logged at debug: thousands of them a second may come. And common headers: an
+    answer to a client that still waits to be asked for its body is the last on its connection, since some then send the
+    body and others do not, and what comes next could be either (RFC 9110, section 10.1.1).
 
     Args:
         app: that answers.
@@ -97,18 +99,24 @@ class AccessLog:
             return
         started = time.perf_counter()
         status = 500
+        waits = any(name == b"expect" for name, _ in scope["headers"])
+
+        async def ask() -> Message:
+            nonlocal waits
+            waits = False
+            return await receive()
 
         async def watch(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-content-type-options", b"nosniff")]
-                if self._draining():
+                if waits or self._draining():
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
-            await self._app(scope, receive, watch)
+            await self._app(scope, ask if waits else receive, watch)
         finally:
             log_answer(scope["method"], scope["path"], status, started, scope.get("client"))
 
@@ -290,6 +298,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refusal = f"{MAX_PIPELINED} requests wait on this connection already"
         if self._refusal:
             raise ValueError(self._refusal)
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # a client of that version knows no answer before the answer
         if self._may_take_shortcut() and not upgrade:
             self._held = []
             return

@@ -17,8 +17,8 @@ from pika.exceptions import ChannelClosed, ChannelClosedByBroker
 from warren_contract.aio import BrokerUnavailable, Channel, Connection, keep_connected
 from warren_contract.backoff import Backoff
 from warren_contract.binding import keep_bound
-from warren_contract.events import EventError, decode
-from warren_contract.names import EVENTS_EXCHANGE, PRODUCER_QUEUE_PREFIX
+from warren_contract.events import EventError, QueueState, WorkerState, decode
+from warren_contract.names import EVENTS_EXCHANGE, PRODUCER_QUEUE_PREFIX, QueueNameError, check_queue_name
 from warren_producer.queues import Board
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,10 @@ class Observer:
     def _on_event(self, _channel: object, method: pika.spec.Basic.Deliver, _properties: object, body: bytes) -> None:
         try:
             event = decode(body)
-        except EventError as error:
+            if isinstance(event, QueueState | WorkerState):
+                # The broker is asked for each queue that is heard of: by a name that is none, it would refuse all.
+                check_queue_name(event.queue)
+        except (EventError, QueueNameError) as error:
             log.warning("skipped an event with key %s: %s", method.routing_key, error)
             return
         if event is not None:

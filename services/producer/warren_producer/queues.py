@@ -1,11 +1,16 @@
 """What is known about the queues from events: the operator's last word on each, and what the workers say themselves."""
 
+import math
 from dataclasses import dataclass
 
 from warren_contract.events import Event, QueueState, WorkerState
 
 STALE_AFTER = 30.0
-"""Seconds. The operator repeats each state every 10 s: three misses in a row are no coincidence."""
+"""Seconds. The operator repeats each state after 20 s at the latest (`TELL_QUIET_EVERY`)."""
+
+STATE_FORGOTTEN_AFTER = 600.0
+"""Seconds of silence about one queue, while the operator speaks of others, after which its WorkQueue counts as deleted.
+Where the operator says nothing at all, its last words stay, as old as they are."""
 
 WORKER_FORGOTTEN_AFTER = 35.0
 """Seconds of silence after which a worker counts as gone: it says something every 10 s, unless it was killed."""
@@ -41,6 +46,8 @@ class Board:
     def __init__(self) -> None:
         # Both in the order of receipt, oldest first.
         self._states: dict[str, tuple[QueueState, float]] = {}
+        self._spoken_at = self._speaking_since = -math.inf
+        """When the operator spoke last, and since when it has without a pause, in monotonic seconds."""
         self._workers: dict[tuple[str, str], tuple[WorkerState, float]] = {}
         self._names: dict[str, set[str]] = {}
         """The workers of each queue that has any, so that a look at one queue costs nothing for all others."""
@@ -56,6 +63,7 @@ class Board:
             case QueueState():
                 self._states.pop(event.queue, None)
                 self._states[event.queue] = (event, now)
+                self._forget_deleted(now)
                 if event.workers == 0:
                     # Nobody is left to say goodbye: these were killed.
                     for name in list(self._names.get(event.queue, ())):
@@ -81,6 +89,16 @@ class Board:
         known = (self._workers[queue, name] for name in sorted(self._names.get(queue, ())))
         workers = tuple(last for last, heard in known if now - heard <= WORKER_FORGOTTEN_AFTER)
         return Heard(state=state, age=None if at is None else max(0.0, now - at), workers=workers)
+
+    def _forget_deleted(self, now: float) -> None:
+        """States that a speaking operator does not repeat any more."""
+        if now - self._spoken_at > STALE_AFTER:
+            self._speaking_since = now
+        self._spoken_at = now
+        if now - self._speaking_since <= STATE_FORGOTTEN_AFTER:
+            return  # back after a pause, it has perhaps not told all of them yet
+        while now - self._states[oldest := next(iter(self._states))][1] > STATE_FORGOTTEN_AFTER:
+            del self._states[oldest]
 
     def _forget(self, key: tuple[str, str]) -> None:
         """A worker, by its queue and name, if it is known."""
