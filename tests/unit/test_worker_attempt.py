@@ -118,6 +118,7 @@ def test_progress_is_kept_within_bounds() -> None:
         ("os:sep", "sep cannot be called"),
         ("os:environ", "environ\\[.*cannot be called"),
         ("broken_module:f", "importing broken_module failed: ZeroDivisionError"),
+        ("ending_module:f", "importing ending_module failed: SystemExit: DATABASE_URL is not set"),
         ("half_module:work", "work is async or a generator"),
         ("half_module:numbers", "numbers is async or a generator"),
     ],
@@ -126,6 +127,7 @@ def test_a_handler_that_cannot_be_used_is_named(
     spec: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_module.py").write_text("1 / 0\n", "utf-8")
+    (tmp_path / "ending_module.py").write_text("import sys\nsys.exit('DATABASE_URL is not set')\n", "utf-8")
     (tmp_path / "half_module.py").write_text(
         "async def work(task): ...\ndef numbers(task):\n    yield 1\n"
         "class A:\n    @staticmethod\n    def b(task): ...\n",
