@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,23 @@ def test_a_result_that_nobody_would_await_is_a_failure() -> None:
             """Never awaited."""
 
     assert isinstance(attempt.run(lambda _task: Later(), task()), Failed)
+
+
+def test_a_generator_behind_a_plain_function_is_a_failure_and_not_done() -> None:
+    worked: list[str] = []
+
+    def steps() -> Iterator[None]:
+        worked.append("a step")
+        yield
+
+    async def later_steps() -> AsyncIterator[None]:
+        worked.append("a step")
+        yield
+
+    for outcome in (attempt.run(lambda _task: steps(), task()), attempt.run(lambda _task: later_steps(), task())):
+        assert isinstance(outcome, Failed)
+        assert "returned a generator" in outcome.message
+    assert not worked
 
 
 def test_a_result_that_answers_to_any_name_is_none_to_be_awaited() -> None:
