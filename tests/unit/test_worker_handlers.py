@@ -170,6 +170,18 @@ def test_a_program_has_a_year_where_that_is_the_limit() -> None:
     assert attempt.run(work, Task(b"", "id", 1, time.time() + LONGEST_DURATION)) == DONE
 
 
+def test_a_program_that_ended_well_as_somebody_else_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with sudo. A unit test has no program with the rights to become another user."""
+
+    def killpg(_group: int, _signal: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    for command, outcome in (("true", DONE), ("false", Failed("ProgramFailed", "the program ended with exit code 1"))):
+        work = exec_handler.make({"WARREN_EXEC_COMMAND": command, "PATH": os.defpath})
+        assert attempt.run(work, Task(b"", "id", 1, time.time() + 60)) == outcome
+
+
 def test_a_program_that_is_not_there_or_may_not_be_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "tool").write_text("#!/bin/sh\n", "utf-8")
     for command in ("tool", str(tmp_path / "tool"), str(tmp_path / "none"), str(tmp_path)):
