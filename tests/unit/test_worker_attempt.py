@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,23 @@ def test_a_result_that_nobody_would_await_is_a_failure() -> None:
     assert isinstance(attempt.run(lambda _task: Later(), task()), Failed)
 
 
+def test_a_generator_behind_a_plain_function_is_a_failure_and_not_done() -> None:
+    worked: list[str] = []
+
+    def steps() -> Iterator[None]:
+        worked.append("a step")
+        yield
+
+    async def later_steps() -> AsyncIterator[None]:
+        worked.append("a step")
+        yield
+
+    for outcome in (attempt.run(lambda _task: steps(), task()), attempt.run(lambda _task: later_steps(), task())):
+        assert isinstance(outcome, Failed)
+        assert "returned a generator" in outcome.message
+    assert not worked
+
+
 def test_a_result_that_answers_to_any_name_is_none_to_be_awaited() -> None:
     class Proxy:
         def __getattr__(self, name: str) -> str:
@@ -118,6 +136,7 @@ def test_progress_is_kept_within_bounds() -> None:
         ("os:sep", "sep cannot be called"),
         ("os:environ", "environ\\[.*cannot be called"),
         ("broken_module:f", "importing broken_module failed: ZeroDivisionError"),
+        ("ending_module:f", "importing ending_module failed: SystemExit: DATABASE_URL is not set"),
         ("half_module:work", "work is async or a generator"),
         ("half_module:numbers", "numbers is async or a generator"),
     ],
@@ -126,6 +145,7 @@ def test_a_handler_that_cannot_be_used_is_named(
     spec: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_module.py").write_text("1 / 0\n", "utf-8")
+    (tmp_path / "ending_module.py").write_text("import sys\nsys.exit('DATABASE_URL is not set')\n", "utf-8")
     (tmp_path / "half_module.py").write_text(
         "async def work(task): ...\ndef numbers(task):\n    yield 1\n"
         "class A:\n    @staticmethod\n    def b(task): ...\n",

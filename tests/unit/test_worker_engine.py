@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pika
 import pytest
 
+from warren_contract.events import RunningTask, WorkerState, decode
 from warren_worker import worker as engine
 from warren_worker.executor import Job, Reports
 from warren_worker.loop import Loop
-from warren_worker.settings import WorkerSettings
+from warren_worker.reporter import Reporter
+from warren_worker.settings import MAX_CONCURRENCY, MAX_NAME, WorkerSettings
 from warren_worker.thread_executor import ThreadExecutor
 from warren_worker.verdict import INTERRUPTED, Outcome
 from warren_worker.worker import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Worker
@@ -238,6 +240,38 @@ def test_a_clock_that_is_put_back_does_not_make_later_states_look_older(
     assert idle.started_at <= idle.at <= task.since <= busy.at < idle.at + 3600.0
     assert busy.started_at == idle.started_at
     assert stage.executor.deadlines[0] < idle.at, "a deadline is for others to compare with the clock as it is"
+
+
+@pytest.mark.parametrize("id_", ["\x01" * 255, "\N{GRINNING FACE}" * 63, "0" * 36], ids=["controls", "emoji", "uuid"])
+def test_a_worker_with_many_tasks_is_heard_whatever_they_are_called(id_: str) -> None:
+    class Channel:
+        is_open = True
+        told: ClassVar[list[bytes]] = []
+
+        def channel(self, on_open_callback: Callable[[Any], object]) -> None:
+            on_open_callback(self)
+
+        def add_on_close_callback(self, _callback: object) -> None:
+            """It is never closed."""
+
+        add_on_connection_blocked_callback = add_on_connection_unblocked_callback = add_on_close_callback
+
+        def basic_publish(self, _exchange: str, _key: str, body: bytes, _properties: object) -> None:
+            self.told.append(body)
+
+    running = (RunningTask(id_, time.time()),) * MAX_CONCURRENCY
+    loop = Loop()
+    state = WorkerState("q", "\xe9" * MAX_NAME, time.time(), time.time(), MAX_CONCURRENCY, running, 0, 0, 0.0, 0.0)
+    reporter = Reporter(loop, lambda: state)
+    channel: Any = Channel()
+    reporter.on_connected(channel)
+    reporter.close()
+    loop.close()
+    heard = decode(channel.told[0])
+    assert isinstance(heard, WorkerState)
+    assert [task.since for task in heard.running] == [task.since for task in running]
+    assert all(id_.startswith(task.id) for task in heard.running)
+    assert heard.running[0].id[:36] == id_[:36]
 
 
 def test_a_bad_handler_for_threads_ends_the_worker_at_once() -> None:

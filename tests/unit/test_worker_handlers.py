@@ -3,6 +3,7 @@
 import datetime as dt
 import errno
 import json
+import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from warren_contract.settings import SettingError, memory, setting
+from warren_contract.settings import LONGEST_DURATION, SettingError, memory, setting
 from warren_worker import attempt, exec_handler, handlers, http_handler, recycling
 from warren_worker.attempt import Explained
 from warren_worker.handler_error import HandlerError
 from warren_worker.recycling import Recycling, resident_memory
 from warren_worker.task import PermanentError, Task
-from warren_worker.verdict import Failed
+from warren_worker.verdict import DONE, Failed
 
 any_text = st.text(st.characters(exclude_categories=()))
 values = st.recursive(
@@ -150,9 +151,40 @@ def test_a_service_that_answers_and_hangs_up_before_it_has_the_whole_task_is_hea
     assert outcome.permanent is permanent
 
 
+@pytest.mark.parametrize("said", [b"100 Continue", b"102 Processing", b"103 Early Hints\r\nLink: </style.css>"])
+def test_what_a_service_says_while_it_works_is_not_its_answer(said: bytes) -> None:
+    def serve() -> None:
+        with listener.accept()[0] as connection:
+            connection.recv(4096)
+            connection.sendall(2 * (b"HTTP/1.1 " + said + b"\r\n\r\n") + b"HTTP/1.1 204 Done\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        served = pool.submit(serve)
+        post = http_handler.make({"WARREN_HTTP_URL": f"http://127.0.0.1:{listener.getsockname()[1]}/"})
+        assert attempt.run(post, Task(b"", "id", 1, time.time() + 60)) == DONE
+        served.result()
+
+
+def test_a_program_has_a_year_where_that_is_the_limit() -> None:
+    work = exec_handler.make({"WARREN_EXEC_COMMAND": "true", "PATH": os.defpath})
+    assert attempt.run(work, Task(b"", "id", 1, time.time() + LONGEST_DURATION)) == DONE
+
+
+def test_a_program_that_ended_well_as_somebody_else_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with sudo. A unit test has no program with the rights to become another user."""
+
+    def killpg(_group: int, _signal: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    for command, outcome in (("true", DONE), ("false", Failed("ProgramFailed", "the program ended with exit code 1"))):
+        work = exec_handler.make({"WARREN_EXEC_COMMAND": command, "PATH": os.defpath})
+        assert attempt.run(work, Task(b"", "id", 1, time.time() + 60)) == outcome
+
+
 def test_a_program_that_is_not_there_or_may_not_be_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "tool").write_text("#!/bin/sh\n", "utf-8")
-    for command in ("tool", str(tmp_path / "tool"), str(tmp_path / "none")):
+    for command in ("tool", str(tmp_path / "tool"), str(tmp_path / "none"), str(tmp_path)):
         with pytest.raises(HandlerError, match="no program"):
             handlers.load("exec", {"WARREN_EXEC_COMMAND": command, "PATH": str(tmp_path)})
     (tmp_path / "tool").chmod(0o755)

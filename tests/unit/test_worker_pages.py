@@ -1,11 +1,16 @@
 """Settings, metrics and the answers of the health server."""
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from warren_contract.settings import SettingError
-from warren_worker.health import Answer, respond
+from warren_worker.health import CLIENT_LIMIT, MAX_CLIENTS, Answer, HealthServer, respond
+from warren_worker.loop import Loop
 from warren_worker.metrics import Counters, Gauges, render
 from warren_worker.settings import WorkerSettings
 from warren_worker.verdict import DONE, INTERRUPTED, Failed, Verdict
@@ -68,6 +73,29 @@ def test_requests_get_their_answer(request_line: bytes, status: int) -> None:
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"Content-Length: " in head
     assert (body == b"") == request_line.startswith(b"HEAD")
+
+
+def test_clients_that_say_nothing_keep_no_probe_out() -> None:
+    loop = Loop()
+    server = HealthServer(loop, PAGES)
+    port = server.start(0)
+    with ExitStack() as stack:
+        for _ in range(MAX_CLIENTS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+
+        def probe() -> bytes:
+            try:
+                with socket.create_connection(("127.0.0.1", port), timeout=CLIENT_LIMIT) as connection:
+                    connection.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+                    return connection.recv(4096)
+            finally:
+                loop.add_callback(loop.stop)
+
+        answered = stack.enter_context(ThreadPoolExecutor(1)).submit(probe)
+        loop.start()
+        assert answered.result().startswith(b"HTTP/1.1 200 ")
+    server.close()
+    loop.close()
 
 
 @given(st.binary(max_size=500))

@@ -3,6 +3,7 @@
 import logging
 import traceback
 from contextvars import ContextVar
+from types import AsyncGeneratorType, GeneratorType
 
 from warren_worker.task import Handler, PermanentError, Task
 from warren_worker.verdict import DONE, Done, Failed
@@ -42,8 +43,11 @@ def run(handler: Handler, task: Task) -> Done | Failed:
         return failure(error)
     finally:
         current_task.reset(token)
-    if hasattr(type(result), "__await__"):  # as await itself looks; an instance may answer to any name, or raise
+    kind = type(result)
+    if hasattr(kind, "__await__"):  # as await itself looks; an instance may answer to any name, or raise
         return Failed("TypeError", "the handler returned an awaitable: write a plain function, nobody awaits it here")
+    if issubclass(kind, GeneratorType | AsyncGeneratorType):  # what it would do has not even begun
+        return Failed("TypeError", "the handler returned a generator: write a plain function, nobody iterates over it")
     return DONE
 
 

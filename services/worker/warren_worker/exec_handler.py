@@ -47,6 +47,9 @@ MAX_HEADERS = 65_536
 
 READ_SIZE = 65_536
 
+LONGEST_WAIT = 3600.0
+"""Seconds between two looks at the clock: poll(2) cannot count to the longest time limit, a year."""
+
 
 class ProgramFailed(Explained):
     """The program ended with another exit code than 0."""
@@ -65,7 +68,7 @@ def make(environ: Mapping[str, str]) -> Handler:
     """
     command = setting(environ, COMMAND, parse_command)
     path = environ.get("PATH", os.defpath)
-    if not any(os.access(candidate, os.X_OK) for candidate in _candidates(command[0], path)):
+    if not any(map(_may_be_run, _candidates(command[0], path))):
         raise HandlerError(
             f"{COMMAND}: there is no program {command[0]!r} that may be run: is it in the image and on PATH?"
         )
@@ -139,6 +142,10 @@ def plain(value: Any) -> Any:
 
 def _candidates(program: str, path: str) -> list[str]:
     return [program] if "/" in program else [os.path.join(folder, program) for folder in path.split(os.pathsep)]  # noqa: PTH118  the kernel's own rule
+
+
+def _may_be_run(path: str) -> bool:
+    return os.path.isfile(path) and os.access(path, os.X_OK)  # noqa: PTH113  Path's raises where nobody may look
 
 
 class _Run:
@@ -225,7 +232,7 @@ class _Run:
                 poll.register(pipe, select.POLLIN)
             while True:
                 left = self._limit - time.monotonic()
-                ready = poll.poll(max(0.0, left) * 1000)
+                ready = poll.poll(min(LONGEST_WAIT, max(0.0, left)) * 1000)
                 for fd, _events in ready:
                     if fd == ended:
                         return True

@@ -89,7 +89,7 @@ def load(spec: str, environ: Mapping[str, str] = os.environ) -> Handler:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise HandlerError(f"WARREN_HANDLER={spec!r}: cannot import {module_name}: {error}") from error
-    except Exception as error:  # a module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a module may raise anything while it is imported
         raise HandlerError(
             f"WARREN_HANDLER={spec!r}: importing {module_name} failed: {type(error).__name__}: {error}"
         ) from error

@@ -1,7 +1,8 @@
 """`/healthz`, `/readyz` and `/metrics` over HTTP, served by the IO loop itself.
 
 That an answer comes at all is the proof of life: a loop that is wedged answers nobody, and the kubelet's probe fails by
-its own time limit. Bounded in every direction, since anybody in the cluster may connect.
+its own time limit. Bounded in every direction, since anybody in the cluster may connect: where there are too many
+clients, a new one takes the place of the one that has been there longest.
 """
 
 import logging
@@ -84,8 +85,7 @@ class HealthServer:
         except OSError:  # the client is gone already, or we are out of descriptors
             return
         if len(self._clients) >= MAX_CLIENTS:
-            sock.close()
-            return
+            self._drop(next(iter(self._clients.values())))
         sock.setblocking(False)
         client = _Client(sock, self._loop.call_later(CLIENT_LIMIT, lambda: self._drop(client)))
         self._clients[sock.fileno()] = client

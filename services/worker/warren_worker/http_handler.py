@@ -49,6 +49,19 @@ class HttpError(Explained):
     """The service did not answer with 2xx, or not at all."""
 
 
+class _Response(http.client.HTTPResponse):
+    """Passes over what a service says while it still works, such as 102 or 103 (RFC 9110, section 15.2). The library
+    does so with 100 alone, and takes the others for the answer.
+    """
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # not in the stubs
+            if not 100 < status < 200 or status == http.client.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+
+
 class Refused(HttpError, PermanentError):
     """The service says that the task is wrong."""
 
@@ -120,6 +133,7 @@ def _post(url: SplitResult, task: Task, queue: str) -> None:
     left = max(0.0, task.deadline - time.time())
     limit = max(0.1, left - min(MARGIN, left / 10))
     connection = kind(url.hostname, url.port, timeout=min(limit, CONNECT_LIMIT))
+    connection.response_class = _Response
     path = (url.path or "/") + (f"?{url.query}" if url.query else "")
     headers = {**headers_of(task, queue), "User-Agent": "warren-worker", "Connection": "close"}
     expiry = _Expiry(limit)

@@ -50,11 +50,14 @@ def die_with(parent: int) -> None:
 
 
 def kill_group(pid: int) -> None:
-    """SIGKILL to a child and its process group; a child that did not come to make its group yet is killed alone."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        with suppress(ProcessLookupError):
+    """SIGKILL to a child and its process group; a child that did not come to make its group yet is killed alone.
+
+    Where all of them run as somebody else, as with sudo, none is killed.
+    """
+    with suppress(ProcessLookupError, PermissionError):
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
             os.kill(pid, signal.SIGKILL)
 
 

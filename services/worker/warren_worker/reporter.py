@@ -7,6 +7,7 @@ shares the IO thread: nothing here waits, and an event that cannot be sent at on
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pika
@@ -14,7 +15,7 @@ from pika.adapters.select_connection import SelectConnection
 from pika.channel import Channel
 
 from warren_contract.backoff import Backoff
-from warren_contract.events import WorkerState, encode
+from warren_contract.events import MAX_EVENT_SIZE, RunningTask, WorkerState, encode
 from warren_contract.names import EVENTS_EXCHANGE
 from warren_worker.loop import Loop, Timer
 from warren_worker.pace import Pace
@@ -36,6 +37,11 @@ SIGN_OF_LIFE = 10.0
 
 CHANNEL_RETRY = Backoff(first=1.0, longest=30.0)
 """Delays after the broker closed the channel, as it does while the exchange does not exist yet."""
+
+
+SHORT_ID = 40
+"""Characters of each task's id where the event would be too long, so that nobody read it: JSON writes one in up to 12
+bytes, and a hundred tasks may have ids of 255 bytes that a client of any kind has thought up."""
 
 
 class Reporter:
@@ -126,4 +132,8 @@ class Reporter:
             return
         state = self._state()
         properties = pika.BasicProperties(content_type="application/json", type=state.kind)
-        channel.basic_publish(EVENTS_EXCHANGE, state.routing_key, encode(state), properties)
+        body = encode(state)
+        if len(body) > MAX_EVENT_SIZE:
+            running = tuple(RunningTask(task.id[:SHORT_ID], task.since) for task in state.running)
+            body = encode(replace(state, running=running))
+        channel.basic_publish(EVENTS_EXCHANGE, state.routing_key, body, properties)
