@@ -72,7 +72,7 @@ class Loop:
         self.workloads = Workloads(api, settings.namespaces, self._work_queue_changed)
         self.entries: dict[Key, Entry] = {}
         self.tick_at = time.monotonic()
-        self.pace = Pace(self.tick_at)
+        self.pace = Pace(self.tick_at, settings.look_cores)
         self._defaults = settings.defaults
         self._topology = topology
         self._agenda: Agenda[Key] = Agenda()

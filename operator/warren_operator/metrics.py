@@ -275,6 +275,7 @@ class _Operator(Collector):
             ("topology_known", "1 while queues and policies can be compared.", not self._topology.problem),
             ("loop_age_seconds", "Time since the loop last turned.", time.monotonic() - loop.tick_at),
             ("workqueues", "WorkQueues that exist.", len(loop.entries)),
+            ("look_stretch", "Times as long as usual that queues wait for their next regular look.", loop.pace.stretch),
         ):
             yield GaugeMetricFamily(f"warren_operator_{name}", text, float(value))
         yield CounterMetricFamily(

@@ -1,7 +1,8 @@
 """How much of what it does again and again the operator affords itself."""
 
 LOOKS_SHARE = 0.2
-"""Share of one core that regular looks may take: what some thousands of queues need to be looked at as often as one."""
+"""Share of one core that regular looks may take unless the settings say otherwise: what some thousands of queues need
+to be looked at as often as one."""
 
 TELLS_SHARE = 0.03
 """Share of one core that event messages about queues that change may take."""

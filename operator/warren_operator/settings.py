@@ -1,5 +1,6 @@
 """The operator's settings: environment variables, and the file with the virtual host's defaults."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ import pydantic
 import yaml
 
 from warren_contract.settings import SettingError, setting, whole_number
+from warren_operator.pace import LOOKS_SHARE
 from warren_operator.resource import Key, MessageTtl, Model, QueueSettings, Retry, TimeLimit, first_problem
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -17,6 +19,9 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 DEFAULTS_FILE = "/etc/warren/defaults.yaml"
 
 ALL_NAMESPACES = "*"
+
+LEAST_LOOK_CORES = 0.01
+"""With less, the pauses between two looks would be as long as they may become for a few dozen queues."""
 
 BUILT_IN = QueueSettings(max_length=100_000, max_attempts=5, min_delay=1.0, max_delay=300.0, time_limit=1500.0)
 """What holds where neither the defaults file nor the WorkQueue says otherwise."""
@@ -42,6 +47,7 @@ class Settings:
         name: of this operator in Kubernetes Events and in the broker's list of connections.
         budgets: workers that WorkQueues share, by the budget's name.
         lease: namespace and name of the lease that it acts under; None for none, where it is the only one.
+        look_cores: processor time that regular looks at queues may take, in cores.
     """
 
     namespaces: tuple[str, ...]
@@ -50,6 +56,7 @@ class Settings:
     name: str
     budgets: Mapping[str, int] = field(default_factory=dict)
     lease: Key | None = None
+    look_cores: float = LOOKS_SHARE
 
     @property
     def everywhere(self) -> bool:
@@ -70,6 +77,7 @@ class Settings:
             name=setting(environ, "HOSTNAME", str, "warren-operator"),
             budgets=setting(environ, "WARREN_BUDGETS", _budgets, {}),
             lease=setting(environ, "WARREN_LEASE", _lease) if environ.get("WARREN_LEASE") else None,
+            look_cores=setting(environ, "WARREN_LOOK_CORES", _look_cores, LOOKS_SHARE),
         )
 
 
@@ -95,6 +103,12 @@ def _budgets(text: str) -> dict[str, int]:
             raise ValueError("write each budget once with its number of workers, such as gpu=8,reports=20")
         budgets[name.strip()] = int(workers)
     return budgets
+
+
+def _look_cores(text: str) -> float:
+    if re.fullmatch(r"[0-9](\.[0-9]{1,3})?", text) is None or not LEAST_LOOK_CORES <= float(text) <= 1:
+        raise ValueError(f"write a number of cores from {LEAST_LOOK_CORES} to 1, such as {LOOKS_SHARE}")
+    return float(text)
 
 
 def _own_namespace() -> tuple[str, ...] | None:

@@ -11,6 +11,7 @@ from chart_variants import EVERYTHING
 
 from warren_contract.aio import CLOSE_LIMIT
 from warren_contract.durations import parse_duration
+from warren_operator.settings import Settings
 from warren_producer.__main__ import LINGER, graceful_limit
 from warren_producer.settings import ProducerSettings
 
@@ -317,6 +318,15 @@ def test_budgets_reach_the_operator() -> None:
         "spec"
     ]["template"]["spec"]["containers"]
     assert {"name": "WARREN_BUDGETS", "value": "gpu=8,reports=20"} in operator["env"]
+
+
+@pytest.mark.parametrize(("values", "written"), [({}, "0.2"), ({"lookCores": 0.05}, "0.05"), ({"lookCores": 1}, "1")])
+def test_what_looking_may_cost_reaches_the_operator(values: dict[str, Any], written: str) -> None:
+    (operator,) = find(render({"operator": values}), "Deployment", "warren-operator")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert {"name": "WARREN_LOOK_CORES", "value": written} in operator["env"]
+    Settings.load({"WARREN_NAMESPACES": "jobs", "WARREN_LOOK_CORES": written})
 
 
 def test_the_operator_s_defaults_are_the_workers() -> None:

@@ -105,6 +105,9 @@ def test_a_typing_error_is_refused(path: str) -> None:
         ("broker/extraPlugins", ["rabbitmq_shovel]."]),
         ("broker/persistence/size", "4 GB"),
         ("operator/watchNamespaces", ["a", "*"]),
+        ("operator/lookCores", 0),
+        ("operator/lookCores", 1.5),
+        ("operator/lookCores", "200m"),
         ("credentials/create", "maybe"),
     ],
 )

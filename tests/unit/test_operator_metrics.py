@@ -54,6 +54,7 @@ def operator(*entries: Entry) -> Any:
         lease=SimpleNamespace(ours=True),
         workloads=SimpleNamespace(problem=""),
         tick_at=0.0,
+        pace=SimpleNamespace(stretch=1.5),
     )
 
 
@@ -104,6 +105,7 @@ async def test_everything_that_is_explained_is_measured() -> None:
     assert {key: value for key, value in found.items() if key[0].startswith("warren_queue_")} == wanted
     own = {name: value for (name, labels), value in found.items() if not labels}
     assert own["warren_operator_workqueues"] == 1
+    assert own["warren_operator_look_stretch"] == 1.5
     assert own["warren_operator_broker_connected"] == 1
     assert own["warren_operator_topology_known"] == 0
     assert own["warren_operator_failed_readings_total"] == 4

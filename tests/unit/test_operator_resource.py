@@ -8,6 +8,7 @@ import yaml
 
 from warren_contract.settings import SettingError
 from warren_operator.crd import definition, render
+from warren_operator.pace import LOOKS_SHARE
 from warren_operator.resource import QueueSettings, ResourceError, parse_spec, queue_settings, read_work_queue
 from warren_operator.scaling import scaling_of
 from warren_operator.settings import BUILT_IN, Settings
@@ -197,4 +198,16 @@ def test_budgets_are_read_and_checked(tmp_path: Path) -> None:
     assert load("gpu=8, reports=20").budgets == {"gpu": 8, "reports": 20}
     for wrong in ("gpu", "gpu=many", "=3", "gpu=1,gpu=2"):
         with pytest.raises(SettingError, match=r"WARREN_BUDGETS.* such as gpu=8,reports=20"):
+            load(wrong)
+
+
+def test_how_much_looking_at_queues_may_cost_is_read_and_checked() -> None:
+    def load(text: str) -> Settings:
+        return Settings.load({"WARREN_NAMESPACES": "jobs", "WARREN_LOOK_CORES": text})
+
+    assert load("0.5").look_cores == 0.5
+    assert load("1").look_cores == 1
+    assert Settings.load({"WARREN_NAMESPACES": "jobs"}).look_cores == LOOKS_SHARE
+    for wrong in ("0", "0.001", "1.1", "2", "-0.2", "200m", "nan", "1e-1", "0.2 "):
+        with pytest.raises(SettingError, match=r"WARREN_LOOK_CORES.* from 0.01 to 1, such as 0.2"):
             load(wrong)
