@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from warren_contract.events import RunningTask, WorkerState
+from warren_contract.events import RunningTask, TasksSubmitted, WorkerState
 from warren_operator.kube import KubeError
 from warren_operator.loop import Loop
 from warren_operator.observation import Counts, Reading, Statistics
@@ -134,8 +134,8 @@ class Bed:
         found = None if replicas is None else Deployment(f"uid of {name}", replicas, settled=True)
         self.workloads._deployments[0]._copy.set(Key(NAMESPACE, name), found)
 
-    def work_queue(self, name: str, number: int = 1, **spec: Any) -> Key:
-        """There is a WorkQueue, made as the `number`-th."""
+    def work_queue(self, name: str, number: int = 1, *, generation: int = 1, **spec: Any) -> Key:
+        """There is a WorkQueue, made as the `number`-th, and edited since where it is of a later generation."""
         self.workloads.queues.take(
             None,
             {
@@ -143,7 +143,7 @@ class Bed:
                     "namespace": NAMESPACE,
                     "name": name,
                     "uid": f"uid of {name}",
-                    "generation": 1,
+                    "generation": generation,
                     "creationTimestamp": f"2026-01-01T00:00:0{number}Z",
                 },
                 "spec": {"scaleTargetRef": {"name": name}, "maxReplicas": 10, **spec},
@@ -284,6 +284,41 @@ async def test_a_refused_change_is_forgotten_once_it_is_not_wanted_any_more() ->
         await until("it is told", lambda: bed.ready(key).reason == "ScalingRefused")
         bed.queues.ready = 0
         await until("all is well", lambda: bed.ready(key).status == "True")
+
+
+async def test_a_refused_change_is_forgotten_once_changes_are_only_recommended() -> None:
+    bed, key = refused(KubeError(403, "Forbidden", "deployments/scale is forbidden"))
+    async with bed.running():
+        await until("it is told", lambda: bed.ready(key).reason == "ScalingRefused")
+        bed.work_queue("a", generation=2, mode="Recommend")
+        await until("all is well", lambda: bed.ready(key).status == "True")
+
+
+async def test_tasks_of_a_queue_whose_workers_are_only_recommended_wait_for_no_reaction() -> None:
+    """Else the time until somebody sets mode to Enforce would be measured as one."""
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.ready = 50
+    key = bed.work_queue("a", mode="Recommend")
+    async with bed.running():
+        await until("it is looked at", lambda: limit_of(bed, key) is not None)
+        bed.loop.heard(TasksSubmitted("a", 50, time.time()))
+        await until("it is looked at again", lambda: bed.loop.entries[key].hinted_at is None)
+
+
+async def test_a_refusal_that_is_over_is_not_told_any_longer() -> None:
+    """Nothing else is new since the WorkQueue was last decided on."""
+    bed = Bed()
+    bed.sync()
+    bed.deployment("b", 0)
+    key = bed.work_queue("b", 2, queue={"name": "q"})
+    async with bed.running():
+        await until("it is served", lambda: bed.ready(key).status == "True")
+        bed.work_queue("a", 1, queue={"name": "q"})
+        await until("an older one has its queue", lambda: bed.ready(key).reason == "QueueTaken")
+        bed.delete("a")
+        await until("it is served again", lambda: bed.ready(key).status == "True")
 
 
 async def test_what_was_taken_in_before_all_was_listed_uses_its_budget_all_the_same() -> None:
