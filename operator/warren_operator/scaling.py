@@ -107,9 +107,12 @@ class Wants:
             ending=seen.ending,
             priority=spec.budget.priority,
         )
-        if spec.mode is Mode.RECOMMEND:
-            demand = replace(demand, wanted=seen.replicas)  # what is only recommended takes nothing from others
-        return replace(scaling, budget=self._grant(key, spec.budget.name, demand))
+        name = spec.budget.name
+        if spec.mode is Mode.ENFORCE:
+            return replace(scaling, budget=self._grant(key, name, demand))
+        self._grant(key, name, replace(demand, wanted=seen.replicas))  # a recommendation takes nothing from others
+        granted = allocate({**self._shared[name].demands, key: demand}, self.budgets[name])[key]
+        return replace(scaling, budget=granted)
 
     def expect(self, key: Key, spec: Spec, replicas: int, pods: int) -> None:
         """A WorkQueue that has not been looked at yet uses this much of its budget: others must not be given it.

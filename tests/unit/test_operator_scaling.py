@@ -111,6 +111,14 @@ def test_what_is_only_recommended_takes_nothing_from_others() -> None:
     assert ask(wants, B, spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1}), 100).budget == 9
 
 
+def test_what_is_recommended_is_what_a_budget_has_room_for() -> None:
+    wants = Wants({"gpu": 10}, lambda _: None)
+    item = spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1}, mode="Recommend")
+    assert ask(wants, A, item, 100).budget == 10
+    ask(wants, B, spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1}), 3)
+    assert ask(wants, A, item, 100).budget == 7
+
+
 def test_the_fallback_counts_as_a_demand() -> None:
     wants = Wants({"gpu": 10}, lambda _: None)
     item = spec(budget={"name": "gpu"}, fallback={"afterFailures": 1, "replicas": 4})
