@@ -86,7 +86,7 @@ class Scaling:
         fallback: None for none.
         paused: change nothing.
         suspended: no workers.
-        scheduled: until when a schedule sets the bounds, for people; it decides nothing.
+        min_scheduled, max_scheduled: until when a schedule sets that bound, for people; they decide nothing.
     """
 
     max_replicas: int
@@ -100,7 +100,8 @@ class Scaling:
     fallback: FallbackRule | None = None
     paused: bool = False
     suspended: bool = False
-    scheduled: str = ""
+    min_scheduled: str = ""
+    max_scheduled: str = ""
 
     @property
     def bounds(self) -> tuple[int, int]:

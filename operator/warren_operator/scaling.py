@@ -31,7 +31,8 @@ def scaling_of(spec: Spec, bounds: Bounds | None = None) -> Scaling:
         fallback=None if fallback is None else FallbackRule(fallback.after_failures, fallback.replicas),
         paused=spec.paused,
         suspended=spec.suspend,
-        scheduled=bounds.scheduled if bounds else "",
+        min_scheduled=bounds.min_scheduled if bounds else "",
+        max_scheduled=bounds.max_scheduled if bounds else "",
     )
 
 

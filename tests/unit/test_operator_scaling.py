@@ -31,7 +31,7 @@ def test_a_schedule_sets_the_bounds_until_it_changes_them() -> None:
     assert wants.usual(A, item, NOON).min_replicas == 2
     assert wants.usual(A, item, NOON + 6 * 3600 - 1).min_replicas == 2
     assert wants.usual(A, item, NOON + 6 * 3600).min_replicas == 0
-    assert wants.usual(A, item, NOON + 6 * 3600).scheduled == ""
+    assert wants.usual(A, item, NOON + 6 * 3600).min_scheduled == ""
     assert wants.usual(A, item, NOON + 20 * 3600).min_replicas == 2
 
 
