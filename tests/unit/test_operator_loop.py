@@ -98,7 +98,13 @@ class Queues:
 
 
 class Bed:
-    """A loop, and what it works on."""
+    """A loop, and what it works on.
+
+    Attributes:
+        generation: of a WorkQueue that is made or edited.
+    """
+
+    generation = 1
 
     def __init__(self, budgets: Mapping[str, int] | None = None) -> None:
         self.server, self.queues = Server(), Queues()
@@ -134,8 +140,8 @@ class Bed:
         found = None if replicas is None else Deployment(f"uid of {name}", replicas, settled=True)
         self.workloads._deployments[0]._copy.set(Key(NAMESPACE, name), found)
 
-    def work_queue(self, name: str, number: int = 1, *, generation: int = 1, **spec: Any) -> Key:
-        """There is a WorkQueue, made as the `number`-th, and edited since where it is of a later generation."""
+    def work_queue(self, name: str, number: int = 1, **spec: Any) -> Key:
+        """There is a WorkQueue, made as the `number`-th."""
         self.workloads.queues.take(
             None,
             {
@@ -143,7 +149,7 @@ class Bed:
                     "namespace": NAMESPACE,
                     "name": name,
                     "uid": f"uid of {name}",
-                    "generation": generation,
+                    "generation": self.generation,
                     "creationTimestamp": f"2026-01-01T00:00:0{number}Z",
                 },
                 "spec": {"scaleTargetRef": {"name": name}, "maxReplicas": 10, **spec},
@@ -290,7 +296,8 @@ async def test_a_refused_change_is_forgotten_once_changes_are_only_recommended()
     bed, key = refused(KubeError(403, "Forbidden", "deployments/scale is forbidden"))
     async with bed.running():
         await until("it is told", lambda: bed.ready(key).reason == "ScalingRefused")
-        bed.work_queue("a", generation=2, mode="Recommend")
+        bed.generation = 2
+        bed.work_queue("a", mode="Recommend")
         await until("all is well", lambda: bed.ready(key).status == "True")
 
 
