@@ -98,7 +98,7 @@ class Statistics:
         unacked: tasks delivered and not acknowledged.
         total: of both, and of those that wait for a retry.
         available: whether the queue has a leader.
-        dead: tasks in its dead-letter queue; None where that is not there.
+        dead: tasks in its dead-letter queue; None where that is not there, or has no leader.
         at: seconds of the loop's clock.
     """
 
