@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from warren_operator.budgets import Demand, allocate
-from warren_operator.policy import USUAL_BACKLOG_PER_WORKER, FallbackRule, Memory, Observation, Scaling, wanted
+from warren_operator.policy import USUAL_BACKLOG_PER_WORKER, FallbackRule, Memory, Observation, Scaling, fails, wanted
 from warren_operator.resource import Key, Mode, Spec, seconds
 from warren_operator.schedule import Bounds, bounds_at
 
@@ -109,9 +109,10 @@ class Wants:
             priority=spec.budget.priority,
         )
         name = spec.budget.name
-        if spec.mode is Mode.ENFORCE:
+        if spec.mode is Mode.ENFORCE and not (demand.wanted > seen.replicas and fails(seen)):
             return replace(scaling, budget=self._grant(key, name, demand))
-        self._grant(key, name, replace(demand, wanted=seen.replicas))  # a recommendation takes nothing from others
+        # What is only recommended, or could not start, takes nothing from others.
+        self._grant(key, name, replace(demand, wanted=seen.replicas))
         granted = allocate({**self._shared[name].demands, key: demand}, self.budgets[name])[key]
         return replace(scaling, budget=granted)
 
