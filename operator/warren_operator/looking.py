@@ -190,7 +190,13 @@ class Looker:
         view = self._observe(entry, spec, target, reading)
         entry.pause = self._judge(entry, spec, view)
         decision = entry.told.decision if entry.told is not None else None
-        holds = decision is not None and not decision.changes and decision.limit in STANDING and spec.budget is None
+        holds = (
+            decision is not None
+            and not decision.changes
+            and decision.limit in STANDING
+            and view.seen.backlog is not None  # else failures are counted
+            and spec.budget is None
+        )
         entry.valid_until = now + _longest(entry, view) * entry.early if holds else now
         return entry.pause
 

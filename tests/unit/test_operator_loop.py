@@ -301,6 +301,18 @@ async def test_a_refused_change_is_forgotten_once_changes_are_only_recommended()
         await until("all is well", lambda: bed.ready(key).status == "True")
 
 
+async def test_that_a_queue_cannot_be_read_is_told_also_while_it_is_paused() -> None:
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.answer.set()
+    key = bed.work_queue("a", paused=True)
+    async with bed.running():
+        await until("it is served", lambda: bed.ready(key).status == "True")
+        bed.queues.took = 1.0
+        await until("the zeros are doubted", lambda: bed.ready(key).reason == "QueueUnavailable")
+
+
 async def test_tasks_of_a_queue_whose_workers_are_only_recommended_wait_for_no_reaction() -> None:
     """Else the time until somebody sets mode to Enforce would be measured as one."""
     bed = Bed()
