@@ -82,7 +82,7 @@ def test_times_of_the_calendar_start_the_clock() -> None:
 
 
 def test_no_day_of_the_calendar_is_too_early_to_start_the_clock() -> None:
-    load = read_trace("2000-01-01T00:00:00Z,1\n2000-01-01T00:01:00Z,1\n".splitlines())
+    load = read_trace("2000-01-01 00:00:00Z,1\n2000-01-01T00:01:00Z,1\n".splitlines())
     assert list(load.at) == [0.0, 60.0]
     assert load.start == 946684800.0
 

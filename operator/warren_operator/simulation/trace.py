@@ -294,7 +294,7 @@ def _csv_rows(lines: Iterable[tuple[int, str]]) -> Iterator[_Row]:
 
 def _moment(value: object) -> tuple[float, bool]:
     """Seconds, from a number or from RFC 3339, and whether they are a Unix time."""
-    if isinstance(value, str) and "T" in value:
+    if isinstance(value, str) and ":" in value:  # with a T between day and time, or a space
         moment = datetime.fromisoformat(value.strip())
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp(), True
     number = _seconds(value)
