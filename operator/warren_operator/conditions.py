@@ -18,7 +18,12 @@ ACTIVE = "Active"
 SCALING_LIMITED = "ScalingLimited"
 POLICY_OVERRIDDEN = "PolicyOverridden"
 
-UNCOMPARED = OF_THE_QUEUE | {Reason.BROKER_UNAVAILABLE, Reason.BROKER_TOO_OLD, Reason.TOPOLOGY_UNKNOWN}
+UNCOMPARED = OF_THE_QUEUE | {
+    Reason.BROKER_UNAVAILABLE,
+    Reason.BROKER_TOO_OLD,
+    Reason.TOPOLOGY_UNKNOWN,
+    Reason.QUEUE_UNAVAILABLE,
+}
 """Problems with which nobody knows what policy applies, or the queue is none that Warren's could apply to."""
 
 

@@ -162,11 +162,10 @@ def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
     busy = sum(worker.busy is True for worker in pods)
     doing = f"{busy} busy" if busy else f"not heard to be idle for {format_duration(IDLE_FOR)}"
     failing = sum(worker.phase is Phase.FAILING for worker in pods)
-    scheduled = f" by schedule until {scaling.scheduled}" if scaling.scheduled else ""
     texts = {
         Limit.NONE: "",
-        Limit.MAX_REPLICAS: f", maxReplicas is {scaling.max_replicas}{scheduled}",
-        Limit.MIN_REPLICAS: f", minReplicas is {scaling.min_replicas}{scheduled}",
+        Limit.MAX_REPLICAS: f", maxReplicas is {scaling.max_replicas}{_by_schedule(scaling.max_scheduled)}",
+        Limit.MIN_REPLICAS: f", minReplicas is {scaling.min_replicas}{_by_schedule(scaling.min_scheduled)}",
         Limit.BUDGET: f", the shared budget has {scaling.budget} for it",
         Limit.MAX_STEP: f", at most {scaling.max_step} start at once"
         if scaling.max_step
@@ -188,6 +187,10 @@ def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
         Limit.BUSY: f", {count} {stay}: {doing}",
     }
     return texts[decision.limit]
+
+
+def _by_schedule(until: str) -> str:
+    return f" by schedule until {until}" if until else ""
 
 
 def span(seconds: float) -> str:

@@ -140,7 +140,7 @@ class Looker:
         """Observe, decide, act and explain once; returns the seconds until the next look."""
         spec = entry.item.spec
         if entry.refusal is not None or spec is None:
-            entry.memory = Memory()  # what is not seen to the end is not remembered: an old zero is no fresh one
+            _let_be(entry)
             self._teller.explain(entry, Explained(entry.refusal))
             return IDLE_EVERY
         if entry.acting or reading is None:
@@ -150,7 +150,7 @@ class Looker:
         if target is None:
             text = f"Deployment {key.name} does not exist: make it, or name another in spec.scaleTargetRef.name"
             self._wants.forget(entry.item.key)  # there are no workers that would need a budget
-            entry.memory = Memory()
+            _let_be(entry)
             self._teller.explain(entry, Explained(Problem(Reason.SCALE_TARGET_MISSING, text)))
             return IDLE_EVERY
         pause = self._too_early(entry, target, reading.counts)
@@ -190,7 +190,13 @@ class Looker:
         view = self._observe(entry, spec, target, reading)
         entry.pause = self._judge(entry, spec, view)
         decision = entry.told.decision if entry.told is not None else None
-        holds = decision is not None and not decision.changes and decision.limit in STANDING and spec.budget is None
+        holds = (
+            decision is not None
+            and not decision.changes
+            and decision.limit in STANDING
+            and view.seen.backlog is not None  # else failures are counted
+            and spec.budget is None
+        )
         entry.valid_until = now + _longest(entry, view) * entry.early if holds else now
         return entry.pause
 
@@ -221,25 +227,26 @@ class Looker:
         if problem is not None and problem.reason in (Reason.AUTOSCALER_CONFLICT, Reason.BUDGET_UNKNOWN):
             seen = view.seen
             self._wants.occupy(entry.item.key, spec, seen.replicas, len(seen.workers) + seen.ending)
-            entry.memory = Memory()
+            _let_be(entry)
             self._teller.explain(entry, Explained(problem, override, view))
             return IDLE_EVERY
         scaling = self._wants.now(entry.item.key, spec, view.seen, entry.memory, time.time())
         decision = decide(scaling, view.seen, entry.memory, now)
-        if not decision.changes and entry.trouble is not None:
-            entry.trouble = None  # what was refused is not wanted any more, or has been done all the same
+        enforced = spec.mode is Mode.ENFORCE
+        if entry.trouble is not None and not (decision.changes and enforced):
+            entry.trouble = None  # what was refused is not tried any more, or has been done all the same
             problem = self._problem(entry, spec, key, view)
         told = Explained(problem, override, view, decision, scaling, entry.memory, now)
         entry.memory = decision.memory
-        if decision.replicas <= decision.current:
+        if decision.replicas <= decision.current or not enforced:
             entry.hinted_at = None
-        if spec.mode is Mode.ENFORCE and now >= entry.act_after:
+        if enforced and now >= entry.act_after:
             if decision.changes:
                 self._actor.start(entry, key, told, decision)
             elif decision.limit in AHEAD and now - entry.ranked_at >= RANK_EVERY:
                 self._rank(entry, key, view)
         self._teller.explain(entry, told)
-        return next_look(view.seen, decision, enforced=spec.mode is Mode.ENFORCE)
+        return next_look(view.seen, decision, enforced=enforced)
 
     def _rank(self, entry: Entry, target: Key, view: View) -> None:
         """Nothing waits, so workers will go: mark the pods now, since the kubelet takes its time over a mark."""
@@ -312,6 +319,12 @@ class Looker:
 
     def _findings(self, entry: Entry) -> tuple[Finding, ...]:
         return self._topology.findings(entry.item.queue)
+
+
+def _let_be(entry: Entry) -> None:
+    """Nothing is decided. Once something is again, nothing from before counts: an old zero is no fresh one, and a
+    decision does not stand that has not been told since."""
+    entry.memory, entry.glance, entry.hinted_at = Memory(), (), None
 
 
 def _longest(entry: Entry, view: View) -> float:

@@ -98,7 +98,7 @@ class Statistics:
         unacked: tasks delivered and not acknowledged.
         total: of both, and of those that wait for a retry.
         available: whether the queue has a leader.
-        dead: tasks in its dead-letter queue; None where that is not there.
+        dead: tasks in its dead-letter queue; None where that is not there, or has no leader.
         at: seconds of the loop's clock.
     """
 
@@ -464,7 +464,7 @@ def _unacked(inputs: Inputs, counts: Counts, statistics: Statistics | None) -> i
     count only where there are consumers that do not report, or where nothing has moved for longer than they lag.
     """
     reported = _reported(inputs)
-    waiting_for = counts.consumers * inputs.concurrency if counts.ready else 0
+    waiting_for = _in_hand(inputs, counts) if counts.ready else 0
     late = 0
     if statistics is not None:
         moved_at = inputs.active_at if inputs.listening_since is None else max(inputs.active_at, inputs.listening_since)
@@ -472,6 +472,15 @@ def _unacked(inputs: Inputs, counts: Counts, statistics: Statistics | None) -> i
         if counts.consumers > _accounted_for(inputs) or settled:
             late = statistics.unacked
     return max(reported, waiting_for, late)
+
+
+def _in_hand(inputs: Inputs, counts: Counts) -> int:
+    """Tasks that the consumers have while others wait: as many as each takes at once.
+
+    That is its own word, where it has given it: a WorkQueue may say otherwise while a rollout brings its workers.
+    """
+    told = sorted((item.state.concurrency for item in inputs.reports.values() if not item.state.draining), reverse=True)
+    return sum(told[: counts.consumers]) + max(0, counts.consumers - len(told)) * inputs.concurrency
 
 
 def _reported(inputs: Inputs) -> int:

@@ -86,7 +86,7 @@ class Scaling:
         fallback: None for none.
         paused: change nothing.
         suspended: no workers.
-        scheduled: until when a schedule sets the bounds, for people; it decides nothing.
+        min_scheduled, max_scheduled: until when a schedule sets that bound, for people; they decide nothing.
     """
 
     max_replicas: int
@@ -100,7 +100,8 @@ class Scaling:
     fallback: FallbackRule | None = None
     paused: bool = False
     suspended: bool = False
-    scheduled: str = ""
+    min_scheduled: str = ""
+    max_scheduled: str = ""
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -341,6 +342,13 @@ def wanted(spec: Scaling, seen: Observation, memory: Memory) -> int:
     return _clamp(free, _answer(free, seen, seen.backlog)[0])
 
 
+def fails(seen: Observation) -> bool:
+    """Whether so many pods cannot start that no more are made."""
+    ready = sum(worker.phase is Phase.READY for worker in seen.workers)
+    failing = sum(worker.phase is Phase.FAILING for worker in seen.workers)
+    return failing > 0 and failing >= ready
+
+
 def _answer(spec: Scaling, seen: Observation, backlog: Backlog) -> tuple[int, Rule]:
     """How many workers the rules ask for; of two rules the larger answer counts.
 
@@ -434,9 +442,7 @@ def _blind(spec: Scaling, seen: Observation, memory: Memory) -> Decision:
 
 def _up(spec: Scaling, seen: Observation, answer: int) -> tuple[int, Limit]:
     """To the answer, as fast as pods start, unless more would only meet the same fate as those that are there."""
-    ready = sum(worker.phase is Phase.READY for worker in seen.workers)
-    failing = sum(worker.phase is Phase.FAILING for worker in seen.workers)
-    if failing and failing >= ready:
+    if fails(seen):
         return seen.replicas, Limit.FAILING
     if any(worker.phase is Phase.PENDING and worker.age > PENDING_LIMIT for worker in seen.workers):
         return seen.replicas, Limit.PENDING

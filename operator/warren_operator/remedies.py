@@ -126,7 +126,7 @@ def _more(situation: Situation, found: Decision, backlog: Backlog) -> Iterator[s
         then = with_more(tasks).decision().replicas - found.replicas
         yield f"{_count(tasks, 'more task')} would bring {_count(then, 'more worker')}."
     elif with_more(MOST_TASKS).wanting(max_replicas=MAX_REPLICAS).decision().replicas > found.replicas:
-        most = f"maxReplicas is {situation.scaling.max_replicas}{_schedule(situation)}"
+        most = f"maxReplicas is {situation.scaling.max_replicas}{_schedule(situation.scaling.max_scheduled)}"
         yield f"More tasks bring no more workers: {most}."
     elif with_more(MOST_TASKS).wanting(budget=None).decision().replicas > found.replicas:
         yield f"More tasks bring no more workers: the shared budget has {situation.scaling.budget} for this queue."
@@ -136,7 +136,7 @@ def _more_replicas(at: Situation, found: Decision) -> tuple[str, Situation]:
     asked = min(found.asked or 0, MAX_REPLICAS)
     if asked <= at.scaling.max_replicas:
         return "", at
-    return f"Raise maxReplicas to {asked}{_schedule(at)}", at.wanting(max_replicas=asked)
+    return f"Raise maxReplicas to {asked}{_schedule(at.scaling.max_scheduled)}", at.wanting(max_replicas=asked)
 
 
 def _more_budget(at: Situation, found: Decision) -> tuple[str, Situation]:
@@ -176,9 +176,8 @@ _DOINGS = (
 """What somebody could do to have more workers: the words, and the situation in which it has been done."""
 
 
-def _schedule(at: Situation) -> str:
-    until = at.scaling.scheduled
-    return f" (a schedule sets the bounds until {until})" if until else ""
+def _schedule(until: str) -> str:
+    return f" (a schedule sets it until {until})" if until else ""
 
 
 def _fewer(situation: Situation, found: Decision, backlog: Backlog) -> Iterator[str]:
@@ -195,21 +194,25 @@ def _fewer(situation: Situation, found: Decision, backlog: Backlog) -> Iterator[
             yield f"{who} once {', '.join(first)}{' and ' if first else ''}{last}."
     if calm.wanting(min_replicas=0).decision().replicas < left:
         text = f"Lower minReplicas to have fewer than {_workers(left)} when there is nothing to do"
-        yield f"{text}{_schedule(situation)}."
+        yield f"{text}{_schedule(situation.scaling.min_scheduled)}."
 
 
 def _calm(situation: Situation) -> Situation:
-    """The same workers, as far as the bounds allow them, with nothing to do, nothing coming, and sure of it."""
+    """The same workers, all made, as far as the bounds allow them, with nothing to do or to come, and sure of it."""
     allowed = min(situation.seen.replicas, situation.scaling.ceiling)
-    at_ease = tuple(
+    at_ease = [
         replace(worker, phase=Phase.READY, busy=False, idle_for=math.inf) for worker in situation.seen.workers[:allowed]
-    )
+    ]
+    at_ease += [
+        Worker(f"unmade {number}", Phase.READY, busy=False, idle_for=math.inf)
+        for number in range(len(at_ease), allowed)
+    ]
     long_ago = situation.now - 3600.0
     return replace(
         situation.seeing(
             backlog=Backlog(0, 0),
             replicas=allowed,
-            workers=at_ease,
+            workers=tuple(at_ease),
             rollout=False,
             settled=True,
             counted=True,
@@ -231,6 +234,12 @@ def _obstacles(situation: Situation, calm: Situation, backlog: Backlog) -> Itera
     else:
         certain = calm.remembering(zeros=memory.zeros, zero_since=memory.zero_since)
         yield "the queue has been empty for a moment", certain
+    unborn = max(0, seen.replicas - len(seen.workers))
+    made = f"{_count(unborn, 'more pod')} {_are(unborn)} made"
+    yield (
+        f"{made}, or nothing has been in work for {format_duration(SILENT_QUIET)}",
+        calm.seeing(workers=calm.seen.workers[: len(seen.workers)]).remembering(quiet_since=memory.quiet_since),
+    )
     starting = sum(worker.phase is Phase.STARTING for worker in seen.workers)
     yield (
         f"{_count(starting, 'starting worker')} {_are(starting)} up",
@@ -268,7 +277,8 @@ def _obstacles(situation: Situation, calm: Situation, backlog: Backlog) -> Itera
 
 
 def _with(calm: Situation, change: Callable[[Worker, Worker], Worker], seen: Observation) -> tuple[Worker, ...]:
-    return tuple(change(worker, now) for worker, now in zip(seen.workers, calm.seen.workers, strict=False))
+    changed = [change(worker, now) for worker, now in zip(seen.workers, calm.seen.workers, strict=False)]
+    return (*changed, *calm.seen.workers[len(changed) :])
 
 
 def _at_work(workers: Sequence[Worker]) -> str:

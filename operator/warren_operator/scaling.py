@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from warren_operator.budgets import Demand, allocate
-from warren_operator.policy import USUAL_BACKLOG_PER_WORKER, FallbackRule, Memory, Observation, Scaling, wanted
+from warren_operator.policy import USUAL_BACKLOG_PER_WORKER, FallbackRule, Memory, Observation, Scaling, fails, wanted
 from warren_operator.resource import Key, Mode, Spec, seconds
 from warren_operator.schedule import Bounds, bounds_at
 
@@ -31,7 +31,8 @@ def scaling_of(spec: Spec, bounds: Bounds | None = None) -> Scaling:
         fallback=None if fallback is None else FallbackRule(fallback.after_failures, fallback.replicas),
         paused=spec.paused,
         suspended=spec.suspend,
-        scheduled=bounds.scheduled if bounds else "",
+        min_scheduled=bounds.min_scheduled if bounds else "",
+        max_scheduled=bounds.max_scheduled if bounds else "",
     )
 
 
@@ -107,9 +108,13 @@ class Wants:
             ending=seen.ending,
             priority=spec.budget.priority,
         )
-        if spec.mode is Mode.RECOMMEND:
-            demand = replace(demand, wanted=seen.replicas)  # what is only recommended takes nothing from others
-        return replace(scaling, budget=self._grant(key, spec.budget.name, demand))
+        name = spec.budget.name
+        if spec.mode is Mode.ENFORCE and not (demand.wanted > seen.replicas and fails(seen)):
+            return replace(scaling, budget=self._grant(key, name, demand))
+        # What is only recommended, or could not start, takes nothing from others.
+        self._grant(key, name, replace(demand, wanted=seen.replicas))
+        granted = allocate({**self._shared[name].demands, key: demand}, self.budgets[name])[key]
+        return replace(scaling, budget=granted)
 
     def expect(self, key: Key, spec: Spec, replicas: int, pods: int) -> None:
         """A WorkQueue that has not been looked at yet uses this much of its budget: others must not be given it.

@@ -43,13 +43,15 @@ class Bounds:
     Attributes:
         min_replicas, max_replicas: fewest and most workers.
         until: Unix time in seconds at which they have to be looked up again; None for never.
-        scheduled: when the window ends that they come from, as text for people; empty where it is none.
+        min_scheduled, max_scheduled: when the window ends that each comes from, as text for people; empty where it is
+            none.
     """
 
     min_replicas: int
     max_replicas: int
     until: float | None = None
-    scheduled: str = ""
+    min_scheduled: str = ""
+    max_scheduled: str = ""
 
 
 def check_window(window: Window) -> None:
@@ -84,17 +86,20 @@ def bounds_at(windows: Iterable[Window], min_replicas: int, max_replicas: int, w
         wall: Unix time in seconds.
     """
     changes: list[float] = []
-    scheduled = ""
+    min_scheduled = max_scheduled = ""
     for window in windows:
         opens, closes = _next(window.start, window, wall), _next(window.end, window, wall)
         changes += [at.timestamp() for at in (opens, closes) if at is not None]
         if not _is_open(window, wall):
             continue
-        min_replicas = min_replicas if window.min_replicas is None else window.min_replicas
-        max_replicas = max_replicas if window.max_replicas is None else window.max_replicas
-        scheduled = "" if closes is None else f"{closes:%a %H:%M} {window.time_zone}"
-    until = min(changes, default=None)
-    return Bounds(min(min_replicas, max_replicas), max_replicas, until, scheduled)
+        end = "" if closes is None else f"{closes:%a %H:%M} {window.time_zone}"
+        if window.min_replicas is not None:
+            min_replicas, min_scheduled = window.min_replicas, end
+        if window.max_replicas is not None:
+            max_replicas, max_scheduled = window.max_replicas, end
+    if min_replicas > max_replicas:
+        min_replicas, min_scheduled = max_replicas, max_scheduled
+    return Bounds(min_replicas, max_replicas, min(changes, default=None), min_scheduled, max_scheduled)
 
 
 def _is_open(window: Window, wall: float) -> bool:

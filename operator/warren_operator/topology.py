@@ -137,7 +137,8 @@ class QueueFacts:
         durable, exclusive, auto_delete: as declared.
         arguments: as declared.
         policy: that applies; empty without one.
-        effective: what holds in the end, an operator policy included.
+        effective: what holds in the end, an operator policy included; None where the broker does not tell, as while the
+            queue has no leader.
     """
 
     type: str
@@ -146,7 +147,7 @@ class QueueFacts:
     auto_delete: bool
     arguments: Mapping[str, Any]
     policy: str
-    effective: Mapping[str, Any]
+    effective: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,11 +333,14 @@ def _differing(facts: QueueFacts) -> str:
 
 
 def _override(queue: str, facts: QueueFacts, name: str, wanted: Mapping[str, Any], have: Actual) -> Iterable[Finding]:
-    keys = sorted(key for key in {*facts.effective, *wanted} if facts.effective.get(key) != wanted.get(key))
+    effective = facts.effective
+    if effective is None:
+        return
+    keys = sorted(key for key in {*effective, *wanted} if effective.get(key) != wanted.get(key))
     if not keys:
         return
     differing = ", ".join(
-        f"{key} is {facts.effective.get(key, 'unset')} instead of {wanted.get(key, 'unset')}" for key in keys
+        f"{key} is {effective.get(key, 'unset')} instead of {wanted.get(key, 'unset')}" for key in keys
     )
     if facts.policy == name:
         cause, remedy = "an operator policy", "change that operator policy"
@@ -356,7 +360,7 @@ def _milliseconds(seconds: float) -> int:
 
 def read_queue(body: Mapping[str, Any]) -> QueueFacts:
     """A queue from the listing."""
-    effective = body.get("effective_policy_definition")
+    effective = body.get("effective_policy_definition") or {}  # the API writes an empty one as []
     return QueueFacts(
         type=str(body.get("type", "classic")),
         durable=bool(body.get("durable")),
@@ -364,7 +368,7 @@ def read_queue(body: Mapping[str, Any]) -> QueueFacts:
         auto_delete=bool(body.get("auto_delete")),
         arguments=body.get("arguments") or {},
         policy=str(body.get("policy") or ""),
-        effective=effective if isinstance(effective, dict) else {},  # the API writes an empty one as []
+        effective=effective if "effective_policy_definition" in body else None,
     )
 
 
@@ -386,11 +390,16 @@ def read_statistics(listing: Iterable[Mapping[str, Any]], now: float) -> dict[st
             ready=body.get("messages_ready", 0),
             unacked=body.get("messages_unacknowledged", 0),
             total=body.get("messages", 0),
-            available=body.get("state", "running") == "running",
-            dead=None if dead is None else dead.get("messages", 0),
+            available=_is_up(body),
+            dead=None if dead is None or not _is_up(dead) else dead.get("messages", 0),
             at=now,
         )
     return result
+
+
+def _is_up(body: Mapping[str, Any]) -> bool:
+    """Whether a queue has a leader. Of one that has none the listing has no totals, or zeros."""
+    return bool(body.get("state", "running") == "running")
 
 
 class Topology:

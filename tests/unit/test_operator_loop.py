@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from warren_contract.events import RunningTask, WorkerState
+from warren_contract.events import RunningTask, TasksSubmitted, WorkerState
 from warren_operator.kube import KubeError
 from warren_operator.loop import Loop
 from warren_operator.observation import Counts, Reading, Statistics
@@ -98,7 +98,13 @@ class Queues:
 
 
 class Bed:
-    """A loop, and what it works on."""
+    """A loop, and what it works on.
+
+    Attributes:
+        generation: of a WorkQueue that is made or edited.
+    """
+
+    generation = 1
 
     def __init__(self, budgets: Mapping[str, int] | None = None) -> None:
         self.server, self.queues = Server(), Queues()
@@ -143,7 +149,7 @@ class Bed:
                     "namespace": NAMESPACE,
                     "name": name,
                     "uid": f"uid of {name}",
-                    "generation": 1,
+                    "generation": self.generation,
                     "creationTimestamp": f"2026-01-01T00:00:0{number}Z",
                 },
                 "spec": {"scaleTargetRef": {"name": name}, "maxReplicas": 10, **spec},
@@ -284,6 +290,54 @@ async def test_a_refused_change_is_forgotten_once_it_is_not_wanted_any_more() ->
         await until("it is told", lambda: bed.ready(key).reason == "ScalingRefused")
         bed.queues.ready = 0
         await until("all is well", lambda: bed.ready(key).status == "True")
+
+
+async def test_a_refused_change_is_forgotten_once_changes_are_only_recommended() -> None:
+    bed, key = refused(KubeError(403, "Forbidden", "deployments/scale is forbidden"))
+    async with bed.running():
+        await until("it is told", lambda: bed.ready(key).reason == "ScalingRefused")
+        bed.generation = 2
+        bed.work_queue("a", mode="Recommend")
+        await until("all is well", lambda: bed.ready(key).status == "True")
+
+
+async def test_that_a_queue_cannot_be_read_is_told_also_while_it_is_paused() -> None:
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.answer.set()
+    key = bed.work_queue("a", paused=True)
+    async with bed.running():
+        await until("it is served", lambda: bed.ready(key).status == "True")
+        bed.queues.took = 1.0
+        await until("the zeros are doubted", lambda: bed.ready(key).reason == "QueueUnavailable")
+
+
+async def test_tasks_of_a_queue_whose_workers_are_only_recommended_wait_for_no_reaction() -> None:
+    """Else the time until somebody sets mode to Enforce would be measured as one."""
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.ready = 50
+    key = bed.work_queue("a", mode="Recommend")
+    async with bed.running():
+        await until("it is looked at", lambda: limit_of(bed, key) is not None)
+        bed.loop.heard(TasksSubmitted("a", 50, time.time()))
+        await until("it is looked at again", lambda: bed.loop.entries[key].hinted_at is None)
+
+
+async def test_a_refusal_that_is_over_is_not_told_any_longer() -> None:
+    """Nothing else is new since the WorkQueue was last decided on."""
+    bed = Bed()
+    bed.sync()
+    bed.deployment("b", 0)
+    key = bed.work_queue("b", 2, queue={"name": "q"})
+    async with bed.running():
+        await until("it is served", lambda: bed.ready(key).status == "True")
+        bed.work_queue("a", 1, queue={"name": "q"})
+        await until("an older one has its queue", lambda: bed.ready(key).reason == "QueueTaken")
+        bed.delete("a")
+        await until("it is served again", lambda: bed.ready(key).status == "True")
 
 
 async def test_what_was_taken_in_before_all_was_listed_uses_its_budget_all_the_same() -> None:

@@ -105,6 +105,14 @@ def test_with_tasks_waiting_every_consumer_is_busy() -> None:
     assert unacked(see(Counts(5, 3, NOW), concurrency=4)) == 12
 
 
+def test_a_worker_has_as_many_tasks_as_it_says_whatever_the_work_queue_does() -> None:
+    """Its concurrency has been raised, and the rollout has made one of three workers anew."""
+    old = (report("a", 1), report("b", 1))
+    assert unacked(see(Counts(5, 3, NOW), reports=old, concurrency=4)) == 6
+    assert unacked(see(Counts(5, 1, NOW), reports=old, concurrency=4)) == 2, "at least what they report"
+    assert unacked(see(Counts(5, 1, NOW), reports=(report("a", 1, draining=True),), concurrency=4)) == 4
+
+
 def test_statistics_count_where_a_consumer_does_not_report() -> None:
     """A consumer that forgets to acknowledge is seen by statistics alone."""
     view = see(Counts(0, 2, NOW), (pod("a"),), (report("a"),), statistics=stats(unacked=1), active_at=NOW - 1)

@@ -229,12 +229,25 @@ SURE = Memory(zeros=3, zero_since=0.0, quiet_since=0.0)
             ["The workers go once 1 starting worker is up."],
         ),
         (
-            Scaling(10, min_replicas=2, scheduled="18:00 Europe/Berlin"),
+            Scaling(10, min_replicas=2, min_scheduled="18:00 Europe/Berlin"),
             Observation(Backlog(0, 0), 2, fleet(2)),
             [
                 "11 more tasks would bring 1 more worker.",
-                "Lower minReplicas to have fewer than 2 workers when there is nothing to do (a schedule sets",
+                "Lower minReplicas to have fewer than 2 workers when there is nothing to do (a schedule sets it until",
             ],
+        ),
+        (
+            Scaling(10, min_replicas=2, max_scheduled="18:00 Europe/Berlin"),
+            Observation(Backlog(0, 0), 2, fleet(2)),
+            [
+                "11 more tasks would bring 1 more worker.",
+                "Lower minReplicas to have fewer than 2 workers when there is nothing to do.",
+            ],
+        ),
+        (  # as where a quota keeps pods from being made
+            Scaling(10),
+            Observation(Backlog(0, 1), 5, fleet(2, busy=1)),
+            ["The workers go once 3 more pods are made, or nothing has been in work for 10s and they have been idle"],
         ),
         (Scaling(10, paused=True), Observation(Backlog(40, 0), 0), ["Set paused to false"]),
         (

@@ -31,7 +31,7 @@ def test_a_schedule_sets_the_bounds_until_it_changes_them() -> None:
     assert wants.usual(A, item, NOON).min_replicas == 2
     assert wants.usual(A, item, NOON + 6 * 3600 - 1).min_replicas == 2
     assert wants.usual(A, item, NOON + 6 * 3600).min_replicas == 0
-    assert wants.usual(A, item, NOON + 6 * 3600).scheduled == ""
+    assert wants.usual(A, item, NOON + 6 * 3600).min_scheduled == ""
     assert wants.usual(A, item, NOON + 20 * 3600).min_replicas == 2
 
 
@@ -111,6 +111,27 @@ def test_what_is_only_recommended_takes_nothing_from_others() -> None:
     assert ask(wants, B, spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1}), 100).budget == 9
 
 
+def test_what_is_recommended_is_what_a_budget_has_room_for() -> None:
+    wants = Wants({"gpu": 10}, lambda _: None)
+    item = spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1}, mode="Recommend")
+    assert ask(wants, A, item, 100).budget == 10
+    ask(wants, B, spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1}), 3)
+    assert ask(wants, A, item, 100).budget == 7
+
+
+def test_what_cannot_start_takes_nothing_from_others() -> None:
+    """A broken image beside a queue that works: no more of its pods are made, whatever its share is."""
+    wants = Wants({"gpu": 10}, lambda _: None)
+    item = spec(budget={"name": "gpu"}, target={"backlogPerWorker": 1})
+    broken = Observation(Backlog(100, 0), 2, tuple(Worker(str(number), Phase.FAILING) for number in range(2)))
+    scaling = wants.now(A, item, broken, Memory(), NOON)
+    assert decide(scaling, broken, Memory(), 1.0).limit is Limit.FAILING, "that is what holds it, not the budget"
+    assert ask(wants, B, item, 100, replicas=8).budget == 8
+    mended = Observation(Backlog(100, 0), 2, tuple(Worker(str(number), Phase.READY) for number in range(2)))
+    wants.now(A, item, mended, Memory(), NOON)
+    assert ask(wants, B, item, 100, replicas=8).budget == 5
+
+
 def test_the_fallback_counts_as_a_demand() -> None:
     wants = Wants({"gpu": 10}, lambda _: None)
     item = spec(budget={"name": "gpu"}, fallback={"afterFailures": 1, "replicas": 4})
@@ -120,7 +141,9 @@ def test_the_fallback_counts_as_a_demand() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from("abcd"), st.sampled_from(["look", "go", "restart"]), st.sampled_from([0, 5, 40]))
+        st.tuples(
+            st.sampled_from("abcd"), st.sampled_from(["look", "fail", "go", "restart"]), st.sampled_from([0, 5, 40])
+        )
     )
 )
 def test_whatever_comes_and_goes_a_budget_is_never_overdrawn(story: list[tuple[str, str, int]]) -> None:
@@ -129,8 +152,9 @@ def test_whatever_comes_and_goes_a_budget_is_never_overdrawn(story: list[tuple[s
     items = {name: spec(budget={"name": "gpu", "priority": ord(name) % 2}) for name in replicas}
     for name, what, tasks in story:
         key = Key("jobs", name)
-        if what == "look":
-            workers = tuple(Worker(str(number), Phase.READY, busy=True) for number in range(replicas[name]))
+        if what in ("look", "fail"):
+            phase = Phase.READY if what == "look" else Phase.FAILING
+            workers = tuple(Worker(str(number), phase, busy=True) for number in range(replicas[name]))
             seen = Observation(Backlog(tasks, 0), replicas[name], workers)
             scaling = wants.now(key, items[name], seen, Memory(), NOON)
             replicas[name] = decide(scaling, seen, Memory(), 1.0).replicas

@@ -37,9 +37,9 @@ def test_a_window_opens_and_closes_by_the_clock_on_the_wall(moment: str, fewest:
 def test_it_is_told_until_when_the_bounds_hold() -> None:
     bounds = bounds_at([OFFICE], 0, 10, at("2026-11-24 12:00:00"))
     assert bounds.until == at("2026-11-24 18:00:00")
-    assert bounds.scheduled == "Tue 18:00 Europe/Berlin"
+    assert (bounds.min_scheduled, bounds.max_scheduled) == ("Tue 18:00 Europe/Berlin", "")
     outside = bounds_at([OFFICE], 0, 10, at("2026-11-27 20:00:00"))
-    assert (outside.until, outside.scheduled) == (at("2026-11-30 08:00:00"), "")
+    assert (outside.until, outside.min_scheduled) == (at("2026-11-30 08:00:00"), "")
 
 
 def test_a_window_over_midnight() -> None:
@@ -54,12 +54,14 @@ def test_of_several_open_windows_the_last_one_that_names_a_bound_decides_it() ->
     noon = Window("0 12 * * *", "0 13 * * *", "Europe/Berlin", min_replicas=5, max_replicas=6)
     bounds = bounds_at([noon, OFFICE], 0, 10, at("2026-11-24 12:30:00"))
     assert (bounds.min_replicas, bounds.max_replicas) == (2, 6)
+    assert (bounds.min_scheduled, bounds.max_scheduled) == ("Tue 18:00 Europe/Berlin", "Tue 13:00 Europe/Berlin")
 
 
 def test_a_maximum_below_the_usual_minimum_takes_that_along() -> None:
     closed = Window("0 0 * * *", "0 1 * * *", "UTC", max_replicas=0)
     bounds = bounds_at([closed], 3, 10, at("2026-11-24 00:30:00", "UTC"))
     assert (bounds.min_replicas, bounds.max_replicas) == (0, 0)
+    assert bounds.min_scheduled == bounds.max_scheduled == "Tue 01:00 UTC"
 
 
 def test_the_hour_that_summer_time_leaves_out_still_opens_the_window() -> None:

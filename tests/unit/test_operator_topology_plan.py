@@ -220,6 +220,15 @@ def test_the_listing_is_read() -> None:
     assert read_statistics([{**body, "state": "minority"}], 5.0)["one"].dead is None
 
 
+def test_of_queues_without_a_leader_nothing_is_made_up() -> None:
+    """RabbitMQ lists them without totals and without policies."""
+    down = {"name": "one", "type": "quorum", "durable": True, "arguments": {}, "state": "down"}
+    one = {**down, "state": "running", "messages": 0}
+    assert read_statistics([one, {**down, "name": "one.dead"}], 5.0)["one"].dead is None
+    target = want(one=BUILT_IN)
+    assert not findings(target, met(target, one=read_queue(down)), "one")
+
+
 def test_a_policy_for_other_things_is_not_ours() -> None:
     ours = want(one=BUILT_IN).policies[DEFAULT_POLICY]
     assert read_policy(ours.body()) == ours

@@ -74,6 +74,8 @@ def test_a_trace_from_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: py
         (["burst:1x1s", "maxReplicas=0"], "nothing to simulate"),
         (["burst:1x1s", "keda:poll=5s"], "poll is no option"),
         (["burst:1x1s", "keda:target=0"], "above zero"),
+        (["burst:1x1s", "keda:target=1e-320"], "above zero"),
+        (["burst:1x1s", "hpa:target=nan"], "'nan' is no number from zero on"),
         (["burst:1x1s", "keda:pollingInterval=0s"], "longer than nothing"),
         (["burst:1x1s", "--picture", "/nowhere/x.svg"], "cannot be written"),
     ],
@@ -152,6 +154,45 @@ def test_files(text: str, names: list[str], most: int) -> None:
     assert [item.name for item in found] == [*names, *(f"{name} (2)" for name in names)]
     assert found[0].spec is not None
     assert found[0].spec.max_replicas == most
+
+
+def test_values_are_merged_as_the_chart_does() -> None:
+    text = """
+worker: {replicas: {min: 1}, target: {maxWait: 30s}}
+queues:
+  one: {replicas: {max: 4}}
+  two: {target: {maxWait: 5s}}
+"""
+    one, two = (item.spec for item in contenders(["values.yaml"], lambda _: text))
+    assert one is not None
+    assert two is not None
+    assert (one.min_replicas, one.max_replicas, two.max_replicas) == (1, 4, 10)
+    assert (one.target.backlog_per_worker, one.target.max_wait) == (5, "30s")
+    assert (two.target.backlog_per_worker, two.target.max_wait) == (None, "5s"), "its own target is taken whole"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("queues: {a: {replicas: 3}}", "file.yaml: queues.a.replicas is 3"),
+        ("queues: {a: 3}", "file.yaml: queues.a is 3"),
+        ("queues: {a: {}}\nworker: 3", "file.yaml: worker is 3"),
+        ("kind: WorkQueue\nmetadata: x", "file.yaml: metadata is 'x'"),
+        ("kind: List\nitems: 3", "no WorkQueue"),
+        ("queues: {a: {suspend: true}}", "nothing to simulate"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_told_of(text: str, told: str) -> None:
+    with pytest.raises(ContenderError, match=told):
+        contenders(["file.yaml"], lambda _: text)
+
+
+def test_a_trace_that_is_no_text_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"0,1\n\xff\xfe\n"), "utf-8"))
+    assert warren(["simulate", "-"], {}) == 2
+    assert "- cannot be read" in capsys.readouterr().err
 
 
 def test_percentiles_are_values_that_were_there() -> None:

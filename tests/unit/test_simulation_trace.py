@@ -59,6 +59,7 @@ def test_the_seed_decides() -> None:
         ("poisson:0/s,2s,10m", "without tasks"),
         ("sine:1-1000000/s,2s,24h", str(LONGEST)),
         ("burst:99999999x2s", str(LONGEST)),
+        ("burst:1x2s,20000h", "366 days"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_to_write(text: str, told: str) -> None:
@@ -78,6 +79,16 @@ def test_times_of_the_calendar_start_the_clock() -> None:
     load = read_trace(['{"at": "2026-01-01T00:00:10+00:00", "duration": 3}', '{"at": 1767225600, "duration": 1}'])
     assert list(load.at) == [0.0, 10.0]
     assert load.start == 1767225600.0
+
+
+def test_no_day_of_the_calendar_is_too_early_to_start_the_clock() -> None:
+    load = read_trace("2000-01-01 00:00:00Z,1\n2000-01-01T00:01:00Z,1\n".splitlines())
+    assert list(load.at) == [0.0, 60.0]
+    assert load.start == 946684800.0
+
+
+def test_a_file_may_begin_as_spreadsheets_write_it() -> None:
+    assert list(read_trace(["\ufeffat,duration\r\n", "3,2\r\n"]).at) == [3.0]
 
 
 def test_one_of_several_queues_is_chosen() -> None:
@@ -102,6 +113,10 @@ def test_one_of_several_queues_is_chosen() -> None:
         ('{"at": 1, "duration": true}\n', "line 1"),
         ('{"at": 1, "duration": 2}\nnonsense\n', "line 2"),
         ("0,1\n1767225600,1\n", "366 days"),
+        ("900000000,1\n", "366 days"),
+        ("1767225600000,1\n", "line 1: '1767225600000' is no time in seconds: milliseconds"),
+        pytest.param(f'{{"at": 1{"0" * 400}, "duration": 1}}\n', "line 1", id="digits"),
+        pytest.param(f'0,1,"{"x" * 200_000}\n', "line 1: field larger", id="an open quote"),
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused_with_its_line(text: str, told: str) -> None:

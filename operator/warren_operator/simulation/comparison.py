@@ -87,9 +87,9 @@ def compare(request: Request, standard_input: Iterable[str]) -> str:
 def _load(request: Request, standard_input: Iterable[str]) -> Trace:
     if is_made_up(request.trace):
         return made_up(request.trace, request.seed)
-    if request.trace == "-":
-        return read_trace(standard_input, request.queue)
     try:
+        if request.trace == "-":
+            return read_trace(standard_input, request.queue)
         with Path(request.trace).open(encoding="utf-8") as lines:
             return read_trace(lines, request.queue)
     except (OSError, UnicodeDecodeError) as error:

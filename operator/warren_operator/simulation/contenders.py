@@ -1,5 +1,6 @@
 """Who is compared: WorkQueues, from files or from a few words, and their rivals."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ from warren_operator.simulation.rivals import HpaRule, Rival, RivalRule
 from warren_operator.simulation.warren import Warren
 
 RIVALS = ("keda", "keda-tuned", "hpa")
+
+LEAST_TARGET = 0.001
+"""Tasks for each pod: what is less has no meaning, and at some point no number of pods."""
 
 
 class ContenderError(ValueError):
@@ -86,7 +90,7 @@ def _work_queues(text: str, read: Callable[[str], str]) -> list[Contender]:
         documents = [item for item in yaml.safe_load_all(read(text)) if item is not None]
     except yaml.YAMLError as error:
         raise ContenderError(f"{text} is not YAML: {error}") from error
-    found = [_work_queue(*item, text) for document in documents for item in _specs(document)]
+    found = [_work_queue(*item, text) for document in documents for item in _specs(document, text)]
     if not found:
         raise ContenderError(f"{text} holds no WorkQueue (kind: {KIND}) and no values of the chart (queues: …)")
     return found
@@ -115,31 +119,64 @@ def _spec_in_words(text: str) -> dict[str, Any]:
     return spec
 
 
-def _specs(document: Any) -> Iterator[tuple[str, Any]]:
+def _specs(document: Any, text: str) -> Iterator[tuple[str, Any]]:
     """(name, spec) of each WorkQueue in a document."""
     if not isinstance(document, dict):
         return
     if document.get("kind") == KIND:
-        yield str((document.get("metadata") or {}).get("name", "queue")), document.get("spec")
+        metadata = _mapping(document.get("metadata"), f"{text}: metadata")
+        yield str(metadata.get("name", "queue")), document.get("spec")
     elif str(document.get("kind", "")).endswith("List"):
-        for item in document.get("items") or ():
-            yield from _specs(item)
+        items = document.get("items")
+        for item in items if isinstance(items, list) else ():
+            yield from _specs(item, text)
     elif isinstance(document.get("queues"), dict):
-        usual = document.get("worker") or {}
+        usual = _merged(_CHART, _mapping(document.get("worker"), f"{text}: worker"))
         for name, entry in document["queues"].items():
             if entry is not None:
-                yield str(name), _spec_of_values({**usual, **entry})
+                where = f"{text}: queues.{name}"
+                yield str(name), _spec_of_values(usual, _mapping(entry, where), where)
 
 
-def _spec_of_values(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What the chart makes of an entry in its values, as far as it matters for scaling."""
-    spec: dict[str, Any] = {"scaleTargetRef": {"name": "worker"}, "maxReplicas": 10, "minReplicas": 0}
-    replicas = entry.get("replicas") or {}
+_CHART: Mapping[str, Any] = {
+    "replicas": {"min": 0, "max": 10},
+    "target": {"backlogPerWorker": USUAL_BACKLOG_PER_WORKER},
+}
+"""The chart's own `worker`, which values are merged over, as far as a WorkQueue has no such default."""
+
+
+def _spec_of_values(usual: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What the chart makes of an entry in its values, as far as it matters for scaling. See its `_queue.tpl`."""
+    if entry.get("target"):  # it is taken whole
+        usual = {name: value for name, value in usual.items() if name != "target"}
+    settings = _merged(usual, entry)
+    replicas = _mapping(settings.get("replicas"), f"{where}.replicas")
+    spec: dict[str, Any] = {"scaleTargetRef": {"name": "worker"}}
     spec["minReplicas"], spec["maxReplicas"] = replicas.get("min", 0), replicas.get("max", 10)
-    for name in ("target", "behavior", "concurrency", "timeLimit", "schedule"):
-        if entry.get(name) is not None:
-            spec[name] = entry[name]
+    for name in ("target", "behavior", "concurrency", "timeLimit", "schedule", "paused", "suspend"):
+        if name in settings:
+            spec[name] = settings[name]
     return spec
+
+
+def _merged(usual: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Values over others, as Helm merges them: mappings within mappings, and null takes away."""
+    both = {
+        name: _merged(usual[name] if isinstance(usual.get(name), dict) else {}, value)
+        if isinstance(value, dict)
+        else value
+        for name, value in over.items()
+    }
+    return {name: value for name, value in {**usual, **both}.items() if value is not None}
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    """A mapping in a file; an empty one where there is nothing."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ContenderError(f"{where} is {value!r}: write names and their values")
+    return value
 
 
 # -- rivals ------------------------------------------------------------------------------------------------------------
@@ -168,11 +205,11 @@ def _rival(text: str, first: Spec | None) -> Contender:
     most = take("maxReplicas", _count, first.max_replicas if first else 10)
     free = take("steps", _free, tuned)
     hpa = HpaRule(
-        target=take("target", float, per_worker),
+        target=take("target", _number, per_worker),
         min_replicas=max(1, least),
         max_replicas=max(1, most),
         sync=take("sync", _positive, 15.0),
-        tolerance=take("tolerance", float, 0.1),
+        tolerance=take("tolerance", _number, 0.1),
         stabilization=take("stabilization", parse_duration, 0.0 if tuned else 300.0),
         step_pods=None if free else 4,
     )
@@ -188,7 +225,7 @@ def _rival(text: str, first: Spec | None) -> Contender:
     concurrency = take("concurrency", _count, first.concurrency if first else 1)
     if options:
         raise ContenderError(f"{text}: {', '.join(options)} is no option of {name}; see --help")
-    if hpa.target <= 0 or concurrency < 1 or hpa.min_replicas > hpa.max_replicas:
+    if hpa.target < LEAST_TARGET or concurrency < 1 or hpa.min_replicas > hpa.max_replicas:
         raise ContenderError(f"{text}: the target and the bounds have to be above zero, and in order")
     return Contender(text, concurrency, lambda _: Rival(rule))
 
@@ -205,6 +242,13 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise ValueError(f"{text!r} is no whole number")
     return int(text)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{text!r} is no number from zero on")
+    return value
 
 
 def _positive(text: str) -> float:

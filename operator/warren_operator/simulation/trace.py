@@ -14,13 +14,16 @@ from itertools import chain, cycle
 from warren_contract.durations import DurationError, parse_duration
 
 LONGEST_SPAN = 366
-"""Days from the first task to the last at most."""
+"""Days from the start to the last task at most: the time until the first one is simulated, too."""
 
 LONGEST = 10_000_000
 """Tasks in one trace at most: a typing error in a rate should not fill the memory."""
 
 UNIX = 1_000_000_000.0
 """A number from here on is a Unix time (it is 2001 by then), a smaller one is seconds since the start."""
+
+LATEST = 100_000_000_000.0
+"""A number from here on is no Unix time in seconds (it would be the year 5138), but one in milliseconds or less."""
 
 
 class TraceError(ValueError):
@@ -61,11 +64,11 @@ def trace_of(tasks: Iterable[tuple[float, float]], start: float | None = None) -
         raise TraceError("a trace without tasks: there is nothing to simulate")
     if len(ordered) > LONGEST:
         raise TraceError(f"a trace of {len(ordered)} tasks is too long: {LONGEST} is the most")
-    days = (ordered[-1][0] - ordered[0][0]) / 86_400
+    days = ordered[-1][0] / 86_400
     if days > LONGEST_SPAN:
         raise TraceError(
-            f"the last task comes {days:.0f} days after the first one, and {LONGEST_SPAN} days are the most: see that "
-            "all times are seconds from the same moment"
+            f"the last task comes {days:.0f} days after the start, and {LONGEST_SPAN} days are the most: see that all "
+            "times are seconds from the same moment"
         )
     return Trace(array("d", (at for at, _ in ordered)), array("d", (takes for _, takes in ordered)), start)
 
@@ -224,24 +227,27 @@ def read_trace(lines: Iterable[str], queue: str | None = None) -> Trace:
         TraceError: a line cannot be understood, or the queue is not there or not said.
     """
     numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-    first = next(numbered, None)
-    if first is None:
+    number, first = next(numbered, (0, ""))
+    if not first:
         raise TraceError("the trace is empty: it needs a line at,duration for each task")
-    every = chain([first], numbered)
-    rows = _json_rows(every) if first[1].lstrip().startswith("{") else _csv_rows(every)
+    first = first.removeprefix("\ufeff")  # spreadsheets begin their files so
+    every = chain([(number, first)], numbered)
+    rows = _json_rows(every) if first.lstrip().startswith("{") else _csv_rows(every)
     tasks: list[tuple[float, float]] = []
     queues: set[str] = set()
-    for at, takes, name in rows:
+    calendar = False
+    for (at, of_calendar), takes, name in rows:
         queues.add(name)
+        calendar = calendar or of_calendar
         if queue is None or name == queue:
             tasks.append((at, takes))
     if queue is not None and not tasks:
         raise TraceError(f"no task of queue {queue} in the trace: it has {_listed(queues)}")
     if queue is None and len(queues) > 1:
         raise TraceError(f"the trace has several queues: choose one with --queue ({_listed(queues)})")
-    first_at = min((at for at, _ in tasks), default=0.0)
-    if first_at < UNIX:
+    if not calendar:
         return trace_of(tasks)
+    first_at = min((at for at, _ in tasks), default=0.0)
     return trace_of(((at - first_at, takes) for at, takes in tasks), start=first_at)
 
 
@@ -250,7 +256,11 @@ def _listed(queues: Iterable[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _json_rows(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[float, float, str]]:
+_Row = tuple[tuple[float, bool], float, str]
+"""When (see `_moment`), seconds of work, and queue."""
+
+
+def _json_rows(lines: Iterable[tuple[int, str]]) -> Iterator[_Row]:
     for number, line in lines:
         try:
             row = json.loads(line)
@@ -259,7 +269,7 @@ def _json_rows(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[float, float,
             raise TraceError(f'line {number}: {error!r}; write {{"at": 0.5, "duration": 2}}') from error
 
 
-def _csv_rows(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[float, float, str]]:
+def _csv_rows(lines: Iterable[tuple[int, str]]) -> Iterator[_Row]:
     numbers: list[int] = []
 
     def texts() -> Iterator[str]:
@@ -267,29 +277,39 @@ def _csv_rows(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[float, float, 
             numbers[:] = [number]
             yield line
 
-    for index, row in enumerate(csv.reader(texts())):
-        if index == 0 and row[0].strip().lower() == "at":
-            if [name.strip().lower() for name in row[:3]] not in (["at", "duration"], ["at", "duration", "queue"]):
-                raise TraceError(f"the columns are {', '.join(row)}: they have to be at, duration and perhaps queue")
-            continue
-        try:
+    try:
+        for index, row in enumerate(csv.reader(texts())):
+            if index == 0 and row[0].strip().lower() == "at":
+                if [name.strip().lower() for name in row[:3]] not in (["at", "duration"], ["at", "duration", "queue"]):
+                    raise TraceError(
+                        f"the columns are {', '.join(row)}: they have to be at, duration and perhaps queue"
+                    )
+                continue
             yield _moment(row[0]), _seconds(row[1]), row[2].strip() if len(row) > 2 else ""
-        except (ValueError, IndexError) as error:
-            raise TraceError(f"line {numbers[0]}: {error}; write at,duration in seconds, such as 0.5,2") from error
+    except (TraceError, UnicodeDecodeError):
+        raise
+    except (ValueError, IndexError, csv.Error) as error:
+        raise TraceError(f"line {numbers[0]}: {error}; write at,duration in seconds, such as 0.5,2") from error
 
 
-def _moment(value: object) -> float:
-    """Seconds, from a number or from RFC 3339."""
-    if isinstance(value, str) and "T" in value:
+def _moment(value: object) -> tuple[float, bool]:
+    """Seconds, from a number or from RFC 3339, and whether they are a Unix time."""
+    if isinstance(value, str) and ":" in value:  # with a T between day and time, or a space
         moment = datetime.fromisoformat(value.strip())
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    return _seconds(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp(), True
+    number = _seconds(value)
+    if number >= LATEST:
+        raise ValueError(f"{value!r} is no time in seconds: milliseconds have to be divided by 1000")
+    return number, number >= UNIX
 
 
 def _seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{value!r} is no number of seconds")  # noqa: TRY004  the caller adds the line to a ValueError
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf
     if not math.isfinite(number) or number < 0:
         raise ValueError(f"{value!r} is no number of seconds from zero on")
     return number
