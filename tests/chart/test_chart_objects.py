@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from chart_variants import EVERYTHING
 
 from warren_contract.aio import CLOSE_LIMIT
 from warren_contract.durations import parse_duration
+from warren_operator.resource import parse_spec
+from warren_operator.settings import Settings
 from warren_producer.__main__ import LINGER, graceful_limit
 from warren_producer.settings import ProducerSettings
 
@@ -341,6 +344,18 @@ def test_the_operator_s_defaults_are_the_workers() -> None:
             {
                 "queues": {"task_queue": {"image": {"repository": "shop", "tag": "7"}}},
                 "image": {"tag": "a", "registry": "r"},
+def test_the_operator_takes_what_the_chart_takes(tmp_path: Path) -> None:
+    """The longest durations; the chart refuses longer ones, with which the operator would not start."""
+    longest = {"timeLimit": "720h", "retry": {"minDelay": "720h", "maxDelay": "720h"}}
+    mail = {"messageTTL": "720h", "behavior": {"scaleDown": {"stabilization": "720h"}}, "target": {"maxWait": "720h"}}
+    manifests = render({"worker": longest, "queues": {"mail": mail}})
+    file = tmp_path / "defaults.yaml"
+    file.write_text(find(manifests, "ConfigMap", "warren-operator")["data"]["defaults.yaml"], "utf-8")
+    settings = Settings.load({"WARREN_DEFAULTS_FILE": str(file), "WARREN_NAMESPACES": "warren"})
+    assert settings.defaults.time_limit == settings.defaults.max_delay == 720 * 3600
+    assert parse_spec(find(manifests, "WorkQueue", "mail")["spec"], "mail").time_limit == "720h"
+
+
             },
             "r/warren/producer:a",
             "shop:7",

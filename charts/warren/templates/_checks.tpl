@@ -77,6 +77,9 @@
 {{- if and .Values.queues $watched (not (has "*" $watched)) (not (has .Release.Namespace $watched)) }}
 {{- fail (printf "operator.watchNamespaces is [%s] and leaves out %s, where this release has the queues %s, which nobody would scale: add %s, or take the queues out with queues.<queue>=null" (join ", " $watched) .Release.Namespace (keys .Values.queues | sortAlpha | join ", ") .Release.Namespace) }}
 {{- end }}
+{{- /* The operator starts with these three, also where every queue has others. */}}
+{{- include "warren.refuseLong" (list "worker.timeLimit" .Values.worker.timeLimit) }}
+{{- include "warren.refuseDelays" (list "worker." .Values.worker.retry) }}
 {{- $own := list }}
 {{- range $name := list "BROKER_DIR" "LOG_FORMAT" "LOG_LEVEL" "QUEUE" "HANDLER" "EXEC_COMMAND" "HTTP_URL" "CONCURRENCY" "EXECUTOR" "TIME_LIMIT" "MAX_ATTEMPTS" "MAX_BODY" "MAX_TASKS_PER_CHILD" "MAX_MEMORY_PER_CHILD" "WORKER_NAME" "HEALTH_PORT" }}
 {{- $own = append $own (print "WARREN_" $name) }}
@@ -116,12 +119,16 @@
   (list "timeLimit" $settings.timeLimit "how long one task may take, such as 25m")
   (list "messageTTL" (get $settings "messageTTL") "how long a task may wait, such as 24h, or leave it out if it may wait for ever")
   (list "target.maxWait" (dig "target" "maxWait" "" $settings) "how long a task may wait, such as 30s") }}
-{{- include "warren.refuseZero" (prepend (rest $check) (printf "queues.%s: %s" $key (first $check))) }}
+{{- $named := prepend (rest $check) (printf "queues.%s: %s" $key (first $check)) }}
+{{- include "warren.refuseZero" $named }}
+{{- include "warren.refuseLong" $named }}
 {{- end }}
 {{- $given := keys (default dict $settings.env) }}
 {{- range $settings.extraEnv }}
 {{- $given = append $given (default "" .name) }}
 {{- end }}
+{{- include "warren.refuseDelays" (list (printf "queues.%s: " $key) $settings.retry) }}
+{{- include "warren.refuseLong" (list (printf "queues.%s: behavior.scaleDown.stabilization" $key) (dig "behavior" "scaleDown" "stabilization" "" $settings)) }}
 {{- range $name := sortAlpha $given }}
 {{- if has $name $own }}
 {{- fail (printf "queues.%s: its env or extraEnv has %s, which the chart sets by itself: leave it out, and set the value of the queue, the worker or the log that it stands for" $key $name) }}
@@ -129,9 +136,6 @@
 {{- end }}
 {{- if gt (int $settings.replicas.min) (int $settings.replicas.max) }}
 {{- fail (printf "queues.%s: replicas.min is %d and replicas.max is %d; min must not be above max" $key (int $settings.replicas.min) (int $settings.replicas.max)) }}
-{{- end }}
-{{- if gt (include "warren.milliseconds" $settings.retry.minDelay | int) (include "warren.milliseconds" $settings.retry.maxDelay | int) }}
-{{- fail (printf "queues.%s: retry.minDelay is %s and retry.maxDelay is %s; min must not be above max" $key $settings.retry.minDelay $settings.retry.maxDelay) }}
 {{- end }}
 {{- if and (dig "image" "repository" "" $entry) (not (dig "image" "tag" "" $entry)) (not (dig "image" "digest" "" $entry)) }}
 {{- fail (printf "queues.%s.image names the repository %s but no version: set queues.%s.image.tag or .digest" $key $entry.image.repository $key) }}
@@ -147,5 +151,29 @@
 {{- if lt (include "warren.milliseconds" . | int64) 1 }}
 {{- fail (printf "%s is %s: write %s" $name . $remedy) }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The longest duration that the operator takes; one that no number here holds has become negative. Takes
+(list "name of a duration" value-or-empty). */}}
+{{- define "warren.refuseLong" -}}
+{{- $name := first . }}
+{{- with index . 1 }}
+{{- $milliseconds := include "warren.milliseconds" . | int64 }}
+{{- if or (lt $milliseconds 0) (gt $milliseconds 2592000000) }}
+{{- fail (printf "%s is %s: write at most 720h" $name .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Takes (list "whose: " retry). */}}
+{{- define "warren.refuseDelays" -}}
+{{- $whose := first . }}
+{{- $retry := last . }}
+{{- range $name := list "minDelay" "maxDelay" }}
+{{- include "warren.refuseLong" (list (printf "%sretry.%s" $whose $name) (get $retry $name)) }}
+{{- end }}
+{{- if gt (include "warren.milliseconds" $retry.minDelay | int64) (include "warren.milliseconds" $retry.maxDelay | int64) }}
+{{- fail (printf "%sretry.minDelay is %s and retry.maxDelay is %s; min must not be above max" $whose $retry.minDelay $retry.maxDelay) }}
 {{- end }}
 {{- end }}
