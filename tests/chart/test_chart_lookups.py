@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
-from chart import CHART, ChartError, Manifest, find, identity, render
+from chart import CHART, ChartError, Manifest, find, identity, render, secret_text
 from sham_api import sham_api
+
+from warren_contract.settings import BrokerSettings
+
+CLAIM: Manifest = {"metadata": {"name": "data"}, "spec": {"resources": {"requests": {"storage": "4Gi"}}}}
+"""The volume of a broker that was installed with the defaults, in its StatefulSet."""
 
 PARTS = ("broker-operator", "broker-producer", "broker-worker", "rabbitmq", "tokens")
 OWN = {"meta.helm.sh/release-name": "warren", "meta.helm.sh/release-namespace": "warren"}
@@ -319,3 +324,17 @@ def test_one_user_for_all_is_for_a_broker_of_one_s_own(tmp_path: Path) -> None:
     external = {"external": {"enabled": True}}
     assert install(tmp_path, [one], {"credentials": {"existingSecrets": names}, "broker": external})
     assert install(tmp_path, [one, MINE], {"credentials": {"existingSecrets": {**names, "rabbitmq": "mine"}}})
+def test_the_broker_is_told_a_password_as_the_parts_read_it(tmp_path: Path) -> None:
+    """A Secret that was made from a file often ends in a line feed, which no part sends along."""
+    found = user("mine", username="app\n", password="p\n")
+    manifests = install(tmp_path, [found], {"credentials": {"existingSecrets": {"worker": "mine"}}})
+    definitions = yaml.safe_load(secret_text(find(manifests, "Secret", "warren-rabbitmq"), "definitions.json"))
+    passwords = {known["name"]: known.get("password") for known in definitions["users"]}
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    for key in ("username", "password"):
+        (folder / key).write_text(secret_text(found, key), "utf-8")
+    settings = BrokerSettings.load({"WARREN_BROKER_DIR": str(folder), "WARREN_BROKER_HOST": "warren-rabbitmq"})
+    assert passwords[settings.username] == settings.password
+
+
