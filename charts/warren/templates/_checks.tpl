@@ -19,9 +19,13 @@
 {{- fail (printf "broker.image names the repository %s but no version: set broker.image.tag or .digest to a RabbitMQ of 4.3.1 or later, such as 4.3-management" .repository) }}
 {{- end }}
 {{- end }}
-{{- $running := dig "spec" "replicas" 0 (lookup "apps/v1" "StatefulSet" .Release.Namespace (include "warren.brokerHost" .) | default dict) | int }}
+{{- $found := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "warren.brokerHost" .) | default dict }}
+{{- $running := dig "spec" "replicas" 0 $found | int }}
 {{- if gt $running $brokers }}
 {{- fail (printf "broker.replicas is %d, but RabbitMQ runs on %d nodes here: without the majority of its nodes every queue would stand still and its tasks with it. Set broker.replicas to %d; to become smaller, install a release of its own in another namespace and let the workers here finish first" $brokers $running $running) }}
+{{- end }}
+{{- with include "warren.volumeChanged" (dict "persistence" .Values.broker.persistence "found" $found) }}
+{{- fail (printf "broker.persistence: %s, and Kubernetes takes no other volumes for a StatefulSet that is there. Set it to what it was; or see \"Another volume\" in the chart's README" .) }}
 {{- end }}
 {{- $second := printf "data-%s-1" (include "warren.brokerHost" .) }}
 {{- if and (eq $brokers 1) (lookup "v1" "PersistentVolumeClaim" .Release.Namespace $second) }}
