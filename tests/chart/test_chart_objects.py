@@ -472,6 +472,59 @@ def test_credentials_can_be_printed_once() -> None:
         secret = find(manifests, "Secret", f"warren-broker-{part}")
         assert passwords[secret_text(secret, "username")] == secret_text(secret, "password")
         assert secret_text(secret, "host") == "warren-rabbitmq"
+class Once(yaml.SafeLoader):
+    """YAML in which no key is there twice, as kustomize and others ask for."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping; every key is counted first."""
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"line {node.start_mark.line}: {keys}"
+        return super().construct_mapping(node, deep)
+
+
+def test_labels_of_the_user_s_own_stand_beside_those_that_select() -> None:
+    """Each once, in whatever they change; Services and pods are found all the same."""
+    own = {f"app.kubernetes.io/{key}": "shop" for key in ("name", "instance", "component", "part-of", "version")}
+    parts = {part: {"podLabels": own} for part in ("worker", "producer", "operator", "broker")}
+    values = {**parts, "commonLabels": own, "serviceMonitor": {"enabled": True}}
+    text = helm("template", "warren", str(CHART), "--kube-version", KUBE_VERSION, values=values)
+    manifests = [item for item in yaml.load_all(text, Once) if item]
+    found = {identity(item): item for item in manifests}
+    producer = found["Deployment/warren-producer"]
+    for labels in (producer["metadata"]["labels"], producer["spec"]["template"]["metadata"]["labels"]):
+        assert labels["app.kubernetes.io/part-of"] == "shop"
+        assert producer["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    monitor = found["ServiceMonitor/warren-producer"]["spec"]["selector"]["matchLabels"]
+    assert monitor.items() <= found["Service/warren-producer"]["metadata"]["labels"].items()
+
+
+def test_a_drain_waits_for_no_pod_that_serves_nobody() -> None:
+    """One that is not ready, as while the broker is away, counts for no budget. A broker's node has data to see to."""
+    enabled = {"podDisruptionBudget": {"enabled": True}}
+    manifests = render({"worker": enabled, "producer": enabled, "operator": enabled})
+    policies = {
+        item["metadata"]["name"]: item["spec"].get("unhealthyPodEvictionPolicy")
+        for item in manifests
+        if item["kind"] == "PodDisruptionBudget"
+    }
+    assert policies == {
+        "warren-worker-task-queue": "AlwaysAllow",
+        "warren-producer": "AlwaysAllow",
+        "warren-operator": "AlwaysAllow",
+        "warren-rabbitmq": None,
+    }
+
+
+def test_prometheus_leaves_the_operator_s_labels_as_they_are() -> None:
+    """`namespace` is the WorkQueue's there, as docs/operator-metrics.md says, and not that of the scraped pod."""
+    manifests = render({"serviceMonitor": {"enabled": True}})
+    honoured = {
+        part: find(manifests, "ServiceMonitor", f"warren-{part}")["spec"]["endpoints"][0].get("honorLabels", False)
+        for part in ("operator", "producer", "rabbitmq")
+    }
+    assert honoured == {"operator": True, "producer": False, "rabbitmq": False}
+
+
         assert ("management-url" in secret["data"]) is (part == "operator")
     assert len({*passwords.values()}) == len(passwords), "no password twice"
 
