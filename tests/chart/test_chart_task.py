@@ -129,6 +129,29 @@ def test_the_test_says_that_it_has_no_token(files: dict[str, str], tmp_path: Pat
     assert not seen
 
 
+STILL: list[dict[str, Any]] = [
+    {"paused": True},
+    {"suspend": True},
+    {"mode": "Recommend"},
+    {"replicas": {"max": 0}},
+    {"handler": "shop:mail"},
+]
+"""What keeps a queue from being tried: nobody would take the task, or know what to make of it."""
+
+
+@pytest.mark.parametrize("settings", STILL)
+def test_the_test_is_for_a_queue_whose_workers_come(telling: Path, settings: dict[str, Any]) -> None:
+    """Where there is none, there is no test, and Helm does not promise one after an install."""
+    alone = {"queues": {"task_queue": settings}}
+    assert not [item for item in render(alone) if item["kind"] == "Pod"]
+    assert "helm test" not in told(telling, values=alone)
+    values = {"queues": {"a": settings, "task_queue": settings, "z": {}}}
+    pod = pod_spec(find(render(values), "Pod", "warren-test-task"))
+    assert pod is not None
+    assert {"name": "WARREN_QUEUE", "value": "z"} in pod["containers"][0]["env"]
+    assert "`helm test warren -n warren` runs a task" in told(telling, values=values)
+
+
 @pytest.fixture(scope="module")
 def telling(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the chart, which has what Helm says after an install in a ConfigMap: Helm says it to a cluster only."""

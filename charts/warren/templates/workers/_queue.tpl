@@ -18,3 +18,17 @@ Takes (dict "root" $ "entry" $entry "queue" $settings). */}}
 {{- include "warren.image" (dict "root" .root "image" .queue.image) }}
 {{- end }}
 {{- end }}
+
+{{/* The queue that `helm test` tries: its task is for the handler `dots`, and needs workers that follow the backlog. Empty where
+there is none. */}}
+{{- define "warren.testQueue" -}}
+{{- $queue := "" }}
+{{- range $key, $entry := .Values.queues }}
+{{- $settings := include "warren.queueSettings" (dict "root" $ "queue" $entry) | fromJson }}
+{{- $still := or $settings.suspend $settings.paused (eq (default "" $settings.mode) "Recommend") }}
+{{- if and (not $queue) (eq $settings.handler "dots") (gt (int $settings.replicas.max) 0) (not $still) }}
+{{- $queue = $key }}
+{{- end }}
+{{- end }}
+{{- $queue }}
+{{- end }}
