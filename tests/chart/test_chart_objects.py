@@ -280,6 +280,17 @@ def test_workers_can_be_replaced_at_once() -> None:
     assert rolling == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}
 
 
+@pytest.mark.parametrize(("written", "meant"), [("1", 1), (2, 2), ("10%", "10%")])
+def test_a_number_of_pods_may_stand_in_quotes(written: str | int, meant: str | int) -> None:
+    """Kubernetes takes a text there for a percentage, and refuses one without a sign."""
+    budget = {"enabled": True, "maxUnavailable": written}
+    rolling = {"maxSurge": written, "maxUnavailable": written}
+    manifests = render({"worker": {"strategy": {"rollingUpdate": rolling}, "podDisruptionBudget": budget}})
+    found = find(manifests, "Deployment", "warren-worker-task-queue")["spec"]["strategy"]["rollingUpdate"]
+    assert found == {"maxSurge": meant, "maxUnavailable": meant}
+    assert find(manifests, "PodDisruptionBudget", "warren-worker-task-queue")["spec"]["maxUnavailable"] == meant
+
+
 def test_the_example_queue_can_be_taken_away() -> None:
     """`task_queue: null`, and nothing of it is left."""
     manifests = render({"queues": {"task_queue": None}})
@@ -333,17 +344,6 @@ def test_the_operator_s_defaults_are_the_workers() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("values", "producer", "worker"),
-    [
-        ({}, "warren/producer:0.1.0", "warren/worker:0.1.0"),
-        ({"image": {"tag": "abc"}}, "warren/producer:abc", "warren/worker:abc"),
-        ({"image": {"registry": "r.io/"}}, "r.io/warren/producer:0.1.0", "r.io/warren/worker:0.1.0"),
-        ({"producer": {"image": {"tag": "p"}}, "image": {"tag": "abc"}}, "warren/producer:p", "warren/worker:abc"),
-        (
-            {
-                "queues": {"task_queue": {"image": {"repository": "shop", "tag": "7"}}},
-                "image": {"tag": "a", "registry": "r"},
 def test_the_operator_takes_what_the_chart_takes(tmp_path: Path) -> None:
     """The longest durations; the chart refuses longer ones, with which the operator would not start."""
     longest = {"timeLimit": "720h", "retry": {"minDelay": "720h", "maxDelay": "720h"}}
@@ -356,6 +356,17 @@ def test_the_operator_takes_what_the_chart_takes(tmp_path: Path) -> None:
     assert parse_spec(find(manifests, "WorkQueue", "mail")["spec"], "mail").time_limit == "720h"
 
 
+@pytest.mark.parametrize(
+    ("values", "producer", "worker"),
+    [
+        ({}, "warren/producer:0.1.0", "warren/worker:0.1.0"),
+        ({"image": {"tag": "abc"}}, "warren/producer:abc", "warren/worker:abc"),
+        ({"image": {"registry": "r.io/"}}, "r.io/warren/producer:0.1.0", "r.io/warren/worker:0.1.0"),
+        ({"producer": {"image": {"tag": "p"}}, "image": {"tag": "abc"}}, "warren/producer:p", "warren/worker:abc"),
+        (
+            {
+                "queues": {"task_queue": {"image": {"repository": "shop", "tag": "7"}}},
+                "image": {"tag": "a", "registry": "r"},
             },
             "r/warren/producer:a",
             "shop:7",
@@ -364,6 +375,22 @@ def test_the_operator_takes_what_the_chart_takes(tmp_path: Path) -> None:
             {"worker": {"image": {"digest": f"sha256:{'0' * 64}"}}},
             "warren/producer:0.1.0",
             f"warren/worker@sha256:{'0' * 64}",
+        ),
+        (
+            {
+                "worker": {"image": {"digest": f"sha256:{'0' * 64}"}},
+                "queues": {"task_queue": {"image": {"tag": "new"}}},
+            },
+            "warren/producer:0.1.0",
+            "warren/worker:new",
+        ),
+        (
+            {
+                "worker": {"image": {"tag": "7"}},
+                "queues": {"task_queue": {"image": {"digest": f"sha256:{'1' * 64}", "tag": "new"}}},
+            },
+            "warren/producer:0.1.0",
+            f"warren/worker@sha256:{'1' * 64}",
         ),
     ],
 )
@@ -445,33 +472,6 @@ def test_selectors_pick_exactly_their_pods(variant: dict[str, Any]) -> None:
         assert len(selected) == 1, f"{identity(item)} selects {selected}"
 
 
-def test_nothing_is_made_where_the_chart_is_only_rendered() -> None:
-    """GitOps renders again and again: new credentials each time would lock every part out."""
-    first, second = render(), render()
-    assert first == second
-    assert not [item for item in first if item["kind"] == "Secret"]
-    mounted = re.findall(r"'secretName': '([\w-]+)'", str(first))
-    assert set(mounted) == {
-        "warren-tokens",
-        "warren-rabbitmq",
-        "warren-broker-producer",
-        "warren-broker-worker",
-        "warren-broker-operator",
-    }
-
-
-def test_credentials_can_be_printed_once() -> None:
-    """With `always`, for whoever keeps them elsewhere; they fit together."""
-    values = {"credentials": {"create": "always"}}
-    manifests = render(values)
-    tokens = find(manifests, "Secret", "warren-tokens")
-    assert {key: len(secret_text(tokens, key)) for key in tokens["data"]} == {"submit": 40, "read": 40, "admin": 40}
-    definitions = yaml.safe_load(secret_text(find(manifests, "Secret", "warren-rabbitmq"), "definitions.json"))
-    passwords = {user["name"]: user.get("password") for user in definitions["users"]}
-    for part in ("producer", "worker", "operator"):
-        secret = find(manifests, "Secret", f"warren-broker-{part}")
-        assert passwords[secret_text(secret, "username")] == secret_text(secret, "password")
-        assert secret_text(secret, "host") == "warren-rabbitmq"
 class Once(yaml.SafeLoader):
     """YAML in which no key is there twice, as kustomize and others ask for."""
 
@@ -525,6 +525,33 @@ def test_prometheus_leaves_the_operator_s_labels_as_they_are() -> None:
     assert honoured == {"operator": True, "producer": False, "rabbitmq": False}
 
 
+def test_nothing_is_made_where_the_chart_is_only_rendered() -> None:
+    """GitOps renders again and again: new credentials each time would lock every part out."""
+    first, second = render(), render()
+    assert first == second
+    assert not [item for item in first if item["kind"] == "Secret"]
+    mounted = re.findall(r"'secretName': '([\w-]+)'", str(first))
+    assert set(mounted) == {
+        "warren-tokens",
+        "warren-rabbitmq",
+        "warren-broker-producer",
+        "warren-broker-worker",
+        "warren-broker-operator",
+    }
+
+
+def test_credentials_can_be_printed_once() -> None:
+    """With `always`, for whoever keeps them elsewhere; they fit together."""
+    values = {"credentials": {"create": "always"}}
+    manifests = render(values)
+    tokens = find(manifests, "Secret", "warren-tokens")
+    assert {key: len(secret_text(tokens, key)) for key in tokens["data"]} == {"submit": 40, "read": 40, "admin": 40}
+    definitions = yaml.safe_load(secret_text(find(manifests, "Secret", "warren-rabbitmq"), "definitions.json"))
+    passwords = {user["name"]: user.get("password") for user in definitions["users"]}
+    for part in ("producer", "worker", "operator"):
+        secret = find(manifests, "Secret", f"warren-broker-{part}")
+        assert passwords[secret_text(secret, "username")] == secret_text(secret, "password")
+        assert secret_text(secret, "host") == "warren-rabbitmq"
         assert ("management-url" in secret["data"]) is (part == "operator")
     assert len({*passwords.values()}) == len(passwords), "no password twice"
 
@@ -580,6 +607,8 @@ def test_rabbitmq_is_told_its_disk_limit(limit: str | int, told: str) -> None:
     [
         (1000000, "1000000"),
         (-12345678901, "-12345678901"),
+        (9007199254740991, "9007199254740991"),
+        ("123456789012345678", "123456789012345678"),
         (0.5, "0.5"),
         (0, "0"),
         (True, "true"),

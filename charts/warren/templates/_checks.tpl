@@ -77,13 +77,13 @@
 {{- fail (printf "producer.submitTimeout is %s: write how long a submit may wait for the broker, from 1ms to 1h, such as 10s" .Values.producer.submitTimeout) }}
 {{- end }}
 {{- include "warren.refuseZero" (list "worker.timeLimit" .Values.worker.timeLimit "how long one task may take, such as 25m") }}
+{{- /* The operator starts with these three, also where every queue has others. */}}
+{{- include "warren.refuseLong" (list "worker.timeLimit" .Values.worker.timeLimit) }}
+{{- include "warren.refuseDelays" (list "worker." .Values.worker.retry) }}
 {{- $watched := .Values.operator.watchNamespaces }}
 {{- if and .Values.queues $watched (not (has "*" $watched)) (not (has .Release.Namespace $watched)) }}
 {{- fail (printf "operator.watchNamespaces is [%s] and leaves out %s, where this release has the queues %s, which nobody would scale: add %s, or take the queues out with queues.<queue>=null" (join ", " $watched) .Release.Namespace (keys .Values.queues | sortAlpha | join ", ") .Release.Namespace) }}
 {{- end }}
-{{- /* The operator starts with these three, also where every queue has others. */}}
-{{- include "warren.refuseLong" (list "worker.timeLimit" .Values.worker.timeLimit) }}
-{{- include "warren.refuseDelays" (list "worker." .Values.worker.retry) }}
 {{- $own := list }}
 {{- range $name := list "BROKER_DIR" "LOG_FORMAT" "LOG_LEVEL" "QUEUE" "HANDLER" "EXEC_COMMAND" "HTTP_URL" "CONCURRENCY" "EXECUTOR" "TIME_LIMIT" "MAX_ATTEMPTS" "MAX_BODY" "MAX_TASKS_PER_CHILD" "MAX_MEMORY_PER_CHILD" "WORKER_NAME" "HEALTH_PORT" }}
 {{- $own = append $own (print "WARREN_" $name) }}
@@ -127,15 +127,20 @@
 {{- include "warren.refuseZero" $named }}
 {{- include "warren.refuseLong" $named }}
 {{- end }}
+{{- include "warren.refuseDelays" (list (printf "queues.%s: " $key) $settings.retry) }}
+{{- include "warren.refuseLong" (list (printf "queues.%s: behavior.scaleDown.stabilization" $key) (dig "behavior" "scaleDown" "stabilization" "" $settings)) }}
 {{- $given := keys (default dict $settings.env) }}
 {{- range $settings.extraEnv }}
 {{- $given = append $given (default "" .name) }}
 {{- end }}
-{{- include "warren.refuseDelays" (list (printf "queues.%s: " $key) $settings.retry) }}
-{{- include "warren.refuseLong" (list (printf "queues.%s: behavior.scaleDown.stabilization" $key) (dig "behavior" "scaleDown" "stabilization" "" $settings)) }}
 {{- range $name := sortAlpha $given }}
 {{- if has $name $own }}
 {{- fail (printf "queues.%s: its env or extraEnv has %s, which the chart sets by itself: leave it out, and set the value of the queue, the worker or the log that it stands for" $key $name) }}
+{{- end }}
+{{- end }}
+{{- range $name, $value := $settings.env }}
+{{- if and (kindIs "float64" $value) (or (gt $value 9007199254740991.0) (lt $value -9007199254740991.0)) }}
+{{- fail (printf "queues.%s: its env has the number %s with more digits than Helm keeps, so it might be another one by now: write it in quotes" $key $name) }}
 {{- end }}
 {{- end }}
 {{- if gt (int $settings.replicas.min) (int $settings.replicas.max) }}

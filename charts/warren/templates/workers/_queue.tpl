@@ -9,11 +9,14 @@ would be a second rule that nobody asked for. Takes (dict "root" $ "queue" $entr
 {{- mergeOverwrite (deepCopy $defaults) (deepCopy $entry) | toJson }}
 {{- end }}
 
-{{/* A queue that names a repository of its own has written it out with registry and version; ours follow the release.
+{{/* A queue that names a repository of its own has written it out with registry and version; ours follow the release. A tag
+of a queue's own is not passed over for the digest of all workers.
 Takes (dict "root" $ "entry" $entry "queue" $settings). */}}
 {{- define "warren.workerImage" -}}
 {{- if dig "image" "repository" "" .entry }}
 {{- include "warren.imageName" .entry.image }}
+{{- else if and (dig "image" "tag" "" .entry) (not (dig "image" "digest" "" .entry)) }}
+{{- include "warren.image" (dict "root" .root "image" (omit .queue.image "digest")) }}
 {{- else }}
 {{- include "warren.image" (dict "root" .root "image" .queue.image) }}
 {{- end }}
