@@ -824,8 +824,8 @@ def test_names_that_look_like_something_else_stay_names(name: str) -> None:
 @pytest.mark.parametrize("name", DECEPTIVE[:2])
 def test_made_secrets_and_accounts_have_names(name: str) -> None:
     """The same for objects that are only there without Secrets and accounts of the user's own."""
-    account = {"serviceAccount": {"create": True, "name": name}}
-    values = {"credentials": {"create": "always"}, "fullnameOverride": "warren", "worker": account, "producer": account}
+    worker, producer = ({"serviceAccount": {"create": True, "name": own}} for own in (name, name * 2))
+    values = {"credentials": {"create": "always"}, "fullnameOverride": "warren", "worker": worker, "producer": producer}
     manifests = render(values, release=name, namespace=name)
     assert not [f"{identity(item)} {found}" for item in manifests for found in not_texts(item)]
 

@@ -312,6 +312,26 @@ def test_what_cannot_work_is_refused_with_a_remedy(values: dict[str, Any], sente
     assert sentence in refusal(values)
 
 
+def test_sidecars_need_a_kubernetes_that_has_them() -> None:
+    """An older one drops the word that makes them sidecars, and waits for their end before it starts the worker."""
+    values = {"queues": {"mail": {"sidecars": [{"name": "mailer", "image": "shop/mailer:3"}]}}}
+    with pytest.raises(ChartError, match=r"queues.mail: sidecars need Kubernetes 1.29, and this is v1.28.15, where"):
+        render(values, options=["--kube-version", "1.28.15"])
+    assert render(options=["--kube-version", "1.28.15"])
+    assert render(values, options=["--kube-version", "1.29.0-eks-1"])
+
+
+def test_two_parts_may_share_an_account_that_one_of_them_makes() -> None:
+    """Made twice, it would be refused after everything before it has been made."""
+    shared = {"serviceAccount": {"name": "shared"}}
+    said = refusal({"worker": shared, "producer": shared})
+    assert "worker.serviceAccount and producer.serviceAccount would both make the ServiceAccount shared: set" in said
+    using = {"serviceAccount": {"name": "shared", "create": False}}
+    manifests = render({"worker": shared, "producer": using})
+    assert find(manifests, "ServiceAccount", "shared")
+    assert render({"worker": shared, "broker": {**shared, "external": {"enabled": True, "existingSecret": "mine"}}})
+
+
 @pytest.mark.parametrize(
     "url",
     [

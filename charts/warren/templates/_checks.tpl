@@ -84,6 +84,16 @@
 {{- if and .Values.queues $watched (not (has "*" $watched)) (not (has .Release.Namespace $watched)) }}
 {{- fail (printf "operator.watchNamespaces is [%s] and leaves out %s, where this release has the queues %s, which nobody would scale: add %s, or take the queues out with queues.<queue>=null" (join ", " $watched) .Release.Namespace (keys .Values.queues | sortAlpha | join ", ") .Release.Namespace) }}
 {{- end }}
+{{- $accounts := dict }}
+{{- range $part := list "worker" "producer" "operator" "broker" }}
+{{- if and (index $.Values $part).serviceAccount.create (not (and (eq $part "broker") $.Values.broker.external.enabled)) }}
+{{- $account := include "warren.serviceAccountName" (dict "root" $ "part" $part) }}
+{{- if hasKey $accounts $account }}
+{{- fail (printf "%s.serviceAccount and %s.serviceAccount would both make the ServiceAccount %s: set %s.serviceAccount.create to false, so that it uses the other one's, or give it another name" (get $accounts $account) $part $account $part) }}
+{{- end }}
+{{- $_ := set $accounts $account $part }}
+{{- end }}
+{{- end }}
 {{- $own := list }}
 {{- range $name := list "BROKER_DIR" "LOG_FORMAT" "LOG_LEVEL" "QUEUE" "HANDLER" "EXEC_COMMAND" "HTTP_URL" "CONCURRENCY" "EXECUTOR" "TIME_LIMIT" "MAX_ATTEMPTS" "MAX_BODY" "MAX_TASKS_PER_CHILD" "MAX_MEMORY_PER_CHILD" "WORKER_NAME" "HEALTH_PORT" }}
 {{- $own = append $own (print "WARREN_" $name) }}
@@ -114,6 +124,9 @@
 {{- end }}
 {{- if and (eq $settings.handler "http") (not $settings.http.url) }}
 {{- fail (printf "queues.%s: handler http needs queues.%s.http.url: write where tasks are to be POSTed" $key $key) }}
+{{- end }}
+{{- if and $settings.sidecars (semverCompare "<1.29.0-0" $.Capabilities.KubeVersion.Version) }}
+{{- fail (printf "queues.%s: sidecars need Kubernetes 1.29, and this is %s, where the worker would wait for them to end: leave them out, and have the service run elsewhere" $key $.Capabilities.KubeVersion.Version) }}
 {{- end }}
 {{- $port := include "warren.port" (default "" $settings.http.url) }}
 {{- if and $port (or (not (regexMatch "^[0-9]{1,5}$" $port)) (lt (atoi $port) 1) (gt (atoi $port) 65535)) }}
