@@ -35,10 +35,11 @@ TOKEN_FILES: list[tuple[dict[str, str], str]] = [
 
 
 class Workers(BaseHTTPRequestHandler):
-    """A producer with one worker, which takes the task and does it."""
+    """A producer with one worker, which takes the task and does it; a silent one is gone before it says so."""
 
     tokens: ClassVar[list[str]]
     looks: ClassVar[int]
+    silent: ClassVar[bool]
 
     def do_POST(self) -> None:
         """Take a task."""
@@ -46,11 +47,12 @@ class Workers(BaseHTTPRequestHandler):
         self.answer({"id": "the-task"})
 
     def do_GET(self) -> None:
-        """Tell the queue's state: first the worker has the task, then it has done it."""
+        """Tell the queue's state: first there is nobody, then the worker has the task, then it has done it."""
         type(self).looks += 1
-        running = [{"id": "the-task"}] if self.looks == 1 else []
-        worker = {"worker": "w-1", "running": running, "finished": self.looks - 1}
-        self.answer({"worker_states": [worker], "ready": 0, "unacked": 0, "delayed": 0, "dead": 0})
+        running = [{"id": "the-task"}] if self.looks == 2 else []
+        worker = {"worker": "w-1", "running": running, "finished": self.looks - 2}
+        there = [] if self.looks == 1 or (self.looks > 2 and self.silent) else [worker]
+        self.answer({"worker_states": there, "ready": 0, "unacked": 0, "delayed": 0, "dead": 3})
 
     def answer(self, content: Any) -> None:
         """Say it in JSON."""
@@ -66,12 +68,13 @@ class Workers(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def workers() -> Iterator[tuple[str, list[str]]]:
+def workers(*, says_nothing: bool = False) -> Iterator[tuple[str, list[str]]]:
     """The producer's address, and the tokens with which it was asked."""
 
     class Handler(Workers):
         tokens: ClassVar[list[str]] = []
         looks = 0
+        silent = says_nothing
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -118,6 +121,14 @@ def test_the_test_finds_its_token(files: dict[str, str], token: str, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert "w-1 has done it" in done.stdout
     assert set(seen) == {token}
+
+
+def test_dead_letters_of_others_do_not_hide_that_the_task_is_done(tmp_path: Path) -> None:
+    """A worker may be gone, with its last word; that no task is left tells it then, whatever died long ago."""
+    with workers(says_nothing=True) as (url, _):
+        done = run_test_pod(tmp_path, {"submit": SUBMIT}, url)
+    assert done.returncode == 0, done.stderr
+    assert "w-1 is gone and has left no task behind" in done.stdout
 
 
 @pytest.mark.parametrize("files", [{}, {"read": SUBMIT}, {"submit": f"{SUBMIT} mail\n"}])
