@@ -84,6 +84,11 @@
 {{- if and .Values.queues $watched (not (has "*" $watched)) (not (has .Release.Namespace $watched)) }}
 {{- fail (printf "operator.watchNamespaces is [%s] and leaves out %s, where this release has the queues %s, which nobody would scale: add %s, or take the queues out with queues.<queue>=null" (join ", " $watched) .Release.Namespace (keys .Values.queues | sortAlpha | join ", ") .Release.Namespace) }}
 {{- end }}
+{{- range $name := keys (default dict .Values.operator.budgets) | sortAlpha }}
+{{- if not (regexMatch "^[A-Za-z0-9._-]{1,63}$" $name) }}
+{{- fail (printf "operator.budgets.%s is no name for a budget: write 1 to 63 of a-z, A-Z, 0-9, '.', '_' and '-'" $name) }}
+{{- end }}
+{{- end }}
 {{- $accounts := dict }}
 {{- range $part := list "worker" "producer" "operator" "broker" }}
 {{- if and (index $.Values $part).serviceAccount.create (not (and (eq $part "broker") $.Values.broker.external.enabled)) }}
@@ -101,6 +106,9 @@
 {{- $seen := dict }}
 {{- range $key, $entry := .Values.queues }}
 {{- $entry = default dict $entry }}
+{{- if not (regexMatch "^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$" $key) }}
+{{- fail (printf "queues.%s is no name for a queue: write 1 to 200 of a-z, A-Z, 0-9, '.', '_', ':' and '-', beginning with a letter or digit" $key) }}
+{{- end }}
 {{- if or (hasPrefix "amq." $key) (hasPrefix "warren." $key) (hasSuffix ".dead" $key) }}
 {{- fail (printf "queues.%s: names that start with amq. or warren. or end in .dead are reserved; choose another one" $key) }}
 {{- end }}
