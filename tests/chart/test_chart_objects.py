@@ -696,13 +696,20 @@ def test_the_broker_keeps_its_volume() -> None:
 
 
 def test_what_starts_slowly_on_a_busy_node_is_not_killed_for_it() -> None:
-    """Five minutes for the first sign of life of operator and producer; seen: half of one on a node with load 100."""
+    """Five minutes for the first sign of life of each; seen: half of one on a node with load 100.
+
+    A worker with threads gives none while it imports its handler.
+    """
     found = pods(render())
     for part in ("operator", "producer"):
         (container,) = found[f"Deployment/warren-{part}"]["containers"]
         probe = container["startupProbe"]
         assert probe["httpGet"] == container["livenessProbe"]["httpGet"]
         assert probe["periodSeconds"] * probe["failureThreshold"] == 300
+    (worker,) = found["Deployment/warren-worker-task-queue"]["containers"]
+    alive = worker["livenessProbe"]
+    assert alive["initialDelaySeconds"] + alive["periodSeconds"] * alive["failureThreshold"] == 300
+    assert "startupProbe" not in worker, "it would hold up readiness, and with it the next workers of a burst"
 
 
 def test_from_one_broker_to_three_restarts_none() -> None:
