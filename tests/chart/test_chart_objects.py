@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,19 @@ def test_workers_can_be_replaced_at_once() -> None:
     assert find(manifests, "Deployment", "warren-worker-mail")["spec"]["strategy"] == {"type": "Recreate"}
     rolling = find(manifests, "Deployment", "warren-worker-task-queue")["spec"]["strategy"]
     assert rolling == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}
+
+
+def test_the_example_queue_stays_away_where_helm_reuses_values(tmp_path: Path) -> None:
+    """As in `helm upgrade --reuse-values`: the chart's values lack it by then, and the user's still have the null."""
+    copy = tmp_path / "warren"
+    shutil.copytree(CHART, copy)
+    own = yaml.safe_load((copy / "values.yaml").read_text("utf-8"))
+    (copy / "values.yaml").write_text(yaml.safe_dump({**own, "queues": {}}), "utf-8")
+    values = {"queues": {"task_queue": None, "mail": {"maxBodyBytes": 5}}, "operator": {"watchNamespaces": ["warren"]}}
+    text = helm("template", "warren", str(copy), "-n", "warren", "--kube-version", KUBE_VERSION, values=values)
+    found = {identity(item) for item in yaml.safe_load_all(text) if item}
+    assert {"WorkQueue/mail", "Deployment/warren-worker-mail"} <= found
+    assert not [name for name in found if "task-queue" in name]
 
 
 @pytest.mark.parametrize(("written", "meant"), [("1", 1), (2, 2), ("10%", "10%")])

@@ -94,7 +94,6 @@ def test_a_typing_error_is_refused(path: str) -> None:
         ("queues/mail/fallback", {"afterFailures": 3}),
         ("queues/mail/name", "Mail_Queue"),
         ("queues/mail/env", {"A-B": "c"}),
-        ("queues/mail", None),
         ("log/level", "INFO"),
         ("producer/ingress/path", "tasks"),
         ("producer/resources/limits", {"memory": "1 Gi"}),
@@ -244,6 +243,7 @@ def test_a_default_that_is_emptied_is_named(switched_on: list[Manifest], path: s
             ({"queues": {name: {}}}, f"queues.{name} is no name for a queue: write 1 to 200 of a-z, A-Z, 0-9, ")
             for name in ("a mail", "-mail", "orders/eu", "grün", "a" * 201, "")
         ),
+        ({"queues": {"mail": None}}, "queues.mail has nothing below it: write {} for a queue that takes all"),
         ({"operator": {"budgets": {"a b": 1}}}, "operator.budgets.a b is no name for a budget: write 1 to 63"),
         ({"queues": {"amq.mail": {}}}, "reserved; choose another"),
         ({"queues": {"warren.mail": {}}}, "reserved; choose another"),

@@ -81,8 +81,9 @@
 {{- include "warren.refuseLong" (list "worker.timeLimit" .Values.worker.timeLimit) }}
 {{- include "warren.refuseDelays" (list "worker." .Values.worker.retry) }}
 {{- $watched := .Values.operator.watchNamespaces }}
-{{- if and .Values.queues $watched (not (has "*" $watched)) (not (has .Release.Namespace $watched)) }}
-{{- fail (printf "operator.watchNamespaces is [%s] and leaves out %s, where this release has the queues %s, which nobody would scale: add %s, or take the queues out with queues.<queue>=null" (join ", " $watched) .Release.Namespace (keys .Values.queues | sortAlpha | join ", ") .Release.Namespace) }}
+{{- $queues := include "warren.queues" . | fromJson }}
+{{- if and $queues $watched (not (has "*" $watched)) (not (has .Release.Namespace $watched)) }}
+{{- fail (printf "operator.watchNamespaces is [%s] and leaves out %s, where this release has the queues %s, which nobody would scale: add %s, or take the queues out, the example with queues.task_queue=null" (join ", " $watched) .Release.Namespace (keys $queues | sortAlpha | join ", ") .Release.Namespace) }}
 {{- end }}
 {{- range $name := keys (default dict .Values.operator.budgets) | sortAlpha }}
 {{- if not (regexMatch "^[A-Za-z0-9._-]{1,63}$" $name) }}
@@ -105,7 +106,11 @@
 {{- end }}
 {{- $seen := dict }}
 {{- range $key, $entry := .Values.queues }}
-{{- $entry = default dict $entry }}
+{{- if and (kindIs "invalid" $entry) (ne $key "task_queue") }}
+{{- fail (printf "queues.%s has nothing below it: write {} for a queue that takes all from worker, or leave it out" $key) }}
+{{- end }}
+{{- end }}
+{{- range $key, $entry := $queues }}
 {{- if not (regexMatch "^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$" $key) }}
 {{- fail (printf "queues.%s is no name for a queue: write 1 to 200 of a-z, A-Z, 0-9, '.', '_', ':' and '-', beginning with a letter or digit" $key) }}
 {{- end }}

@@ -1,3 +1,15 @@
+{{/* The queues, as JSON: without the chart's example where that is null. Helm takes it away then by itself, but not in an upgrade
+with --reuse-values. */}}
+{{- define "warren.queues" -}}
+{{- $queues := dict }}
+{{- range $key, $entry := .Values.queues }}
+{{- if not (kindIs "invalid" $entry) }}
+{{- $_ := set $queues $key $entry }}
+{{- end }}
+{{- end }}
+{{- toJson $queues }}
+{{- end }}
+
 {{/* A queue's entry over the defaults in `worker`, as JSON. A target of its own is taken whole: the default rule beside it
 would be a second rule that nobody asked for. Takes (dict "root" $ "queue" $entry). */}}
 {{- define "warren.queueSettings" -}}
@@ -26,7 +38,7 @@ Takes (dict "root" $ "entry" $entry "queue" $settings). */}}
 there is none. */}}
 {{- define "warren.testQueue" -}}
 {{- $queue := "" }}
-{{- range $key, $entry := .Values.queues }}
+{{- range $key, $entry := include "warren.queues" . | fromJson }}
 {{- $settings := include "warren.queueSettings" (dict "root" $ "queue" $entry) | fromJson }}
 {{- $still := or $settings.suspend $settings.paused (eq (default "" $settings.mode) "Recommend") }}
 {{- if and (not $queue) (eq $settings.handler "dots") (gt (int $settings.replicas.max) 0) (not $still) }}
