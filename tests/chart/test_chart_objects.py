@@ -264,6 +264,27 @@ def test_programs_and_services_as_handlers() -> None:
     assert not {"WARREN_EXEC_COMMAND", "WARREN_HTTP_URL", "WARREN_MAX_TASKS_PER_CHILD"} & dots.keys()
 
 
+def expanded(text: str) -> str:
+    """What Kubernetes makes of a variable's text where it knows none of the names in it."""
+    return re.sub(r"\$(\$|\([^)]*\))", lambda found: "$" if found[1] == "$" else found[0], text)
+
+
+def test_a_program_is_called_as_it_is_written() -> None:
+    """A shell's `$$` and `$(…)` are not for Kubernetes, nor is what looks like them in an address."""
+    command = ["sh", "-c", "cat > /tmp/$$.in; n=$(wc -c < /tmp/$$.in); echo $n $((n + 1)) $$(x) $"]
+    url = "http://localhost:9000/?price=$$1&of=$(NAME)"
+    manifests = render(
+        {
+            "queues": {
+                "run": {"handler": "exec", "exec": {"command": command}},
+                "post": {"handler": "http", "http": {"url": url}},
+            }
+        }
+    )
+    assert json.loads(expanded(environment(manifests, "run")["WARREN_EXEC_COMMAND"])) == command
+    assert expanded(environment(manifests, "post")["WARREN_HTTP_URL"]) == url
+
+
 def test_a_sidecar_starts_before_the_worker_and_ends_after_it() -> None:
     spec = pod_spec(find(render(EVERYTHING), "Deployment", "warren-worker-mail"))
     assert spec is not None
