@@ -227,6 +227,18 @@ def test_a_running_broker_s_volume_is_settled(persistence: dict[str, Any], said:
     assert upgrade(tmp_path, [], values), "without the StatefulSet, whose pods may run on, it can be had"
 
 
+def test_what_others_have_added_to_a_volume_is_no_change(tmp_path: Path) -> None:
+    """An admission webhook may choose the class, and note things."""
+    found = broker(annotations=OWN)
+    metadata = {**CLAIM["metadata"], "annotations": {"a": "b", "c": "d"}}
+    spec = {**CLAIM["spec"], "storageClassName": "fast"}
+    found["spec"]["volumeClaimTemplates"] = [{"metadata": metadata, "spec": spec}]
+    assert upgrade(tmp_path, [found], {})
+    assert upgrade(tmp_path, [found], {"broker": {"persistence": {"annotations": {"a": "b"}, "storageClass": "fast"}}})
+    with pytest.raises(ChartError, match=r"annotations are"):
+        upgrade(tmp_path, [found], {"broker": {"persistence": {"annotations": {"a": "x"}}}})
+
+
 @pytest.mark.parametrize("size", ["4Gi", "4096Mi", 4294967296, "4294967296"])
 def test_the_same_size_can_be_written_otherwise(size: str | int, tmp_path: Path) -> None:
     """Kubernetes keeps `4096Mi` as `4Gi`."""

@@ -24,7 +24,8 @@ chart that contains this one may have brokers of other charts.
 
 {{/*
 What the values say of the broker's volumes and the StatefulSet in the cluster does not. Helm would hear of it from Kubernetes
-after it had changed all the rest. Takes (dict "persistence" .Values.broker.persistence "found" StatefulSet-or-empty).
+after it had changed all the rest. A class or annotations that are there besides may be an admission webhook's.
+Takes (dict "persistence" .Values.broker.persistence "found" StatefulSet-or-empty).
 */}}
 {{- define "warren.volumeChanged" -}}
 {{- $claims := dig "spec" "volumeClaimTemplates" list .found | default list }}
@@ -34,13 +35,15 @@ after it had changed all the rest. Takes (dict "persistence" .Values.broker.pers
 {{- $claim := first $claims }}
 {{- $size := dig "spec" "resources" "requests" "storage" "" $claim }}
 {{- $class := dig "spec" "storageClassName" "" $claim }}
+{{- $wantedClass := default $class .persistence.storageClass }}
 {{- $notes := dig "metadata" "annotations" dict $claim | default dict }}
+{{- $wantedNotes := merge (deepCopy (default dict .persistence.annotations)) $notes }}
 {{- if ne (include "warren.bytes" $size) (include "warren.bytes" .persistence.size) }}
 {{- printf "size is %s, but the broker that runs here was installed with %s" (include "warren.plain" .persistence.size) $size }}
-{{- else if ne $class (default "" .persistence.storageClass) }}
-{{- printf "storageClass is %q, but the broker that runs here was installed with %q" (default "" .persistence.storageClass) $class }}
-{{- else if ne (toJson $notes) (default dict .persistence.annotations | toJson) }}
-{{- printf "annotations are %s, but the broker that runs here was installed with %s" (default dict .persistence.annotations | toJson) (toJson $notes) }}
+{{- else if ne $class $wantedClass }}
+{{- printf "storageClass is %q, but the broker that runs here was installed with %q" $wantedClass $class }}
+{{- else if ne (toJson $notes) (toJson $wantedNotes) }}
+{{- printf "annotations are %s, but the broker that runs here was installed with %s" (toJson .persistence.annotations) (toJson $notes) }}
 {{- end }}
 {{- end }}
 {{- end }}
