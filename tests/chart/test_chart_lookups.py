@@ -253,6 +253,31 @@ def test_a_broker_without_a_volume_stays_without_one(tmp_path: Path) -> None:
         upgrade(tmp_path, [found], {})
 
 
+def operator(release: str, *, chart: str = "warren", component: str = "operator", replicas: int = 1) -> Manifest:
+    """An operator's Deployment in the cluster."""
+    labels = {
+        "app.kubernetes.io/name": chart,
+        "app.kubernetes.io/instance": release,
+        "app.kubernetes.io/component": component,
+    }
+    place = {"name": f"{release}-{component}", "namespace": "warren"}
+    spec = {"replicas": replicas, "selector": {"matchLabels": labels}}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": place, "spec": spec}
+
+
+def test_a_namespace_is_for_one_release(tmp_path: Path) -> None:
+    """Two operators would scale each other's workers by what is in brokers that know nothing of their tasks."""
+    found = [operator("jobs")]
+    with pytest.raises(ChartError, match=r"the release jobs has its operator in namespace warren already, and each of"):
+        install(tmp_path, found, {})
+    assert upgrade(tmp_path, found, {}), "what is there already is not in its own way"
+    assert install(tmp_path, found, {"operator": {"replicas": 0}})
+    elsewhere = {"queues": {"task_queue": None}, "operator": {"watchNamespaces": ["shop"]}}
+    assert install(tmp_path, found, elsewhere)
+    others = [operator("warren"), operator("jobs", replicas=0), operator("a", chart="b"), operator("c", component="d")]
+    assert install(tmp_path, others, {})
+
+
 def definition(version: str | None, *, differs: bool = True) -> Manifest:
     """The WorkQueue definition in the cluster."""
     wanted = yaml.safe_load((CHART / "crds" / "workqueues.yaml").read_text("utf-8"))

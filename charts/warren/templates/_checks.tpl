@@ -81,6 +81,11 @@
 {{- include "warren.refuseLong" (list "worker.timeLimit" .Values.worker.timeLimit) }}
 {{- include "warren.refuseDelays" (list "worker." .Values.worker.retry) }}
 {{- $watched := .Values.operator.watchNamespaces }}
+{{- if .Release.IsInstall }}
+{{- with include "warren.otherOperator" . }}
+{{- fail (printf "the release %s has its operator in namespace %s already, and each of the two would scale the other one's workers by the tasks in its own broker: install this one into a namespace of its own" . $.Release.Namespace) }}
+{{- end }}
+{{- end }}
 {{- $queues := include "warren.queues" . | fromJson }}
 {{- if and $queues $watched (not (has "*" $watched)) (not (has .Release.Namespace $watched)) }}
 {{- fail (printf "operator.watchNamespaces is [%s] and leaves out %s, where this release has the queues %s, which nobody would scale: add %s, or take the queues out, the example with queues.task_queue=null" (join ", " $watched) .Release.Namespace (keys $queues | sortAlpha | join ", ") .Release.Namespace) }}
