@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
-from chart import CHART, ChartError, Manifest, find, identity, render
+from chart import CHART, ChartError, Manifest, find, identity, render, secret_text
 from sham_api import sham_api
+
+from warren_contract.settings import BrokerSettings
+
+CLAIM: Manifest = {"metadata": {"name": "data"}, "spec": {"resources": {"requests": {"storage": "4Gi"}}}}
+"""The volume of a broker that was installed with the defaults, in its StatefulSet."""
 
 PARTS = ("broker-operator", "broker-producer", "broker-worker", "rabbitmq", "tokens")
 OWN = {"meta.helm.sh/release-name": "warren", "meta.helm.sh/release-namespace": "warren"}
@@ -118,12 +123,13 @@ def test_an_install_deletes_nothing(tmp_path: Path) -> None:
 def test_three_brokers_do_not_become_one(tmp_path: Path) -> None:
     """By an upgrade. A rollback renders nothing; the way back from there is open."""
     place = {"name": "warren-rabbitmq", "namespace": "warren"}
-    broker = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": place, "spec": {"replicas": 3}}
+    spec = {"replicas": 3, "volumeClaimTemplates": [CLAIM]}
+    broker = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": place, "spec": spec}
     claim = {**place, "name": "data-warren-rabbitmq-1"}
     second = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": claim}
     with pytest.raises(ChartError, match=r"RabbitMQ runs on 3 nodes here"):
         upgrade(tmp_path, [broker, second], {})
-    rolled_back = {**broker, "spec": {"replicas": 1}}
+    rolled_back = {**broker, "spec": {**spec, "replicas": 1}}
     with pytest.raises(ChartError, match=r"broker\.replicas is 1, but there is the volume data-warren-rabbitmq-1"):
         upgrade(tmp_path, [rolled_back, second], {})
     names = map(identity, upgrade(tmp_path, [rolled_back, second], {"broker": {"replicas": 3}}))
@@ -144,7 +150,7 @@ def broker(
             "annotations": annotations,
             "labels": {"app.kubernetes.io/component": "shop"},
         },
-        "spec": {"replicas": 1, "selector": {"matchLabels": selector}},
+        "spec": {"replicas": 1, "selector": {"matchLabels": selector}, "volumeClaimTemplates": [CLAIM]},
     }
 
 
@@ -200,6 +206,76 @@ def test_brokers_that_helm_leaves_are_no_hindrance(found: Manifest, values: dict
 def test_a_broker_that_stays_is_no_hindrance(tmp_path: Path) -> None:
     names = map(identity, upgrade(tmp_path, [broker(annotations=OWN)], {}))
     assert "StatefulSet/warren-rabbitmq" in names
+
+
+@pytest.mark.parametrize(
+    ("persistence", "said"),
+    [
+        ({"size": "8Gi"}, "size is 8Gi, but the broker that runs here was installed with 4Gi, and Kubernetes takes no"),
+        ({"size": 5368709120}, "size is 5368709120, but the broker"),
+        ({"storageClass": "fast"}, 'storageClass is "fast", but the broker that runs here was installed with ""'),
+        ({"annotations": {"a": "b"}}, 'annotations are {"a":"b"}, but the broker that runs here was installed with {}'),
+        ({"enabled": False}, "enabled is false, but the broker that runs here was installed with true"),
+    ],
+)
+def test_a_running_broker_s_volume_is_settled(persistence: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """Kubernetes refuses it in words that name no value, after Helm has changed everything else."""
+    values = {"broker": {"persistence": persistence}}
+    with pytest.raises(ChartError) as error:
+        upgrade(tmp_path, [broker(annotations=OWN)], values)
+    assert f"broker.persistence: {said}" in str(error.value)
+    assert upgrade(tmp_path, [], values), "without the StatefulSet, whose pods may run on, it can be had"
+
+
+def test_what_others_have_added_to_a_volume_is_no_change(tmp_path: Path) -> None:
+    """An admission webhook may choose the class, and note things."""
+    found = broker(annotations=OWN)
+    metadata = {**CLAIM["metadata"], "annotations": {"a": "b", "c": "d"}}
+    spec = {**CLAIM["spec"], "storageClassName": "fast"}
+    found["spec"]["volumeClaimTemplates"] = [{"metadata": metadata, "spec": spec}]
+    assert upgrade(tmp_path, [found], {})
+    assert upgrade(tmp_path, [found], {"broker": {"persistence": {"annotations": {"a": "b"}, "storageClass": "fast"}}})
+    with pytest.raises(ChartError, match=r"annotations are"):
+        upgrade(tmp_path, [found], {"broker": {"persistence": {"annotations": {"a": "x"}}}})
+
+
+@pytest.mark.parametrize("size", ["4Gi", "4096Mi", 4294967296, "4294967296"])
+def test_the_same_size_can_be_written_otherwise(size: str | int, tmp_path: Path) -> None:
+    """Kubernetes keeps `4096Mi` as `4Gi`."""
+    assert upgrade(tmp_path, [broker(annotations=OWN)], {"broker": {"persistence": {"size": size}}})
+
+
+def test_a_broker_without_a_volume_stays_without_one(tmp_path: Path) -> None:
+    found = broker(annotations=OWN)
+    del found["spec"]["volumeClaimTemplates"]
+    assert upgrade(tmp_path, [found], {"broker": {"persistence": {"enabled": False, "size": "8Gi"}}})
+    with pytest.raises(ChartError, match=r"enabled is true, but the broker that runs here was installed with false"):
+        upgrade(tmp_path, [found], {})
+
+
+def operator(release: str, *, chart: str = "warren", component: str = "operator", replicas: int = 1) -> Manifest:
+    """An operator's Deployment in the cluster."""
+    labels = {
+        "app.kubernetes.io/name": chart,
+        "app.kubernetes.io/instance": release,
+        "app.kubernetes.io/component": component,
+    }
+    place = {"name": f"{release}-{component}", "namespace": "warren"}
+    spec = {"replicas": replicas, "selector": {"matchLabels": labels}}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": place, "spec": spec}
+
+
+def test_a_namespace_is_for_one_release(tmp_path: Path) -> None:
+    """Two operators would scale each other's workers by what is in brokers that know nothing of their tasks."""
+    found = [operator("jobs")]
+    with pytest.raises(ChartError, match=r"the release jobs has its operator in namespace warren already, and each of"):
+        install(tmp_path, found, {})
+    assert upgrade(tmp_path, found, {}), "what is there already is not in its own way"
+    assert install(tmp_path, found, {"operator": {"replicas": 0}})
+    elsewhere = {"queues": {"task_queue": None}, "operator": {"watchNamespaces": ["shop"]}}
+    assert install(tmp_path, found, elsewhere)
+    others = [operator("warren"), operator("jobs", replicas=0), operator("a", chart="b"), operator("c", component="d")]
+    assert install(tmp_path, others, {})
 
 
 def definition(version: str | None, *, differs: bool = True) -> Manifest:
@@ -310,6 +386,20 @@ def test_each_part_has_a_user_of_its_own(
     with pytest.raises(ChartError) as error:
         install(tmp_path, users, {"credentials": {"existingSecrets": names}})
     assert sentence in str(error.value)
+
+
+def test_the_broker_is_told_a_password_as_the_parts_read_it(tmp_path: Path) -> None:
+    """A Secret that was made from a file often ends in a line feed, which no part sends along."""
+    found = user("mine", username="app\n", password="p\n")
+    manifests = install(tmp_path, [found], {"credentials": {"existingSecrets": {"worker": "mine"}}})
+    definitions = yaml.safe_load(secret_text(find(manifests, "Secret", "warren-rabbitmq"), "definitions.json"))
+    passwords = {known["name"]: known.get("password") for known in definitions["users"]}
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    for key in ("username", "password"):
+        (folder / key).write_text(secret_text(found, key), "utf-8")
+    settings = BrokerSettings.load({"WARREN_BROKER_DIR": str(folder), "WARREN_BROKER_HOST": "warren-rabbitmq"})
+    assert passwords[settings.username] == settings.password
 
 
 def test_one_user_for_all_is_for_a_broker_of_one_s_own(tmp_path: Path) -> None:

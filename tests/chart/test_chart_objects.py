@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from chart_variants import EVERYTHING
 
 from warren_contract.aio import CLOSE_LIMIT
 from warren_contract.durations import parse_duration
+from warren_operator.resource import parse_spec
 from warren_operator.settings import Settings
 from warren_producer.__main__ import LINGER, graceful_limit
 from warren_producer.settings import ProducerSettings
@@ -261,6 +264,27 @@ def test_programs_and_services_as_handlers() -> None:
     assert not {"WARREN_EXEC_COMMAND", "WARREN_HTTP_URL", "WARREN_MAX_TASKS_PER_CHILD"} & dots.keys()
 
 
+def expanded(text: str) -> str:
+    """What Kubernetes makes of a variable's text where it knows none of the names in it."""
+    return re.sub(r"\$(\$|\([^)]*\))", lambda found: "$" if found[1] == "$" else found[0], text)
+
+
+def test_a_program_is_called_as_it_is_written() -> None:
+    """A shell's `$$` and `$(…)` are not for Kubernetes, nor is what looks like them in an address."""
+    command = ["sh", "-c", "cat > /tmp/$$.in; n=$(wc -c < /tmp/$$.in); echo $n $((n + 1)) $$(x) $"]
+    url = "http://localhost:9000/?price=$$1&of=$(NAME)"
+    manifests = render(
+        {
+            "queues": {
+                "run": {"handler": "exec", "exec": {"command": command}},
+                "post": {"handler": "http", "http": {"url": url}},
+            }
+        }
+    )
+    assert json.loads(expanded(environment(manifests, "run")["WARREN_EXEC_COMMAND"])) == command
+    assert expanded(environment(manifests, "post")["WARREN_HTTP_URL"]) == url
+
+
 def test_a_sidecar_starts_before_the_worker_and_ends_after_it() -> None:
     spec = pod_spec(find(render(EVERYTHING), "Deployment", "warren-worker-mail"))
     assert spec is not None
@@ -276,6 +300,30 @@ def test_workers_can_be_replaced_at_once() -> None:
     assert find(manifests, "Deployment", "warren-worker-mail")["spec"]["strategy"] == {"type": "Recreate"}
     rolling = find(manifests, "Deployment", "warren-worker-task-queue")["spec"]["strategy"]
     assert rolling == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}
+
+
+def test_the_example_queue_stays_away_where_helm_reuses_values(tmp_path: Path) -> None:
+    """As in `helm upgrade --reuse-values`: the chart's values lack it by then, and the user's still have the null."""
+    copy = tmp_path / "warren"
+    shutil.copytree(CHART, copy)
+    own = yaml.safe_load((copy / "values.yaml").read_text("utf-8"))
+    (copy / "values.yaml").write_text(yaml.safe_dump({**own, "queues": {}}), "utf-8")
+    values = {"queues": {"task_queue": None, "mail": {"maxBodyBytes": 5}}, "operator": {"watchNamespaces": ["warren"]}}
+    text = helm("template", "warren", str(copy), "-n", "warren", "--kube-version", KUBE_VERSION, values=values)
+    found = {identity(item) for item in yaml.safe_load_all(text) if item}
+    assert {"WorkQueue/mail", "Deployment/warren-worker-mail"} <= found
+    assert not [name for name in found if "task-queue" in name]
+
+
+@pytest.mark.parametrize(("written", "meant"), [("1", 1), (2, 2), ("10%", "10%")])
+def test_a_number_of_pods_may_stand_in_quotes(written: str | int, meant: str | int) -> None:
+    """Kubernetes takes a text there for a percentage, and refuses one without a sign."""
+    budget = {"enabled": True, "maxUnavailable": written}
+    rolling = {"maxSurge": written, "maxUnavailable": written}
+    manifests = render({"worker": {"strategy": {"rollingUpdate": rolling}, "podDisruptionBudget": budget}})
+    found = find(manifests, "Deployment", "warren-worker-task-queue")["spec"]["strategy"]["rollingUpdate"]
+    assert found == {"maxSurge": meant, "maxUnavailable": meant}
+    assert find(manifests, "PodDisruptionBudget", "warren-worker-task-queue")["spec"]["maxUnavailable"] == meant
 
 
 def test_the_example_queue_can_be_taken_away() -> None:
@@ -340,6 +388,18 @@ def test_the_operator_s_defaults_are_the_workers() -> None:
     }
 
 
+def test_the_operator_takes_what_the_chart_takes(tmp_path: Path) -> None:
+    """The longest durations; the chart refuses longer ones, with which the operator would not start."""
+    longest = {"timeLimit": "720h", "retry": {"minDelay": "720h", "maxDelay": "720h"}}
+    mail = {"messageTTL": "720h", "behavior": {"scaleDown": {"stabilization": "720h"}}, "target": {"maxWait": "720h"}}
+    manifests = render({"worker": longest, "queues": {"mail": mail}})
+    file = tmp_path / "defaults.yaml"
+    file.write_text(find(manifests, "ConfigMap", "warren-operator")["data"]["defaults.yaml"], "utf-8")
+    settings = Settings.load({"WARREN_DEFAULTS_FILE": str(file), "WARREN_NAMESPACES": "warren"})
+    assert settings.defaults.time_limit == settings.defaults.max_delay == 720 * 3600
+    assert parse_spec(find(manifests, "WorkQueue", "mail")["spec"], "mail").time_limit == "720h"
+
+
 @pytest.mark.parametrize(
     ("values", "producer", "worker"),
     [
@@ -359,6 +419,22 @@ def test_the_operator_s_defaults_are_the_workers() -> None:
             {"worker": {"image": {"digest": f"sha256:{'0' * 64}"}}},
             "warren/producer:0.1.0",
             f"warren/worker@sha256:{'0' * 64}",
+        ),
+        (
+            {
+                "worker": {"image": {"digest": f"sha256:{'0' * 64}"}},
+                "queues": {"task_queue": {"image": {"tag": "new"}}},
+            },
+            "warren/producer:0.1.0",
+            "warren/worker:new",
+        ),
+        (
+            {
+                "worker": {"image": {"tag": "7"}},
+                "queues": {"task_queue": {"image": {"digest": f"sha256:{'1' * 64}", "tag": "new"}}},
+            },
+            "warren/producer:0.1.0",
+            f"warren/worker@sha256:{'1' * 64}",
         ),
     ],
 )
@@ -438,6 +514,59 @@ def test_selectors_pick_exactly_their_pods(variant: dict[str, Any]) -> None:
             continue
         selected = [name for name, own in labels.items() if wanted.items() <= own.items()]
         assert len(selected) == 1, f"{identity(item)} selects {selected}"
+
+
+class Once(yaml.SafeLoader):
+    """YAML in which no key is there twice, as kustomize and others ask for."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping; every key is counted first."""
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"line {node.start_mark.line}: {keys}"
+        return super().construct_mapping(node, deep)
+
+
+def test_labels_of_the_user_s_own_stand_beside_those_that_select() -> None:
+    """Each once, in whatever they change; Services and pods are found all the same."""
+    own = {f"app.kubernetes.io/{key}": "shop" for key in ("name", "instance", "component", "part-of", "version")}
+    parts = {part: {"podLabels": own} for part in ("worker", "producer", "operator", "broker")}
+    values = {**parts, "commonLabels": own, "serviceMonitor": {"enabled": True}}
+    text = helm("template", "warren", str(CHART), "--kube-version", KUBE_VERSION, values=values)
+    manifests = [item for item in yaml.load_all(text, Once) if item]
+    found = {identity(item): item for item in manifests}
+    producer = found["Deployment/warren-producer"]
+    for labels in (producer["metadata"]["labels"], producer["spec"]["template"]["metadata"]["labels"]):
+        assert labels["app.kubernetes.io/part-of"] == "shop"
+        assert producer["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    monitor = found["ServiceMonitor/warren-producer"]["spec"]["selector"]["matchLabels"]
+    assert monitor.items() <= found["Service/warren-producer"]["metadata"]["labels"].items()
+
+
+def test_a_drain_waits_for_no_pod_that_serves_nobody() -> None:
+    """One that is not ready, as while the broker is away, counts for no budget. A broker's node has data to see to."""
+    enabled = {"podDisruptionBudget": {"enabled": True}}
+    manifests = render({"worker": enabled, "producer": enabled, "operator": enabled})
+    policies = {
+        item["metadata"]["name"]: item["spec"].get("unhealthyPodEvictionPolicy")
+        for item in manifests
+        if item["kind"] == "PodDisruptionBudget"
+    }
+    assert policies == {
+        "warren-worker-task-queue": "AlwaysAllow",
+        "warren-producer": "AlwaysAllow",
+        "warren-operator": "AlwaysAllow",
+        "warren-rabbitmq": None,
+    }
+
+
+def test_prometheus_leaves_the_operator_s_labels_as_they_are() -> None:
+    """`namespace` is the WorkQueue's there, as docs/operator-metrics.md says, and not that of the scraped pod."""
+    manifests = render({"serviceMonitor": {"enabled": True}})
+    honoured = {
+        part: find(manifests, "ServiceMonitor", f"warren-{part}")["spec"]["endpoints"][0].get("honorLabels", False)
+        for part in ("operator", "producer", "rabbitmq")
+    }
+    assert honoured == {"operator": True, "producer": False, "rabbitmq": False}
 
 
 def test_nothing_is_made_where_the_chart_is_only_rendered() -> None:
@@ -522,6 +651,8 @@ def test_rabbitmq_is_told_its_disk_limit(limit: str | int, told: str) -> None:
     [
         (1000000, "1000000"),
         (-12345678901, "-12345678901"),
+        (9007199254740991, "9007199254740991"),
+        ("123456789012345678", "123456789012345678"),
         (0.5, "0.5"),
         (0, "0"),
         (True, "true"),
@@ -609,13 +740,20 @@ def test_the_broker_keeps_its_volume() -> None:
 
 
 def test_what_starts_slowly_on_a_busy_node_is_not_killed_for_it() -> None:
-    """Five minutes for the first sign of life of operator and producer; seen: half of one on a node with load 100."""
+    """Five minutes for the first sign of life of each; seen: half of one on a node with load 100.
+
+    A worker with threads gives none while it imports its handler.
+    """
     found = pods(render())
     for part in ("operator", "producer"):
         (container,) = found[f"Deployment/warren-{part}"]["containers"]
         probe = container["startupProbe"]
         assert probe["httpGet"] == container["livenessProbe"]["httpGet"]
         assert probe["periodSeconds"] * probe["failureThreshold"] == 300
+    (worker,) = found["Deployment/warren-worker-task-queue"]["containers"]
+    alive = worker["livenessProbe"]
+    assert alive["initialDelaySeconds"] + alive["periodSeconds"] * alive["failureThreshold"] == 300
+    assert "startupProbe" not in worker, "it would hold up readiness, and with it the next workers of a burst"
 
 
 def test_from_one_broker_to_three_restarts_none() -> None:
@@ -737,8 +875,8 @@ def test_names_that_look_like_something_else_stay_names(name: str) -> None:
 @pytest.mark.parametrize("name", DECEPTIVE[:2])
 def test_made_secrets_and_accounts_have_names(name: str) -> None:
     """The same for objects that are only there without Secrets and accounts of the user's own."""
-    account = {"serviceAccount": {"create": True, "name": name}}
-    values = {"credentials": {"create": "always"}, "fullnameOverride": "warren", "worker": account, "producer": account}
+    worker, producer = ({"serviceAccount": {"create": True, "name": own}} for own in (name, name * 2))
+    values = {"credentials": {"create": "always"}, "fullnameOverride": "warren", "worker": worker, "producer": producer}
     manifests = render(values, release=name, namespace=name)
     assert not [f"{identity(item)} {found}" for item in manifests for found in not_texts(item)]
 

@@ -35,10 +35,11 @@ TOKEN_FILES: list[tuple[dict[str, str], str]] = [
 
 
 class Workers(BaseHTTPRequestHandler):
-    """A producer with one worker, which takes the task and does it."""
+    """A producer with one worker, which takes the task and does it; a silent one is gone before it says so."""
 
     tokens: ClassVar[list[str]]
     looks: ClassVar[int]
+    silent: ClassVar[bool]
 
     def do_POST(self) -> None:
         """Take a task."""
@@ -46,11 +47,12 @@ class Workers(BaseHTTPRequestHandler):
         self.answer({"id": "the-task"})
 
     def do_GET(self) -> None:
-        """Tell the queue's state: first the worker has the task, then it has done it."""
+        """Tell the queue's state: first there is nobody, then the worker has the task, then it has done it."""
         type(self).looks += 1
-        running = [{"id": "the-task"}] if self.looks == 1 else []
-        worker = {"worker": "w-1", "running": running, "finished": self.looks - 1}
-        self.answer({"worker_states": [worker], "ready": 0, "unacked": 0, "delayed": 0, "dead": 0})
+        running = [{"id": "the-task"}] if self.looks == 2 else []
+        worker = {"worker": "w-1", "running": running, "finished": self.looks - 2}
+        there = [] if self.looks == 1 or (self.looks > 2 and self.silent) else [worker]
+        self.answer({"worker_states": there, "ready": 0, "unacked": 0, "delayed": 0, "dead": 3})
 
     def answer(self, content: Any) -> None:
         """Say it in JSON."""
@@ -66,12 +68,13 @@ class Workers(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def workers() -> Iterator[tuple[str, list[str]]]:
+def workers(*, says_nothing: bool = False) -> Iterator[tuple[str, list[str]]]:
     """The producer's address, and the tokens with which it was asked."""
 
     class Handler(Workers):
         tokens: ClassVar[list[str]] = []
         looks = 0
+        silent = says_nothing
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -120,6 +123,14 @@ def test_the_test_finds_its_token(files: dict[str, str], token: str, tmp_path: P
     assert set(seen) == {token}
 
 
+def test_dead_letters_of_others_do_not_hide_that_the_task_is_done(tmp_path: Path) -> None:
+    """A worker may be gone, with its last word; that no task is left tells it then, whatever died long ago."""
+    with workers(says_nothing=True) as (url, _):
+        done = run_test_pod(tmp_path, {"submit": SUBMIT}, url)
+    assert done.returncode == 0, done.stderr
+    assert "w-1 is gone and has left no task behind" in done.stdout
+
+
 @pytest.mark.parametrize("files", [{}, {"read": SUBMIT}, {"submit": f"{SUBMIT} mail\n"}])
 def test_the_test_says_that_it_has_no_token(files: dict[str, str], tmp_path: Path) -> None:
     with workers() as (url, seen):
@@ -127,6 +138,29 @@ def test_the_test_says_that_it_has_no_token(files: dict[str, str], tmp_path: Pat
     assert done.returncode == 1
     assert done.stderr.strip() == "no token for task_queue: the Secret needs one under the key submit or admin"
     assert not seen
+
+
+STILL: list[dict[str, Any]] = [
+    {"paused": True},
+    {"suspend": True},
+    {"mode": "Recommend"},
+    {"replicas": {"max": 0}},
+    {"handler": "shop:mail"},
+]
+"""What keeps a queue from being tried: nobody would take the task, or know what to make of it."""
+
+
+@pytest.mark.parametrize("settings", STILL)
+def test_the_test_is_for_a_queue_whose_workers_come(telling: Path, settings: dict[str, Any]) -> None:
+    """Where there is none, there is no test, and Helm does not promise one after an install."""
+    alone = {"queues": {"task_queue": settings}}
+    assert not [item for item in render(alone) if item["kind"] == "Pod"]
+    assert "helm test" not in told(telling, values=alone)
+    values = {"queues": {"a": settings, "task_queue": settings, "z": {}}}
+    pod = pod_spec(find(render(values), "Pod", "warren-test-task"))
+    assert pod is not None
+    assert {"name": "WARREN_QUEUE", "value": "z"} in pod["containers"][0]["env"]
+    assert "`helm test warren -n warren` runs a task" in told(telling, values=values)
 
 
 @pytest.fixture(scope="module")

@@ -94,9 +94,6 @@ def test_a_typing_error_is_refused(path: str) -> None:
         ("queues/mail/fallback", {"afterFailures": 3}),
         ("queues/mail/name", "Mail_Queue"),
         ("queues/mail/env", {"A-B": "c"}),
-        ("queues/a mail", {}),
-        ("queues/-mail", {}),
-        ("queues/mail", None),
         ("log/level", "INFO"),
         ("producer/ingress/path", "tasks"),
         ("producer/resources/limits", {"memory": "1 Gi"}),
@@ -245,6 +242,12 @@ def test_a_default_that_is_emptied_is_named(switched_on: list[Manifest], path: s
         ),
         ({"broker": {"resources": {"limits": {"memory": "1E"}}}}, "write a number of bytes"),
         ({"producer": {"ingress": {"enabled": True}}}, "needs producer.ingress.host"),
+        *(
+            ({"queues": {name: {}}}, f"queues.{name} is no name for a queue: write 1 to 200 of a-z, A-Z, 0-9, ")
+            for name in ("a mail", "-mail", "orders/eu", "grün", "a" * 201, "")
+        ),
+        ({"queues": {"mail": None}}, "queues.mail has nothing below it: write {} for a queue that takes all"),
+        ({"operator": {"budgets": {"a b": 1}}}, "operator.budgets.a b is no name for a budget: write 1 to 63"),
         ({"queues": {"amq.mail": {}}}, "reserved; choose another"),
         ({"queues": {"warren.mail": {}}}, "reserved; choose another"),
         ({"queues": {"mail.dead": {}}}, "reserved; choose another"),
@@ -274,8 +277,27 @@ def test_a_default_that_is_emptied_is_named(switched_on: list[Manifest], path: s
             {"worker": {"extraEnv": [{"name": "WARREN_TIME_LIMIT", "value": "1h"}]}},
             "queues.task_queue: its env or extraEnv has WARREN_TIME_LIMIT, which the chart sets by itself: leave",
         ),
+        (
+            {"queues": {"mail": {"env": {"GUILD": 123456789012345678}}}},
+            "queues.mail: its env has the number GUILD with more digits than Helm keeps, so it might be another one",
+        ),
+        ({"worker": {"env": {"GUILD": -123456789012345678}}}, "queues.task_queue: its env has the number GUILD with"),
         ({"queues": {"mail": {"replicas": {"min": 11}}}}, "replicas.min is 11 and replicas.max is 10"),
         ({"queues": {"mail": {"retry": {"minDelay": "10m"}}}}, "retry.minDelay is 10m and retry.maxDelay is 5m"),
+        (
+            {"worker": {"retry": {"minDelay": "10m"}}, "queues": {"task_queue": {"retry": {"maxDelay": "1h"}}}},
+            "worker.retry.minDelay is 10m and retry.maxDelay is 5m; min must not be above max",
+        ),
+        ({"worker": {"timeLimit": "721h"}, "queues": {"task_queue": {"timeLimit": "1h"}}}, "worker.timeLimit is 721h:"),
+        ({"worker": {"retry": {"maxDelay": "43201m"}}}, "worker.retry.maxDelay is 43201m: write at most 720h"),
+        ({"queues": {"mail": {"timeLimit": "720h1ms"}}}, "queues.mail: timeLimit is 720h1ms: write at most 720h"),
+        ({"queues": {"mail": {"retry": {"maxDelay": f"{'9' * 23}h"}}}}, "queues.mail: retry.maxDelay is 999"),
+        ({"queues": {"mail": {"messageTTL": "1000h"}}}, "queues.mail: messageTTL is 1000h: write at most 720h"),
+        ({"queues": {"mail": {"target": {"maxWait": "1000h"}}}}, "queues.mail: target.maxWait is 1000h: write at most"),
+        (
+            {"queues": {"mail": {"behavior": {"scaleDown": {"stabilization": "1000h"}}}}},
+            "queues.mail: behavior.scaleDown.stabilization is 1000h: write at most 720h",
+        ),
         ({"queues": {"mail": {"image": {"repository": "mail"}}}}, "set queues.mail.image.tag or .digest"),
         ({"broker": {"image": {"tag": None}}}, "broker.image names the repository rabbitmq but no version: set broker"),
         ({"broker": {"image": {"tag": ""}}}, "set broker.image.tag or .digest to a RabbitMQ of 4.3.1 or later"),
@@ -294,6 +316,26 @@ def test_a_default_that_is_emptied_is_named(switched_on: list[Manifest], path: s
 def test_what_cannot_work_is_refused_with_a_remedy(values: dict[str, Any], sentence: str) -> None:
     """What the schema cannot say, a sentence does."""
     assert sentence in refusal(values)
+
+
+def test_sidecars_need_a_kubernetes_that_has_them() -> None:
+    """An older one drops the word that makes them sidecars, and waits for their end before it starts the worker."""
+    values = {"queues": {"mail": {"sidecars": [{"name": "mailer", "image": "shop/mailer:3"}]}}}
+    with pytest.raises(ChartError, match=r"queues.mail: sidecars need Kubernetes 1.29, and this is v1.28.15, where"):
+        render(values, options=["--kube-version", "1.28.15"])
+    assert render(options=["--kube-version", "1.28.15"])
+    assert render(values, options=["--kube-version", "1.29.0-eks-1"])
+
+
+def test_two_parts_may_share_an_account_that_one_of_them_makes() -> None:
+    """Made twice, it would be refused after everything before it has been made."""
+    shared = {"serviceAccount": {"name": "shared"}}
+    said = refusal({"worker": shared, "producer": shared})
+    assert "worker.serviceAccount and producer.serviceAccount would both make the ServiceAccount shared: set" in said
+    using = {"serviceAccount": {"name": "shared", "create": False}}
+    manifests = render({"worker": shared, "producer": using})
+    assert find(manifests, "ServiceAccount", "shared")
+    assert render({"worker": shared, "broker": {**shared, "external": {"enabled": True, "existingSecret": "mine"}}})
 
 
 @pytest.mark.parametrize(

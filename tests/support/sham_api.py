@@ -13,7 +13,7 @@ from chart import KUBE_VERSION, Manifest
 
 KINDS = {
     "api/v1": {"Namespace": "namespaces", "Secret": "secrets", "PersistentVolumeClaim": "persistentvolumeclaims"},
-    "apis/apps/v1": {"StatefulSet": "statefulsets"},
+    "apis/apps/v1": {"StatefulSet": "statefulsets", "Deployment": "deployments"},
     "apis/apiextensions.k8s.io/v1": {"CustomResourceDefinition": "customresourcedefinitions"},
 }
 """The kinds that the chart looks up, by the path of their group."""

@@ -13,7 +13,7 @@ LIMIT = 240.0
 """Seconds for all of it: Helm waits 300. A worker has to start first, and may have other tasks before this one."""
 
 QUIET = 5.0
-"""Seconds without a task in any state until that is believed; the operator tells of each change."""
+"""Seconds without a task that waits, is in work or has died until that is believed; each change is told at once."""
 
 QUEUE = f"{os.environ['WARREN_URL']}/v1/queues/{os.environ['WARREN_QUEUE']}"
 DEADLINE = time.monotonic() + LIMIT
@@ -54,6 +54,7 @@ def call(url: str, body: bytes | None = None) -> Any:
 
 def main() -> None:
     """Submit, then follow the task from worker to worker until one has finished it."""
+    dead = call(QUEUE)["dead"]  # of earlier tasks
     task = call(f"{QUEUE}/tasks", b"helm test..")["id"]
     print(f"submitted {task}", flush=True)
     holder, finished, quiet_since, state = "", 0, None, None
@@ -73,7 +74,8 @@ def main() -> None:
         elif (
             holder
             and holder not in workers
-            and not any(state[count] for count in ("ready", "unacked", "delayed", "dead"))
+            and not any(state[count] for count in ("ready", "unacked", "delayed"))
+            and (state["dead"] or 0) <= (dead or 0)
         ):
             # A worker may be gone, with its last word, as soon as it has nothing to do. Nothing may be left then.
             quiet_since = quiet_since or time.monotonic()

@@ -23,6 +23,32 @@ chart that contains this one may have brokers of other charts.
 {{- end }}
 
 {{/*
+What the values say of the broker's volumes and the StatefulSet in the cluster does not. Helm would hear of it from Kubernetes
+after it had changed all the rest. A class or annotations that are there besides may be an admission webhook's.
+Takes (dict "persistence" .Values.broker.persistence "found" StatefulSet-or-empty).
+*/}}
+{{- define "warren.volumeChanged" -}}
+{{- $claims := dig "spec" "volumeClaimTemplates" list .found | default list }}
+{{- if and .found (ne .persistence.enabled (not (empty $claims))) }}
+{{- printf "enabled is %t, but the broker that runs here was installed with %t" .persistence.enabled (not .persistence.enabled) }}
+{{- else if $claims }}
+{{- $claim := first $claims }}
+{{- $size := dig "spec" "resources" "requests" "storage" "" $claim }}
+{{- $class := dig "spec" "storageClassName" "" $claim }}
+{{- $wantedClass := default $class .persistence.storageClass }}
+{{- $notes := dig "metadata" "annotations" dict $claim | default dict }}
+{{- $wantedNotes := merge (deepCopy (default dict .persistence.annotations)) $notes }}
+{{- if ne (include "warren.bytes" $size) (include "warren.bytes" .persistence.size) }}
+{{- printf "size is %s, but the broker that runs here was installed with %s" (include "warren.plain" .persistence.size) $size }}
+{{- else if ne $class $wantedClass }}
+{{- printf "storageClass is %q, but the broker that runs here was installed with %q" $wantedClass $class }}
+{{- else if ne (toJson $notes) (toJson $wantedNotes) }}
+{{- printf "annotations are %s, but the broker that runs here was installed with %s" (toJson .persistence.annotations) (toJson $notes) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
 What RabbitMQ imports each time it starts, before it listens: the virtual host, one user for each part and their rights.
 An import overwrites the passwords of users that are there, so a new release over an old volume works. It removes
 nothing: hence guest is always named, without a password (nobody can log in so) and without rights unless it is wanted,

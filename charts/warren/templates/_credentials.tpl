@@ -120,7 +120,8 @@ this is included, so the first call leaves its answer in .Values, which all temp
 {{- end }}
 {{- $_ := set $made $part (merge $broker $user) }}
 {{- else if and (hasKey $old "username") (hasKey $old "password") }}
-{{- $_ := set $users $part (dict "username" (get $old "username" | b64dec) "password" (get $old "password" | b64dec)) }}
+{{- /* As the parts read them: a Secret made from files often ends in a line feed. */}}
+{{- $_ := set $users $part (dict "username" (get $old "username" | b64dec | trim) "password" (get $old "password" | b64dec | trim)) }}
 {{- else if include "warren.secretMade" (dict "root" $ "part" "rabbitmq") }}
 {{- fail (printf "credentials.existingSecrets.%s names the Secret %q, which is not in namespace %s or lacks one of the keys `username` and `password`: create it first, because the broker's users are made from it" $part $name $.Release.Namespace) }}
 {{- end }}

@@ -18,15 +18,14 @@ warren.dev/queue: {{ . | quote }}
 {{- end }}
 {{- end }}
 
+{{/* Each label once, also where `commonLabels` has one of ours: many a reader of YAML refuses a key that is there twice. */}}
 {{- define "warren.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{ include "warren.selectorLabels" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-app.kubernetes.io/part-of: warren
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $labels := dict
+  "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
+  "app.kubernetes.io/version" .root.Chart.AppVersion
+  "app.kubernetes.io/managed-by" .root.Release.Service
+  "app.kubernetes.io/part-of" "warren" }}
+{{- toYaml (mergeOverwrite $labels (default dict .root.Values.commonLabels) (include "warren.selectorLabels" . | fromYaml)) }}
 {{- end }}
 
 {{/* A queue's name as a DNS label. Takes (dict "key" "task_queue" "queue" $entry). */}}

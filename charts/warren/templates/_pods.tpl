@@ -54,10 +54,7 @@ read it as 0. Takes resources, or nothing. */}}
 
 {{/* Takes (dict "root" $ "component" "producer" "knobs" .Values.producer "queue" ""). */}}
 {{- define "warren.podMetadata" -}}
+{{- $labels := dict "app.kubernetes.io/part-of" "warren" }}
 labels:
-  {{- include "warren.selectorLabels" . | nindent 2 }}
-  app.kubernetes.io/part-of: warren
-  {{- with .knobs.podLabels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- toYaml (mergeOverwrite $labels (default dict .knobs.podLabels) (include "warren.selectorLabels" . | fromYaml)) | nindent 2 }}
 {{- end }}
