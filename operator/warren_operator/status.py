@@ -1,17 +1,25 @@
 """The status of a WorkQueue, and the same as an event message for the producers. All pure."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import datetime
 from typing import Any
 
 import pydantic
 
 from warren_contract.events import PastDecision, QueueState
-from warren_operator.conditions import conditions, verdicts
+from warren_operator.conditions import POLICY_OVERRIDDEN, conditions, verdicts
 from warren_operator.explanation import Explained, clipped, rate, span
 from warren_operator.policy import Decision
 from warren_operator.reasons import Reason
-from warren_operator.resource import BacklogStatus, DecisionStatus, Status, WorkersStatus, WorkQueue, timestamp
+from warren_operator.resource import (
+    BacklogStatus,
+    ConditionStatus,
+    DecisionStatus,
+    Status,
+    WorkersStatus,
+    WorkQueue,
+    timestamp,
+)
 
 LONGEST_TEXT = 600
 """Characters of a sentence in an event message."""
@@ -72,14 +80,31 @@ def _decision(item: WorkQueue, told: Explained, decision: Decision, now: datetim
     )
 
 
-def gist(written: Status) -> tuple[object, ...]:
-    """What of a status is no mere count."""
+def still_holds(written: Status, new: Status) -> bool:
+    """Whether what an operator before us has written says all that there is to say, but for counts.
+
+    That we have not compared the queue yet, since we have only just begun, is no news: what was found before stands.
+    """
+    uncompared = {
+        condition.type
+        for condition in new.conditions
+        if condition.type == POLICY_OVERRIDDEN and condition.status is ConditionStatus.UNKNOWN
+    }
+    return _gist(written, uncompared) == _gist(new, uncompared)
+
+
+def _gist(written: Status, without: Container[str]) -> tuple[object, ...]:
+    """What of a status is no mere count; without the conditions of these types."""
     decision = written.decision
     return (
         written.observed_generation,
         written.desired_replicas,
         None if decision is None else (decision.to, decision.limited_by),
-        tuple((condition.type, condition.status, condition.reason) for condition in written.conditions),
+        tuple(
+            (condition.type, condition.status, condition.reason)
+            for condition in written.conditions
+            if condition.type not in without
+        ),
     )
 
 

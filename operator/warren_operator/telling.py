@@ -20,7 +20,7 @@ from warren_operator.mirror import Kind
 from warren_operator.notes import Note, event_body
 from warren_operator.pace import TELLS_SHARE, Pace
 from warren_operator.resource import Mode, Status, WorkQueue
-from warren_operator.status import gist, queue_state, status, status_patch, substance
+from warren_operator.status import queue_state, status, status_patch, still_holds, substance
 from warren_operator.work_queues import WORK_QUEUES
 
 log = logging.getLogger(__name__)
@@ -87,8 +87,8 @@ class Teller:
         item = replace(entry.item, status=entry.raw)
         new = status(item, told, datetime.now(UTC))
         restored, entry.substance = not entry.substance and entry.written is not None, substance_now
-        if restored and not regular and entry.written is not None and gist(new) == gist(entry.written):
-            return  # what an operator before us has written still holds
+        if restored and not regular and entry.written is not None and still_holds(entry.written, new):
+            return
         entry.written_at = now
         if new != entry.written:
             entry.writing = True

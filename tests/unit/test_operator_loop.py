@@ -35,14 +35,18 @@ class Server:
     Attributes:
         refusal: of a change of replicas; None to take it.
         asked: the Deployments and the replicas that were asked for, one after the other.
+        statuses: those that were written.
     """
 
     def __init__(self) -> None:
         self.refusal: KubeError | None = None
         self.asked: list[tuple[str, int]] = []
+        self.statuses: list[dict[str, Any]] = []
 
     async def request(self, _method: str, path: str, **more: Any) -> dict[str, Any]:
         """One call."""
+        if path.endswith("/status"):
+            self.statuses.append(more["body"]["status"])
         if path.endswith("/scale"):
             self.asked.append((path.split("/")[-2], more["body"][-1]["value"]))
             if self.refusal is not None:
@@ -153,6 +157,7 @@ class Bed:
                     "creationTimestamp": f"2026-01-01T00:00:0{number}Z",
                 },
                 "spec": {"scaleTargetRef": {"name": name}, "maxReplicas": 10, **spec},
+                "status": self.written,
             },
         )
         return Key(NAMESPACE, name)
@@ -421,3 +426,36 @@ async def test_workers_that_report_for_another_queue_are_not_taken_for_idle() ->
         bed.loop.hint()
         await until("the worker stays", lambda: limit_of(bed, key) is Limit.BUSY)
     assert bed.server.asked == []
+
+
+async def test_a_new_operator_writes_no_status_again_that_still_holds() -> None:
+    """Nor because it has no statistics yet: a thousand writes, and then a thousand back, would hold up all else."""
+
+    def counted() -> Mapping[str, Statistics]:
+        return {"a": Statistics(0, 0, 0, available=True, dead=0, at=asyncio.get_running_loop().time())}
+
+    before = Bed()
+    before.sync()
+    before.deployment("a", 0)
+    before.queues.statistics = counted()
+    before.work_queue("a")
+    async with before.running():
+        await until("the status is written", lambda: before.server.statuses)
+    (written,) = before.server.statuses
+    assert {item["type"]: item["status"] for item in written["conditions"]}["PolicyOverridden"] == "False"
+
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.written = written
+    key = bed.work_queue("a")
+
+    def told() -> Any:
+        entry = bed.loop.entries[key]
+        return entry.told is not None and entry.told.view is not None and not entry.writing and entry.told.view
+
+    async with bed.running():
+        await until("it has looked", lambda: not told().seen.counted)
+        bed.queues.statistics = counted()
+        await until("it has looked again", lambda: told().seen.counted)
+    assert bed.server.statuses == []
