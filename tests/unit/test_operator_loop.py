@@ -106,11 +106,13 @@ class Bed:
 
     Attributes:
         generation: of a WorkQueue that is made or edited.
+        written: the status that an operator before this one has written.
     """
 
     generation = 1
 
     def __init__(self, budgets: Mapping[str, int] | None = None) -> None:
+        self.written: Mapping[str, Any] = {}
         self.server, self.queues = Server(), Queues()
         settings = Settings((NAMESPACE,), 0, BUILT_IN, "operator", budgets=budgets or {})
         self.loop = Loop(
