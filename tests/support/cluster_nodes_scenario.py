@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,11 @@ def reached(scenario: Scenario, there: dict[str, tuple[str, str]]) -> dict[str, 
     return result
 
 
+def changed(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    """What is not as it was: each with its process, or its pod, of then and of now."""
+    return [f"{name}: {value}, then {after.get(name)}" for name, value in before.items() if after.get(name) != value]
+
+
 def listed(scenario: Scenario) -> list[str]:
     """The cluster's nodes, by name."""
     return scenario.kubectl("get", "nodes", "-o", "name").stdout.split()
@@ -115,11 +121,12 @@ def play(scenario: Scenario) -> dict[str, object]:
     three.node.up()
     there = pods(three, 3)
     seen["three"] = listed(three)
-    seen["first untouched"] = running.items() <= three.components().items() and first.items() <= there.items()
+    seen["touched by more nodes"] = [*changed(running, three.components()), *changed(first, there)]
     seen["reached"] = reached(three, there)
     running = three.components()
     three.node.up()
-    seen["left alone"] = three.components() == running
+    again = three.components()
+    seen["touched by nothing"] = [*changed(running, again), *changed(again, running)]
 
     three.node.cut("warren-2")
     near = {node: pod for node, pod in there.items() if node != "warren-2"}
