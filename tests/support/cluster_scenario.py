@@ -171,9 +171,12 @@ class Scenario:
             file.write_bytes(b"\0" * 4096)
 
     def components(self) -> dict[str, int]:
-        """The process of each component, without its keeper."""
-        running = supervise.processes()
-        return {process.component: process.pid for process in running if not process.keeper and not process.survivor}
+        """The process of each component, without its keeper, nor what that runs just now, such as iptables."""
+        running = [process for process in supervise.processes() if not process.keeper and not process.survivor]
+        first: dict[str, int] = {}
+        for process in running:
+            first[process.component] = min(process.pid, first.get(process.component, process.pid))
+        return first
 
     def signal(
         self, number: signal.Signals, components: Iterable[str], *, keepers: bool = True, programs: bool = True
