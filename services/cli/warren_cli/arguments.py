@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from warren_cli import commands as further
-from warren_cli.client import DEFAULT_QUEUE, UNSENDABLE
+from warren_cli.client import DEFAULT_QUEUE, check_header_text
 from warren_cli.credentials import NAMESPACE, SECRET
 from warren_contract.durations import parse_duration
 from warren_contract.ids import check_task_id
@@ -157,10 +157,7 @@ def _address(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    if UNSENDABLE.search(text):
-        raise ValueError(f"{text!r} has characters that no header can carry: leave them out")
-    if text != text.strip(" "):
-        raise ValueError(f"{text!r} has spaces at its ends, which no header can carry: leave them out")
+    check_header_text(text)
     return text
 
 

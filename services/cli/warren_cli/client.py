@@ -50,7 +50,7 @@ _LINE_STATUS = {"queue_unknown": 404, "body_too_large": 413}
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-UNSENDABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_UNSENDABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Characters that the producer takes in no property of a task; halves of surrogate pairs are not even UTF-8."""
 
 _LOST = frozenset({502, 503, 504})
@@ -111,6 +111,14 @@ class Abandoned(KeyboardInterrupt):
     def __init__(self, ids: Iterable[str]) -> None:
         super().__init__()
         self.ids = tuple(ids)
+
+
+def check_header_text(text: str) -> None:
+    """Raise ValueError for what no header of HTTP carries as it is."""
+    if _UNSENDABLE.search(text):
+        raise ValueError(f"{text!r} has characters that no header can carry: leave them out")
+    if text != text.strip(" "):
+        raise ValueError(f"{text!r} has spaces at its ends, which no header can carry: leave them out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +205,10 @@ class TaskOptions:
         for name, text in texts.items():
             if not text:
                 continue
-            if UNSENDABLE.search(text):
-                raise ValueError(f"{name}: {text!r} has characters that no header can carry: leave them out")
-            if text != text.strip(" "):
-                raise ValueError(f"{name}: {text!r} has spaces at its ends, which no header can carry: leave them out")
+            try:
+                check_header_text(text)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
