@@ -4,6 +4,7 @@ Producer and workers know one address, as in Kubernetes: that of the Service, be
 """
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -144,6 +145,26 @@ def test_the_loss_of_the_leader_s_node_loses_no_task(
         everywhere(cluster)
         running.goes_on()
     assert cluster.running(leader) == NODES
+
+
+SILENT_LIMIT = 17.0
+"""Seconds in which a producer must notice that its broker is gone without a word: what it sends next, a heartbeat
+within five of them, stays unacknowledged for ten. By its heartbeats alone it notices after 20 to 30."""
+
+
+def test_a_producer_is_soon_done_with_a_broker_that_was_cut_off(
+    three: tuple[BrokerCluster, Broker], tmp_path: Path
+) -> None:
+    cluster, broker = three
+    everywhere(cluster)
+    at = replace(broker, host=cluster.addresses[LOST], amqp_port=5672)
+    with ready_producer(at, tmp_path) as producer, producer.client(None) as client:
+        cluster.cut(LOST)
+        begun = time.monotonic()
+        eventually(lambda: "but: " in client.get("/readyz").text, "it has noticed", limit=SILENT_LIMIT)
+        assert time.monotonic() - begun > 1, "it was told, which is no silence"
+        cluster.mend(LOST)
+    everywhere(cluster)
 
 
 @pytest.fixture

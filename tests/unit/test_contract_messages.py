@@ -291,4 +291,5 @@ def test_connection_parameters_tell_the_broker_who_we_are() -> None:
     assert isinstance(parameters.heartbeat, int)
     assert 5 <= parameters.heartbeat <= 20  # what RabbitMQ recommends
     assert parameters.blocked_connection_timeout == 30
-    assert connection_parameters(settings, "reader", blocked_timeout=None).blocked_connection_timeout is None
+    reader = connection_parameters(settings, "reader", blocked_timeout=None, unacknowledged_limit=None)
+    assert (reader.blocked_connection_timeout, reader.tcp_options) == (None, None)

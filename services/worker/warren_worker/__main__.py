@@ -74,8 +74,9 @@ def _run(
     def parameters(purpose: str) -> "pika.ConnectionParameters":
         broker = BrokerSettings.load(environ)
         # Blocked for ever is fine: consuming is never blocked, events are dropped meanwhile, and dead letters have a
-        # limit.
-        found = connection_parameters(broker, f"worker {settings.name} {purpose}", blocked_timeout=None)
+        # limit. Heartbeats alone say that a broker is lost: a cut that is over sooner has no task in hand run again.
+        name = f"worker {settings.name} {purpose}"
+        found = connection_parameters(broker, name, blocked_timeout=None, unacknowledged_limit=None)
         if settings.heartbeat is not None:
             found.heartbeat = settings.heartbeat
         return found
