@@ -20,7 +20,7 @@ from warren_operator.observation import (
     bare_since,
     observe,
 )
-from warren_operator.policy import Limit, Memory, Phase, decide
+from warren_operator.policy import Decision, Limit, Memory, Phase, decide
 from warren_operator.reasons import OF_THE_QUEUE, Reason
 from warren_operator.resource import Key, Mode, Spec
 from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY, next_look
@@ -245,7 +245,10 @@ class Looker:
                 self._actor.start(entry, key, told, decision)
             elif decision.limit in AHEAD and now - entry.ranked_at >= RANK_EVERY:
                 self._rank(entry, key, view)
-        self._teller.explain(entry, told)
+        if _passes(entry, told, decision):
+            self._teller.tell(entry, now)
+        else:
+            self._teller.explain(entry, told)
         return next_look(view.seen, decision, enforced=enforced)
 
     def _rank(self, entry: Entry, target: Key, view: View) -> None:
@@ -325,6 +328,22 @@ def _let_be(entry: Entry) -> None:
     """Nothing is decided. Once something is again, nothing from before counts: an old zero is no fresh one, and a
     decision does not stand that has not been told since."""
     entry.memory, entry.glance, entry.hinted_at = Memory(), (), None
+
+
+def _passes(entry: Entry, told: Explained, decision: Decision) -> bool:
+    """Whether a queue could not be read, but too few times in a row to be told: what was told before stands meanwhile.
+
+    A broker that is short of processors is late with some queue all the time. To write of each that it is not known, and
+    then that it is again, takes the API server a hundred times what a reading takes the broker.
+    """
+    return (
+        decision.asked is None
+        and not decision.changes
+        and decision.memory.failures < TOLD_AFTER
+        and entry.told is not None
+        and entry.told.decision is not None
+        and entry.told.problem == told.problem
+    )
 
 
 def _longest(entry: Entry, view: View) -> float:

@@ -320,6 +320,24 @@ async def test_that_a_queue_cannot_be_read_is_told_also_while_it_is_paused() -> 
         await until("the zeros are doubted", lambda: bed.ready(key).reason == "QueueUnavailable")
 
 
+async def test_one_slow_answer_is_not_told() -> None:
+    """Among thousands of queues some are late all the time: to tell of each costs more than to read them all."""
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.answer.set()
+    key = bed.work_queue("a")
+    async with bed.running():
+        await until("it is served", lambda: bed.ready(key).status == "True")
+        entry = bed.loop.entries[key]
+        bed.queues.took = 1.0
+        await until("a zero is doubted", lambda: entry.memory.failures == 1)
+        bed.queues.took, told = 0.0, entry.told
+        await until("it is read again", lambda: entry.memory.failures == 0)
+        assert told is not None and told.decision is not None
+        assert (told.decision.limit, len(bed.server.statuses)) == (Limit.NONE, 1)
+
+
 async def test_tasks_of_a_queue_whose_workers_are_only_recommended_wait_for_no_reaction() -> None:
     """Else the time until somebody sets mode to Enforce would be measured as one."""
     bed = Bed()
