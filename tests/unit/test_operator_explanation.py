@@ -226,7 +226,16 @@ def test_whose_policy_applies_is_only_told_where_it_is_known() -> None:
 
 
 def test_an_unknown_backlog_says_why() -> None:
-    assert text(told(None, limit=Limit.UNKNOWN, replicas=4)) == "backlog unknown: gone fishing, 4 stay"
+    what = told(None, limit=Limit.UNKNOWN, replicas=4)
+    assert text(what) == "backlog unknown: gone fishing, 4 stay"
+    decision = status(ITEM, what, THEN).decision
+    assert decision is not None
+    assert decision.rule == "", "no target has asked for them"
+
+
+def test_the_documentation_knows_every_rule() -> None:
+    document = (Path(__file__).parent.parent.parent / "docs" / "scaling.md").read_text()
+    assert [rule for rule in Rule if f"`{rule.value}`" not in document] == []
 
 
 def test_a_queue_whose_workers_do_not_follow_is_not_said_to_have_them_follow() -> None:
