@@ -45,7 +45,7 @@ LEAST_FINISHED = 5
 STEP = 1.25
 """Factor between two times that are told while tasks are still running."""
 
-SEE_STATUS = "see `rabbitmq-queues quorum_status`"
+SEE_STATUS = "see `rabbitmq-queues quorum_status QUEUE`"
 
 YOUNG = 10.0
 """Seconds. What a worker younger than this has done before its first report is news; what an older one has done is

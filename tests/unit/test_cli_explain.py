@@ -63,6 +63,12 @@ def test_what_is_not_known_is_called_so() -> None:
     assert "none yet" in text
 
 
+def test_where_the_backlog_is_unknown_no_rule_asks_but_something_is_decided() -> None:
+    text = said(status(desired=4, limited_by="fallback", rule=""))
+    assert "rule      none: the backlog is not known" in text
+    assert "limit     fallback" in text
+
+
 def test_without_a_worker_nobody_can_say_how_long_it_takes() -> None:
     assert "wait      until a worker has started: none runs" in said(status(workers=0))
 

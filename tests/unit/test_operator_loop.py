@@ -303,6 +303,8 @@ async def test_a_refused_change_is_forgotten_once_changes_are_only_recommended()
     bed, key = refused(KubeError(403, "Forbidden", "deployments/scale is forbidden"))
     async with bed.running():
         await until("it is told", lambda: bed.ready(key).reason == "ScalingRefused")
+        message = bed.ready(key).message
+        assert message.startswith("replicas of Deployment a could not be changed: permission missing: allow"), message
         bed.generation = 2
         bed.work_queue("a", mode="Recommend")
         await until("all is well", lambda: bed.ready(key).status == "True")
@@ -318,6 +320,21 @@ async def test_that_a_queue_cannot_be_read_is_told_also_while_it_is_paused() -> 
         await until("it is served", lambda: bed.ready(key).status == "True")
         bed.queues.took = 1.0
         await until("the zeros are doubted", lambda: bed.ready(key).reason == "QueueUnavailable")
+
+
+async def test_that_a_queue_cannot_be_read_is_told_truly_where_a_fallback_adds_workers() -> None:
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.answer.set()
+    key = bed.work_queue("a", fallback={"afterFailures": 1, "replicas": 4})
+    async with bed.running():
+        await until("it is served", lambda: bed.ready(key).status == "True")
+        bed.queues.took = 1.0
+        await until("the fallback is asked for", lambda: bed.server.asked == [("a", 4)])
+        bed.deployment("a", 4)
+        await until("it is told", lambda: bed.ready(key).reason == "QueueUnavailable")
+        assert bed.ready(key).message.endswith("; no worker is taken away meanwhile")
 
 
 async def test_tasks_of_a_queue_whose_workers_are_only_recommended_wait_for_no_reaction() -> None:
