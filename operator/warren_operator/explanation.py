@@ -74,8 +74,8 @@ class Explained:
     @cached_property
     def problem(self) -> Problem | None:
         """Why the WorkQueue is not ready, that no worker comes up included; None while all is well."""
-        stuck = None if self.view is None else _stuck(self.view)
-        return first_told(problem for problem in (self.cause, stuck) if problem is not None)
+        found = (self.cause,) if self.view is None else (self.cause, _stuck(self.view), _unmade(self.view))
+        return first_told(problem for problem in found if problem is not None)
 
     @cached_property
     def reason(self) -> str:
@@ -116,7 +116,22 @@ def _stuck(view: View) -> Problem | None:
             "or have the workers ask for less"
         )
         return Problem(Reason.WORKERS_PENDING, f"no worker is up, and {text}")
+    if view.unready:
+        text = (
+            f"{_pods(view.unready)} {'has' if len(view.unready) == 1 else 'have'} run for over "
+            f"{format_duration(PENDING_LIMIT)} without being ready: `kubectl logs {view.unready[0]}` tells why"
+        )
+        return Problem(Reason.WORKERS_UNREADY, f"no worker is up, and {text}")
     return None
+
+
+def _unmade(view: View) -> Problem | None:
+    """That some of the workers that are asked for do not even become pods."""
+    missing = view.seen.replicas - len(view.seen.workers)
+    if not view.refused or missing <= 0:
+        return None
+    text = f"{missing} of {view.seen.replicas} workers cannot be made: {view.refused}; raise the quota, or see to what"
+    return Problem(Reason.PODS_REFUSED, f"{text} refuses pods (`kubectl describe replicaset`)")
 
 
 def _pods(names: Sequence[str]) -> str:
