@@ -1,9 +1,13 @@
 """`warren explain` as a pure function of a queue's state."""
 
+import dataclasses
+
 import pytest
 
 from warren_cli.client import PastDecision, QueueStatus
 from warren_cli.explain import explanation
+from warren_contract.events import QueueState
+from warren_producer.models import QueueExplained
 
 NOW = 1_700_000_000.0
 
@@ -101,3 +105,11 @@ def test_on_a_terminal_long_lines_go_on_below_themselves(width: int) -> None:
     assert max(len(line) for line in lines) <= width
     start = next(number for number, line in enumerate(lines) if line.startswith("  - word"))
     assert lines[start + 1].startswith("    word")
+
+
+def test_what_the_operator_tells_of_a_queue_comes_through_the_producer_to_the_command_line() -> None:
+    """Each of the three has a list of its own, and leaves out what it does not know."""
+    told = {field.name for field in dataclasses.fields(QueueState)} - {"at"}
+    asked_for = {"exists", "stale", "state_age", "worker_states"}
+    assert set(QueueExplained.model_fields) == told | asked_for
+    assert {field.name for field in dataclasses.fields(QueueStatus)} == told | asked_for

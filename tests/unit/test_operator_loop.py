@@ -3,7 +3,7 @@ told of it."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -478,3 +478,51 @@ async def test_a_new_operator_writes_no_status_again_that_still_holds() -> None:
         bed.queues.statistics = counted()
         await until("it has looked again", lambda: told().seen.counted)
     assert bed.server.statuses == []
+
+
+async def test_a_decision_that_stands_is_made_anew_for_whatever_it_is_made_of() -> None:
+    """A queue in which nothing happens is decided on each half minute, unless something is new."""
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    key = bed.work_queue("a")
+    entry = bed.loop.entries
+
+    def edited() -> None:
+        bed.generation = 2
+        bed.work_queue("a", mode="Recommend")
+
+    def heard() -> None:
+        bed.loop.heard(WorkerState("a", "elsewhere", time.time(), time.time(), 1, (), 0, 0, 0.0, 0.0))
+
+    def counted() -> None:
+        now = asyncio.get_running_loop().time()
+        bed.queues.statistics = {"a": Statistics(0, 0, 0, available=True, dead=3, at=now)}
+
+    def found() -> None:
+        bed.queues.findings = lambda _queue: (Finding("ExchangeMismatch", "of another type"),)  # type: ignore[method-assign]
+
+    def refusing() -> None:
+        refused = Deployment("uid of a", 0, settled=True, refused="exceeded quota")
+        bed.workloads._deployments[0]._copy.set(key, refused)
+
+    changes = {
+        "the WorkQueue": edited,
+        "a worker's report": heard,
+        "the statistics": counted,
+        "what is wrong with the queue": found,
+        "that events are not heard": lambda: setattr(bed.queues, "events_problem", "nothing is heard"),
+        "the Deployment": refusing,
+        "what is known of the cluster": lambda: setattr(bed.workloads._mirrors[0], "problem", "out of date"),
+        "an autoscaler": lambda: bed.autoscaler("a"),
+    }
+
+    async def renewed(what: str, change: Callable[[], object]) -> None:
+        await until("it stands", lambda: entry[key].valid_until > asyncio.get_running_loop().time() + 3)
+        before = entry[key].told
+        change()
+        await until(f"{what} has it made anew", lambda: entry[key].told is not before)
+
+    async with bed.running():
+        for what, change in changes.items():
+            await renewed(what, change)
