@@ -148,6 +148,7 @@ class Actor:
 
 
 def _refused(error: KubeError, target: Key) -> str:
+    why = str(error)
     if error.code == 403:
-        return f"permission missing: allow the operator's service account deployments/scale and pods patch ({error})"
-    return f"replicas of Deployment {target.name} could not be changed: {error}"
+        why = f"permission missing: allow the operator's service account deployments/scale and pods patch ({error})"
+    return f"replicas of Deployment {target.name} could not be changed: {why}"

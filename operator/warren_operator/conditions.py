@@ -127,7 +127,7 @@ def _working(told: Explained) -> str:
     if told.scaling is not None and told.scaling.paused:
         return "The queue is in place; its workers stand still: paused."
     if told.scaling is not None and told.scaling.suspended:
-        return "The queue is in place and keeps its tasks; it has no workers: suspended."
+        return "The queue is in place and keeps its tasks; it is to have no workers: suspended."
     if told.recommended:
         return "The queue is in place; how many workers it should have is only recommended."
     return "The queue is in place and its workers follow the backlog."

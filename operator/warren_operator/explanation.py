@@ -20,6 +20,7 @@ from warren_operator.policy import (
     Phase,
     Rule,
     Scaling,
+    pends,
 )
 from warren_operator.reasons import Reason
 from warren_operator.remedies import Situation, remedies, remedies_at_none
@@ -73,8 +74,8 @@ class Explained:
     @cached_property
     def problem(self) -> Problem | None:
         """Why the WorkQueue is not ready, that no worker comes up included; None while all is well."""
-        stuck = None if self.view is None else _stuck(self.view)
-        return first_told(problem for problem in (self.cause, stuck) if problem is not None)
+        found = (self.cause,) if self.view is None else (self.cause, _stuck(self.view), _unmade(self.view))
+        return first_told(problem for problem in found if problem is not None)
 
     @cached_property
     def reason(self) -> str:
@@ -107,7 +108,7 @@ def _stuck(view: View) -> Problem | None:
     if failing:
         text = f"{_pods(failing)} cannot start ({view.failing}): mend what `kubectl describe pod {failing[0]}` tells"
         return Problem(Reason.WORKERS_FAILING, f"no worker is up, and {text}")
-    pending = [worker.name for worker in workers if worker.phase is Phase.PENDING and worker.age > PENDING_LIMIT]
+    pending = [worker.name for worker in workers if pends(worker)]
     if pending:
         text = (
             f"{_pods(pending)} {'has' if len(pending) == 1 else 'have'} been pending for over "
@@ -115,7 +116,22 @@ def _stuck(view: View) -> Problem | None:
             "or have the workers ask for less"
         )
         return Problem(Reason.WORKERS_PENDING, f"no worker is up, and {text}")
+    if view.unready:
+        text = (
+            f"{_pods(view.unready)} {'has' if len(view.unready) == 1 else 'have'} run for over "
+            f"{format_duration(PENDING_LIMIT)} without being ready: `kubectl logs {view.unready[0]}` tells why"
+        )
+        return Problem(Reason.WORKERS_UNREADY, f"no worker is up, and {text}")
     return None
+
+
+def _unmade(view: View) -> Problem | None:
+    """That some of the workers that are asked for do not even become pods."""
+    missing = view.seen.replicas - len(view.seen.workers)
+    if not view.refused or missing <= 0:
+        return None
+    text = f"{missing} of {view.seen.replicas} workers cannot be made: {view.refused}; raise the quota, or see to what"
+    return Problem(Reason.PODS_REFUSED, f"{text} refuses pods (`kubectl describe replicaset`)")
 
 
 def _pods(names: Sequence[str]) -> str:
@@ -142,17 +158,21 @@ def _demand(decision: Decision, view: View, scaling: Scaling) -> str:
         return delayed(view) or "queue is empty"
     asked, tasks = decision.asked, backlog.ready + backlog.unacked
     count = f"{tasks} task{'s' * (tasks != 1)}"
-    if decision.rule is Rule.MAX_WAIT:
-        arriving = f", {rate(view.seen.arrival_rate)} arriving" if view.seen.arrival_rate else ""
-        known = view.seen.service_time
-        each = f"about {span(view.seen.time_so_far or 0.0)} each so far" if known is None else f"{span(known)} each"
-        if not backlog.ready and not arriving:
-            return f"{count} in work, none waits"
-        wait = f"keep{'s' * (asked == 1)} the wait under {format_duration(scaling.max_wait or 0.0)}"
-        return f"{count}, {each}{arriving}: {asked} worker{'s' * (asked != 1)} {wait}"
     per_worker = scaling.backlog_per_worker or USUAL_BACKLOG_PER_WORKER
-    unknown = ", service time not known yet" if decision.rule is Rule.LEARNING else ""
-    return f"{count} at {per_worker} a worker ask{'s' * (tasks == 1)} for {asked}{unknown}"
+    by_count = f"{count} at {per_worker} a worker ask{'s' * (tasks == 1)} for {asked}"
+    match decision.rule:
+        case Rule.BACKLOG_PER_WORKER:
+            return by_count
+        case Rule.LEARNING:
+            return f"{by_count}, service time not known yet"
+        case Rule.MAX_WAIT:
+            arriving = f", {rate(view.seen.arrival_rate)} arriving" if view.seen.arrival_rate else ""
+            known = view.seen.service_time
+            each = f"about {span(view.seen.time_so_far or 0.0)} each so far" if known is None else f"{span(known)} each"
+            if not backlog.ready and not arriving:
+                return f"{count} in work, none waits"
+            wait = f"keep{'s' * (asked == 1)} the wait under {format_duration(scaling.max_wait or 0.0)}"
+            return f"{count}, {each}{arriving}: {asked} worker{'s' * (asked != 1)} {wait}"
 
 
 def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
@@ -162,6 +182,7 @@ def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
     busy = sum(worker.busy is True for worker in pods)
     doing = f"{busy} busy" if busy else f"not heard to be idle for {format_duration(IDLE_FOR)}"
     failing = sum(worker.phase is Phase.FAILING for worker in pods)
+    pending = sum(pends(worker) for worker in pods)
     texts = {
         Limit.NONE: "",
         Limit.MAX_REPLICAS: f", maxReplicas is {scaling.max_replicas}{_by_schedule(scaling.max_scheduled)}",
@@ -170,16 +191,16 @@ def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
         Limit.MAX_STEP: f", at most {scaling.max_step} start at once"
         if scaling.max_step
         else ", the next as these start",
-        Limit.STABILIZATION: f", {count} {stay} for {format_duration(scaling.stabilization)}",
+        Limit.STABILIZATION: f", {count} {stay}: as many were wanted within {format_duration(scaling.stabilization)}",
         Limit.FLOOR: f", {count} {stay}: steady traffic has needed as many within {format_duration(FLOOR_SPAN)}",
         Limit.PAUSED: f", {count} {stay}: paused",
         Limit.SUSPENDED: ", none: suspended",
         Limit.UNKNOWN: f", {count} {stay}",
         Limit.FALLBACK: f", {count} as fallback",
         Limit.FAILING: f", no more: {failing} cannot start ({view.failing})",
-        Limit.PENDING: f", no more: pods are pending for over {format_duration(PENDING_LIMIT)}",
+        Limit.PENDING: f", no more: {pending} pending for over {format_duration(PENDING_LIMIT)}",
         Limit.READY_TASKS: f", {count} {stay} while tasks are ready",
-        Limit.UNCONFIRMED: f", {count} {stay} until that is certain",
+        Limit.UNCONFIRMED: f", {count} {stay} until it is certain that no task waits",
         Limit.UNCOUNTED: f", {count} {stay} while statistics are missing",
         Limit.ROLLOUT: f", {count} {stay} during the rollout",
         Limit.UNSETTLED: f", {count} {stay} while pods change",

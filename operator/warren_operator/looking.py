@@ -69,7 +69,7 @@ TOLD_AFTER = 3
 """Readings in a row that must have failed before it is told: a single slow answer is no news."""
 
 CLUSTER_ADVICE = "no worker is taken away until that is mended"
-BROKER_ADVICE = "the workers stay as they are: see that the broker runs, and that its address and password are right"
+BROKER_ADVICE = "no worker is taken away: see that the broker runs, and that its address and password are right"
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +310,7 @@ class Looker:
             Problem(Reason(item.reason), item.message) for item in self._findings(entry) if item.reason != OVERRIDDEN
         ]
         if view.unknown and entry.memory.failures >= TOLD_AFTER:
-            causes.append(Problem(Reason.QUEUE_UNAVAILABLE, f"{view.unknown}; the workers stay as they are"))
+            causes.append(Problem(Reason.QUEUE_UNAVAILABLE, f"{view.unknown}; no worker is taken away meanwhile"))
         if entry.trouble is not None:
             causes.append(entry.trouble)
         causes.append(Problem(Reason.EVENTS_UNHEARD, broker.events_problem))
@@ -333,8 +333,8 @@ def _let_be(entry: Entry) -> None:
 def _passes(entry: Entry, told: Explained, decision: Decision) -> bool:
     """Whether a queue could not be read, but too few times in a row to be told: what was told before stands meanwhile.
 
-    A broker that is short of processors is late with some queue all the time. To write of each that it is not known, and
-    then that it is again, takes the API server a hundred times what a reading takes the broker.
+    A broker that is short of processors is late with some queue all the time. To write of each that it is not known,
+    and then that it is again, takes the API server a hundred times what a reading takes the broker.
     """
     return (
         decision.asked is None

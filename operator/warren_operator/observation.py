@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from warren_contract.events import WorkerState
 from warren_operator.arrivals import Arrivals
-from warren_operator.policy import Backlog, Observation, Phase, Worker
+from warren_operator.policy import PENDING_LIMIT, Backlog, Observation, Phase, Worker
 
 if TYPE_CHECKING:  # what `warren simulate` shares of this module needs no Kubernetes client
     from warren_operator.workloads import Pod, TargetState
@@ -45,7 +45,7 @@ LEAST_FINISHED = 5
 STEP = 1.25
 """Factor between two times that are told while tasks are still running."""
 
-SEE_STATUS = "see `rabbitmq-queues quorum_status`"
+SEE_STATUS = "see `rabbitmq-queues quorum_status QUEUE`"
 
 YOUNG = 10.0
 """Seconds. What a worker younger than this has done before its first report is news; what an older one has done is
@@ -321,6 +321,8 @@ class View:
         busy, idle: workers, as they report.
         delayed, dead: tasks; None where unknown.
         failing: why pods cannot start; empty if they can.
+        refused: why pods cannot be made; empty if they can.
+        unready: pods that run, and have not been ready for so long that they will not be by themselves.
         estimated_wait: seconds until a task submitted now starts; None where unknown.
     """
 
@@ -332,6 +334,8 @@ class View:
     dead: int | None = None
     failing: str = ""
     estimated_wait: float | None = None
+    refused: str = ""
+    unready: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,6 +419,12 @@ def observe(inputs: Inputs) -> View:
         dead=statistics.dead if statistics else None,
         failing=next((pod.failing for pod in inputs.target.pods if pod.fails(inputs.wall)), ""),
         estimated_wait=wait,
+        refused=inputs.target.deployment.refused,
+        unready=tuple(
+            pod.name
+            for pod in inputs.target.pods
+            if pod.unready_since is not None and inputs.wall - pod.unready_since > PENDING_LIMIT
+        ),
     )
 
 

@@ -349,6 +349,11 @@ def fails(seen: Observation) -> bool:
     return failing > 0 and failing >= ready
 
 
+def pends(worker: Worker) -> bool:
+    """Whether a pod has been pending for so long that more of them would only wait beside it."""
+    return worker.phase is Phase.PENDING and worker.age > PENDING_LIMIT
+
+
 def _answer(spec: Scaling, seen: Observation, backlog: Backlog) -> tuple[int, Rule]:
     """How many workers the rules ask for; of two rules the larger answer counts.
 
@@ -444,7 +449,7 @@ def _up(spec: Scaling, seen: Observation, answer: int) -> tuple[int, Limit]:
     """To the answer, as fast as pods start, unless more would only meet the same fate as those that are there."""
     if fails(seen):
         return seen.replicas, Limit.FAILING
-    if any(worker.phase is Phase.PENDING and worker.age > PENDING_LIMIT for worker in seen.workers):
+    if any(pends(worker) for worker in seen.workers):
         return seen.replicas, Limit.PENDING
     most = _most_started(spec, seen)
     if answer > most:

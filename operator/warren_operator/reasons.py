@@ -24,6 +24,8 @@ class Reason(StrEnum):
     SCALING_REFUSED = "ScalingRefused"
     WORKERS_FAILING = "WorkersFailing"
     WORKERS_PENDING = "WorkersPending"
+    WORKERS_UNREADY = "WorkersUnready"
+    PODS_REFUSED = "PodsRefused"
     EXCHANGE_MISMATCH = "ExchangeMismatch"
     EVENTS_UNHEARD = "EventsUnheard"
 

@@ -24,6 +24,7 @@ from warren_operator.policy import (
     Scaling,
     Worker,
     decide,
+    pends,
 )
 from warren_operator.resource import MAX_REPLICAS
 
@@ -66,21 +67,25 @@ class Situation:
 
 def remedies(situation: Situation) -> tuple[str, ...]:
     """What would change the decision, the nearest first; empty where only other tasks or workers would."""
+    now = situation.decision()
     if situation.scaling.max_step is None:
-        # What only waits until others have started comes in a second by itself, and needs no advice.
+        # What only waits until others have started comes in a second by itself: all else is told as it is then.
         situation = situation.wanting(max_step=MAX_REPLICAS)
     found = situation.decision()
+    backlog = situation.seen.backlog
     if situation.scaling.paused:
         then = situation.wanting(paused=False).decision().replicas
-        return (f"Set paused to false to let the workers follow the backlog: {_workers(then)} then.",)
+        read = "" if backlog is not None else " once it can be read"
+        return (f"Set paused to false to let the workers follow the backlog{read}: {_workers(then)} then.",)
     if situation.scaling.suspended:
         then = situation.wanting(suspended=False).decision().replicas
-        return (f"Set suspend to false to have the tasks done: {_workers(then)} then.",)
-    backlog = situation.seen.backlog
+        read = "" if backlog is not None else " once the backlog can be read"
+        return (f"Set suspend to false to have tasks done{read}: {_workers(then)} then.",)
     if backlog is None:
         return tuple(_blind(situation, found))
-    more = tuple(_more(situation, found, backlog))
-    return (*more, *_fewer(situation, found, backlog))
+    wait = f"Wait until those that start are up: {_workers(found.replicas)} then."
+    first = (wait,) if found.replicas > now.replicas else ()
+    return (*first, *_more(situation, found, backlog), *_fewer(situation, found, backlog))
 
 
 @functools.lru_cache(maxsize=1000)
@@ -155,22 +160,20 @@ def _larger_step(at: Situation, found: Decision) -> tuple[str, Situation]:
     return text, at.wanting(max_step=step)
 
 
-def _mended(phase: Phase, what: str, at: Situation, _found: Decision) -> tuple[str, Situation]:
-    held = sum(worker.phase is phase for worker in at.seen.workers)
+def _mended(which: Callable[[Worker], bool], what: str, at: Situation, _found: Decision) -> tuple[str, Situation]:
+    held = [worker.name for worker in at.seen.workers if which(worker)]
     if not held:
         return "", at
-    mended = tuple(
-        replace(worker, phase=Phase.READY) if worker.phase is phase else worker for worker in at.seen.workers
-    )
-    text = f"Mend what `kubectl describe pod` tells of the {_count(held, 'pod')} that {what}"
+    mended = tuple(replace(worker, phase=Phase.READY) if which(worker) else worker for worker in at.seen.workers)
+    text = f"Mend what keeps {_count(len(held), 'pod')} {what} (see `kubectl describe pod {held[0]}`)"
     return text, at.seeing(workers=mended)
 
 
 _DOINGS = (
     _more_replicas,
     _more_budget,
-    functools.partial(_mended, Phase.FAILING, "cannot start"),
-    functools.partial(_mended, Phase.PENDING, "find no room"),
+    functools.partial(_mended, lambda worker: worker.phase is Phase.FAILING, "from starting"),
+    functools.partial(_mended, pends, "pending"),
     _larger_step,
 )
 """What somebody could do to have more workers: the words, and the situation in which it has been done."""

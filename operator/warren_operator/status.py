@@ -74,7 +74,7 @@ def _decision(item: WorkQueue, told: Explained, decision: Decision, now: datetim
         from_=before,
         to=decision.replicas,
         limited_by=decision.limit.value,
-        rule=decision.rule.value,
+        rule="" if decision.asked is None else decision.rule.value,
         reason=told.reason,
         remedy=" ".join(told.remedies),
     )

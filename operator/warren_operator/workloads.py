@@ -19,6 +19,9 @@ AUTOSCALERS = Kind("apis/autoscaling/v2", "horizontalpodautoscalers")
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 
+NOT_MADE = "FailedCreate"
+"""Why a ReplicaSet has fewer pods than it should: the API server refuses them, as by a quota."""
+
 CRASH_LOOP = "CrashLoopBackOff"
 
 CRASHES = 2
@@ -55,11 +58,13 @@ class Deployment:
         uid: owner of its ReplicaSets.
         replicas: asked for.
         settled: whether its controller has seen the present spec.
+        refused: why pods of it cannot be made, in the API server's words; empty if they can.
     """
 
     uid: str
     replicas: int
     settled: bool
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ class Pod:
             ready will tell, or where it has not failed.
         cost: its pod-deletion-cost, None without one.
         node: that it is on; empty until it has one.
+        unready_since: Unix time in seconds since when it runs without being ready; None where that is not so.
     """
 
     name: str
@@ -111,6 +117,7 @@ class Pod:
     cost: str | None
     node: str = ""
     proven_at: float | None = None
+    unready_since: float | None = None
 
     def fails(self, wall: float) -> bool:
         """Whether it cannot start, at this Unix time in seconds."""
@@ -124,6 +131,14 @@ def read_deployment(body: Mapping[str, Any]) -> Deployment:
         uid=metadata["uid"],
         replicas=body["spec"].get("replicas", 1),
         settled=status.get("observedGeneration", 0) >= metadata.get("generation", 0),
+        refused=next(
+            (
+                str(item.get("message") or item["reason"])
+                for item in status.get("conditions") or ()
+                if item["type"] == "ReplicaFailure" and item["status"] == "True" and item.get("reason") == NOT_MADE
+            ),
+            "",
+        ),
     )
 
 
@@ -165,6 +180,7 @@ def read_pod(body: Mapping[str, Any]) -> Pod | None:
         proven_at=proven_at,
         cost=(metadata.get("annotations") or {}).get(DELETION_COST),
         node=spec.get("nodeName") or "",
+        unready_since=None if is_ready else _unready_since(ready, status),
     )
 
 
@@ -198,6 +214,17 @@ def _failing(spec: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[str, f
             if container["name"] not in probed and began:
                 return CRASH_LOOP, _unix(began) + PROVEN_AFTER
     return "", None
+
+
+def _unready_since(ready: Mapping[str, Any], status: Mapping[str, Any]) -> float | None:
+    """Since when the containers that are not ready run; None where none does."""
+    began = [
+        container["state"]["running"]["startedAt"]
+        for container in status.get("containerStatuses") or ()
+        if not container.get("ready") and (container.get("state") or {}).get("running", {}).get("startedAt")
+    ]
+    told = [ready["lastTransitionTime"]] if ready.get("lastTransitionTime") else []
+    return max(map(_unix, (*began, *told))) if began else None
 
 
 def _crashes(container: Mapping[str, Any]) -> bool:

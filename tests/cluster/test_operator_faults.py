@@ -49,7 +49,7 @@ def test_a_queue_without_a_leader(evidence: Evidence) -> None:
         evidence.kube.rabbitmqctl("eval", f"ra:stop_server(quorum_queues, {server}).")
         try:
             evidence.kube.patch(f"workqueue/{SPARE}", {"spec": {"behavior": {"scaleDown": {"stabilization": "0s"}}}})
-            told(evidence, SPARE, "QueueUnavailable", "leader", "see `rabbitmq-queues quorum_status`")
+            told(evidence, SPARE, "QueueUnavailable", "leader", "see `rabbitmq-queues quorum_status QUEUE`")
             lasting(evidence, 5)
         finally:
             evidence.kube.patch(f"workqueue/{SPARE}", {"spec": {"minReplicas": 1}})

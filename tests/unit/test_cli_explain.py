@@ -1,9 +1,13 @@
 """`warren explain` as a pure function of a queue's state."""
 
+import dataclasses
+
 import pytest
 
 from warren_cli.client import PastDecision, QueueStatus
 from warren_cli.explain import explanation
+from warren_contract.events import QueueState
+from warren_producer.models import QueueExplained
 
 NOW = 1_700_000_000.0
 
@@ -63,6 +67,12 @@ def test_what_is_not_known_is_called_so() -> None:
     assert "none yet" in text
 
 
+def test_where_the_backlog_is_unknown_no_rule_asks_but_something_is_decided() -> None:
+    text = said(status(desired=4, limited_by="fallback", rule=""))
+    assert "rule      none: the backlog is not known" in text
+    assert "limit     fallback" in text
+
+
 def test_without_a_worker_nobody_can_say_how_long_it_takes() -> None:
     assert "wait      until a worker has started: none runs" in said(status(workers=0))
 
@@ -95,3 +105,11 @@ def test_on_a_terminal_long_lines_go_on_below_themselves(width: int) -> None:
     assert max(len(line) for line in lines) <= width
     start = next(number for number, line in enumerate(lines) if line.startswith("  - word"))
     assert lines[start + 1].startswith("    word")
+
+
+def test_what_the_operator_tells_of_a_queue_comes_through_the_producer_to_the_command_line() -> None:
+    """Each of the three has a list of its own, and leaves out what it does not know."""
+    told = {field.name for field in dataclasses.fields(QueueState)} - {"at"}
+    asked_for = {"exists", "stale", "state_age", "worker_states"}
+    assert set(QueueExplained.model_fields) == told | asked_for
+    assert {field.name for field in dataclasses.fields(QueueStatus)} == told | asked_for

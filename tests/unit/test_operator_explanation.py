@@ -170,6 +170,30 @@ def test_where_no_worker_comes_up_that_is_told_though_no_more_are_wanted() -> No
         assert stuck(bad, problem=Problem(beside, "x")).problem == stuck(bad).problem, "workers come all the same"
 
 
+def test_where_workers_run_and_never_get_ready_that_is_told() -> None:
+    """As with a password that is wrong for them, and right for the operator."""
+    pods = (Worker("a", Phase.STARTING, age=400.0), Worker("b", Phase.STARTING, age=400.0))
+    view = View(Observation(Backlog(9, 0), 2, pods), unready=("a", "b"))
+    assert Explained(None, None, view).problem == Problem(
+        Reason.WORKERS_UNREADY,
+        "no worker is up, and 2 pods have run for over 5m without being ready: `kubectl logs a` tells why",
+    )
+    one_up = replace(view, seen=replace(view.seen, workers=(pods[0], Worker("b", Phase.READY))))
+    assert Explained(None, None, one_up).problem is None
+
+
+def test_where_pods_are_not_even_made_that_is_told_though_others_work() -> None:
+    words = 'pods "w-1" is forbidden: exceeded quota: team'
+    view = View(Observation(Backlog(40, 2), 8, (Worker("a", Phase.READY, busy=True),)), refused=words)
+    assert Explained(None, None, view).problem == Problem(
+        Reason.PODS_REFUSED,
+        f"7 of 8 workers cannot be made: {words}; raise the quota, or see to what refuses pods "
+        "(`kubectl describe replicaset`)",
+    )
+    all_there = replace(view, seen=replace(view.seen, replicas=1))
+    assert Explained(None, None, all_there).problem is None, "that was before"
+
+
 def test_what_is_told_of_workers_that_do_not_come_up_is_told_everywhere() -> None:
     what = stuck(Worker("bad", Phase.FAILING), failing="ImagePullBackOff")
     assert conditions(status(ITEM, what, THEN))["Ready"] == ("False", "WorkersFailing")
@@ -226,7 +250,16 @@ def test_whose_policy_applies_is_only_told_where_it_is_known() -> None:
 
 
 def test_an_unknown_backlog_says_why() -> None:
-    assert text(told(None, limit=Limit.UNKNOWN, replicas=4)) == "backlog unknown: gone fishing, 4 stay"
+    what = told(None, limit=Limit.UNKNOWN, replicas=4)
+    assert text(what) == "backlog unknown: gone fishing, 4 stay"
+    decision = status(ITEM, what, THEN).decision
+    assert decision is not None
+    assert decision.rule == "", "no target has asked for them"
+
+
+def test_the_documentation_knows_every_rule() -> None:
+    document = (Path(__file__).parent.parent.parent / "docs" / "scaling.md").read_text()
+    assert [rule for rule in Rule if f"`{rule.value}`" not in document] == []
 
 
 def test_a_queue_whose_workers_do_not_follow_is_not_said_to_have_them_follow() -> None:

@@ -3,7 +3,7 @@ told of it."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -303,6 +303,8 @@ async def test_a_refused_change_is_forgotten_once_changes_are_only_recommended()
     bed, key = refused(KubeError(403, "Forbidden", "deployments/scale is forbidden"))
     async with bed.running():
         await until("it is told", lambda: bed.ready(key).reason == "ScalingRefused")
+        message = bed.ready(key).message
+        assert message.startswith("replicas of Deployment a could not be changed: permission missing: allow"), message
         bed.generation = 2
         bed.work_queue("a", mode="Recommend")
         await until("all is well", lambda: bed.ready(key).status == "True")
@@ -334,8 +336,24 @@ async def test_one_slow_answer_is_not_told() -> None:
         await until("a zero is doubted", lambda: entry.memory.failures == 1)
         bed.queues.took, told = 0.0, entry.told
         await until("it is read again", lambda: entry.memory.failures == 0)
-        assert told is not None and told.decision is not None
+        assert told is not None
+        assert told.decision is not None
         assert (told.decision.limit, len(bed.server.statuses)) == (Limit.NONE, 1)
+
+
+async def test_that_a_queue_cannot_be_read_is_told_truly_where_a_fallback_adds_workers() -> None:
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.answer.set()
+    key = bed.work_queue("a", fallback={"afterFailures": 1, "replicas": 4})
+    async with bed.running():
+        await until("it is served", lambda: bed.ready(key).status == "True")
+        bed.queues.took = 1.0
+        await until("the fallback is asked for", lambda: bed.server.asked == [("a", 4)])
+        bed.deployment("a", 4)
+        await until("it is told", lambda: bed.ready(key).reason == "QueueUnavailable")
+        assert bed.ready(key).message.endswith("; no worker is taken away meanwhile")
 
 
 async def test_tasks_of_a_queue_whose_workers_are_only_recommended_wait_for_no_reaction() -> None:
@@ -479,3 +497,51 @@ async def test_a_new_operator_writes_no_status_again_that_still_holds() -> None:
         bed.queues.statistics = counted()
         await until("it has looked again", lambda: told().seen.counted)
     assert bed.server.statuses == []
+
+
+async def test_a_decision_that_stands_is_made_anew_for_whatever_it_is_made_of() -> None:
+    """A queue in which nothing happens is decided on each half minute, unless something is new."""
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    key = bed.work_queue("a")
+    entry = bed.loop.entries
+
+    def edited() -> None:
+        bed.generation = 2
+        bed.work_queue("a", mode="Recommend")
+
+    def heard() -> None:
+        bed.loop.heard(WorkerState("a", "elsewhere", time.time(), time.time(), 1, (), 0, 0, 0.0, 0.0))
+
+    def counted() -> None:
+        now = asyncio.get_running_loop().time()
+        bed.queues.statistics = {"a": Statistics(0, 0, 0, available=True, dead=3, at=now)}
+
+    def found() -> None:
+        bed.queues.findings = lambda _queue: (Finding("ExchangeMismatch", "of another type"),)  # type: ignore[method-assign]
+
+    def refusing() -> None:
+        refused = Deployment("uid of a", 0, settled=True, refused="exceeded quota")
+        bed.workloads._deployments[0]._copy.set(key, refused)
+
+    changes = {
+        "the WorkQueue": edited,
+        "a worker's report": heard,
+        "the statistics": counted,
+        "what is wrong with the queue": found,
+        "that events are not heard": lambda: setattr(bed.queues, "events_problem", "nothing is heard"),
+        "the Deployment": refusing,
+        "what is known of the cluster": lambda: setattr(bed.workloads._mirrors[0], "problem", "out of date"),
+        "an autoscaler": lambda: bed.autoscaler("a"),
+    }
+
+    async def renewed(what: str, change: Callable[[], object]) -> None:
+        await until("it stands", lambda: entry[key].valid_until > asyncio.get_running_loop().time() + 3)
+        before = entry[key].told
+        change()
+        await until(f"{what} has it made anew", lambda: entry[key].told is not before)
+
+    async with bed.running():
+        for what, change in changes.items():
+            await renewed(what, change)

@@ -260,6 +260,14 @@ def test_phases_of_pods() -> None:
     assert view.failing == "CrashLoopBackOff"
 
 
+def test_what_keeps_workers_from_coming_up_is_seen() -> None:
+    since = {"ready": False, "ready_since": None}
+    pods = (pod("young", unready_since=WALL - 299, **since), pod("old", unready_since=WALL - 301, **since))
+    assert see(pods=pods).unready == ("old",)
+    refusing = TargetState(Deployment("d", 3, settled=True, refused="exceeded quota"), pods, (), False, True)
+    assert see(target=refusing).refused == "exceeded quota"
+
+
 def test_a_pod_without_reports_is_silent_after_a_while_of_listening() -> None:
     def silent(**changes: Any) -> bool:
         return see(pods=(pod("a"),), **changes).seen.workers[0].silent

@@ -121,18 +121,21 @@ def test_while_tasks_are_ready_only_a_lowered_bound_takes_workers(
     assert decision.replicas >= min(decision.current, spec.ceiling)
 
 
+@given(scalings(), observations(), memories)
+def test_whoever_goes_is_named(spec: Scaling, seen: Observation, memory: Memory) -> None:
+    """Else the ReplicaSet chooses, and may take those at work."""
+    decision = decide(spec, seen, memory, NOW)
+    gone = max(0, decision.current - decision.replicas)
+    missing = max(0, seen.replicas - len(seen.workers))
+    assert len(decision.victims) == min(len(seen.workers), max(0, gone - missing))
+
+
 @given(scalings(), observations(known=True), memories)
 def test_only_idle_workers_go_within_the_bounds(spec: Scaling, seen: Observation, memory: Memory) -> None:
     assert seen.backlog is not None
     decision = decide(spec, seen, memory, NOW)
-    gone = decision.current - decision.replicas
-    if gone <= 0:
-        assert not decision.victims
-        return
     by_name = {worker.name: worker for worker in seen.workers}
     victims = [by_name[name] for name in decision.victims]
-    missing = max(0, seen.replicas - len(seen.workers))
-    assert len(victims) == min(len(seen.workers), max(0, gone - missing))
     if decision.current <= spec.ceiling:
         assert not any(victim.busy for victim in victims)
         quiet = memory.quiet_since is not None and NOW - memory.quiet_since >= SILENT_QUIET and not seen.backlog.unacked

@@ -23,6 +23,7 @@ from warren_operator.policy import (
     Scaling,
     Worker,
     decide,
+    wanted,
 )
 
 # How many start at once is a story of its own, further down.
@@ -139,11 +140,40 @@ def test_the_broker_is_down_and_comes_back() -> None:
     assert story.settle((0, 0), workers).replicas == 0
 
 
+def test_what_was_empty_before_an_outage_has_to_be_empty_anew_after_it() -> None:
+    story = Story(BURST, replicas=7)
+    for _ in range(ZERO_READINGS):
+        story.read((0, 7), fleet(0, 7))
+    story.read(None, fleet(0, 7))
+    glitch = story.read((0, 0), fleet(7))
+    assert (glitch.replicas, glitch.limit) == (7, Limit.UNCONFIRMED)
+    silent = tuple(ready(f"w{number}", busy=None, silent=True) for number in range(7))
+    story.settle((0, 0), silent)
+    story.read(None, silent, after=SILENT_QUIET)
+    assert story.settle((0, 0), silent).replicas == 7, "who knows what they were given meanwhile"
+
+
 def test_the_fallback_raises_after_enough_failures_and_never_lowers() -> None:
     story = Story(replace(BURST, fallback=FallbackRule(after_failures=3, replicas=4)), replicas=1)
     assert [story.read(None).replicas for _ in range(3)] == [1, 1, 4]
+    held = story.read(None)
+    assert (held.replicas, held.limit) == (4, Limit.FALLBACK), "they are there for it"
     story.replicas = 9
-    assert story.read(None).replicas == 9
+    more = story.read(None)
+    assert (more.replicas, more.limit) == (9, Limit.UNKNOWN), "it has no part in these"
+
+
+def test_failures_count_in_a_row() -> None:
+    story = Story(replace(BURST, fallback=FallbackRule(after_failures=3, replicas=4)), replicas=1)
+    for backlog in (None, None, (1, 0), None, None):
+        assert story.read(backlog).replicas == 1
+
+
+def test_no_fallback_where_scaling_stands_still_or_no_workers_are_wanted() -> None:
+    spec = replace(BURST, fallback=FallbackRule(1, 4))
+    for change, limit in ((replace(spec, paused=True), Limit.PAUSED), (replace(spec, suspended=True), Limit.UNKNOWN)):
+        decision = Story(change).read(None)
+        assert (decision.replicas, decision.limit) == (0, limit)
 
 
 def test_the_fallback_stays_within_the_maximum() -> None:
@@ -267,8 +297,11 @@ def test_a_worker_that_was_busy_a_moment_ago_stays() -> None:
 
 def test_a_worker_that_has_not_reported_stays() -> None:
     story = Story(BURST, replicas=2)
-    decision = story.settle((0, 0), (ready("known"), ready("new", busy=None)))
+    new = ready("new", busy=None)
+    decision = story.settle((0, 0), (ready("known"), new))
     assert decision.victims == ("known",)
+    for _ in range(math.ceil(SILENT_QUIET) + 1):
+        assert story.read((0, 0), (new,)).replicas == 1, "however quiet it is, until it should have reported"
 
 
 def test_silent_workers_go_once_the_queue_has_been_quiet_for_long() -> None:
@@ -345,9 +378,36 @@ def test_a_lowered_maximum_takes_workers_though_tasks_are_ready() -> None:
     assert {"idle-0", "idle-1"} < set(decision.victims), "idle ones first"
 
 
+def test_under_a_lowered_maximum_those_go_first_that_cost_least() -> None:
+    in_order = (
+        Worker("pending", Phase.PENDING),
+        Worker("failing", Phase.FAILING),
+        Worker("starting", Phase.STARTING),
+        replace(ready("idle, younger"), age=5.0),
+        ready("idle, older", idle_for=2.0),
+        ready("idle for a moment", idle_for=IDLE_FOR / 2),
+        replace(ready("unheard, younger", busy=None), age=5.0),
+        ready("unheard, older", busy=None),
+        replace(ready("busy, younger", busy=True), age=5.0),
+        ready("busy, older", busy=True),
+    )
+    pods = tuple(replace(pod, age=pod.age or 9.0) for pod in in_order)
+    for kept in range(len(pods)):
+        decision = Story(Scaling(max_replicas=kept), replicas=len(pods)).read((100, 3), pods[::-1])
+        assert decision.victims == tuple(pod.name for pod in pods[: len(pods) - kept])
+
+
+def test_replicas_without_a_pod_need_no_victims() -> None:
+    forced = Story(Scaling(max_replicas=3), replicas=6).read((100, 4), fleet(0, 4))
+    assert (forced.replicas, len(forced.victims)) == (3, 1)
+    story = Story(Scaling(max_replicas=12, min_replicas=2), replicas=6)
+    decisions = [story.read((0, 0), fleet(3)) for _ in range(math.ceil(SILENT_QUIET) + 1)]
+    assert (decisions[-1].replicas, len(decisions[-1].victims)) == (2, 1)
+
+
 def test_suspend_takes_all_workers_and_keeps_the_tasks_waiting() -> None:
     story = Story(replace(BURST, suspended=True, min_replicas=2), replicas=5)
-    decision = story.read((100, 5), fleet(0, 5), rollout=True)
+    decision = story.read((100, 5), fleet(0, 5), rollout=True, settled=False)
     assert (decision.replicas, decision.limit) == (0, Limit.SUSPENDED)
     assert story.read((100, 0)).replicas == 0
 
@@ -385,6 +445,17 @@ def test_pods_pending_for_minutes_hold_up_more() -> None:
     story.replicas = 2
     decision = story.read((60, 0), (Worker("old", Phase.PENDING, age=301.0), ready("up")))
     assert (decision.replicas, decision.limit) == (2, Limit.PENDING)
+
+
+@pytest.mark.parametrize("phase", [Phase.READY, Phase.STARTING])
+def test_pods_that_have_found_room_hold_up_nobody_however_old(phase: Phase) -> None:
+    assert Story(BURST, replicas=1).read((60, 0), (Worker("old", phase, age=1e6),)).replicas == 12
+
+
+def test_what_holds_back_is_told_before_the_bound_that_would_come_next() -> None:
+    bad = tuple(Worker(f"bad-{number}", Phase.FAILING) for number in range(2))
+    assert Story(BURST, replicas=2).read((600, 0), bad).limit is Limit.FAILING
+    assert Story(PACED).read((600, 0)).limit is Limit.MAX_STEP
 
 
 def test_a_step_waits_for_the_one_before() -> None:
@@ -431,6 +502,7 @@ def test_more_start_at_once_where_they_are_spread_over_nodes() -> None:
     assert Story(PACED, replicas=3).read((60, 0), alone).replicas == 3
     unplaced = starting(3)
     assert Story(PACED, replicas=3).read((60, 0), unplaced).replicas == 3
+    assert Story(PACED, replicas=3).read((60, 0), (alone[0], *unplaced[1:])).replicas == 3, "nowhere is no node"
 
 
 def test_a_worker_that_reports_is_up_before_its_probe_says_so() -> None:
@@ -451,6 +523,13 @@ def test_one_that_waits_for_an_image_holds_back_no_other() -> None:
     assert story.read((60, 0), starting(3, age=STARTING_FOR)).replicas == 3
     assert story.read((60, 0), starting(3, age=STARTING_FOR + 0.1)).replicas == 6
     assert story.read((60, 0), (*starting(3, age=9.0), *starting(3, first=3))).replicas == 6
+    assert story.read((59, 1), (*starting(3, age=9.0), *starting(2, first=3), *fleet(0, 1))).replicas == 7
+
+
+def test_more_than_may_start_at_once_are_not_taken_back() -> None:
+    for spec in (PACED, replace(PACED, max_step=2)):
+        decision = Story(spec, replicas=8).read((60, 0), starting(8))
+        assert (decision.replicas, decision.limit) == (8, Limit.MAX_STEP)
 
 
 def test_a_pod_that_cannot_start_is_not_up() -> None:
@@ -526,6 +605,7 @@ def test_several_tasks_at_once_in_a_worker_need_fewer_of_them() -> None:
 def test_never_more_workers_than_tasks() -> None:
     """Tasks of ten minutes and a wait of 30 s: each waiting task would justify twenty workers."""
     assert Story(WAIT).read((2, 1), service=600.0, rate=0.0).replicas == 3
+    assert Story(WAIT).read((0, 4), service=3.0, rate=10.0).asked == 4, "thirty will be at work at once, but are not"
 
 
 def test_a_burst_from_zero_with_nothing_known() -> None:
@@ -568,6 +648,8 @@ def test_steady_traffic_has_no_more_workers_for_the_tasks_in_work() -> None:
     """Five tasks a second of 3 s: fifteen are at work at any time, and none waits."""
     decision = Story(WAIT, replicas=15).read((0, 15), fleet(0, 15), service=3.0, rate=5.0)
     assert decision.asked == 15
+    decision = Story(WAIT, replicas=15).read((6, 15), fleet(0, 15), service=3.0, rate=5.0)
+    assert decision.asked == 16, "six that wait are 18 s of work, which less than one more does within 30 s"
 
 
 def test_of_two_rules_the_larger_answer_counts() -> None:
@@ -599,6 +681,30 @@ def test_workers_that_steady_traffic_needs_stay_though_idle_now() -> None:
     assert (decision.replicas, decision.limit) == (6, Limit.FLOOR)
     for _ in range(60):
         assert story.read((0, 1), fleet(5, 1), service=2.0, rate=2.5).replicas == 6
+
+
+def test_the_floor_counts_how_many_tasks_a_worker_has_at_once() -> None:
+    story = Story(replace(BURST, concurrency=5), replicas=8)
+    decisions = [story.read((0, 0), fleet(8), service=1.0, rate=10.0) for _ in range(ZERO_READINGS)]
+    assert (story.replicas, decisions[-1].limit) == (3, Limit.FLOOR), "11 at once, five in each"
+
+
+def test_the_floor_is_no_worker_more_for_a_rounding_error() -> None:
+    """Fifty at work and a tenth more: in floating point 1.1 × 50 is a little over 55."""
+    story = Story(replace(BURST, max_replicas=60), replicas=60)
+    decisions = [story.read((0, 0), fleet(60), service=1.0, rate=50.0) for _ in range(ZERO_READINGS)]
+    assert (story.replicas, decisions[-1].limit) == (55, Limit.FLOOR)
+
+
+def test_what_is_remembered_does_not_grow_while_nothing_changes() -> None:
+    story = Story(replace(BURST, stabilization=3600.0), replicas=4)
+    for _ in range(100):
+        story.read((20, 0), fleet(0, 4), service=2.0, rate=2.0)
+    assert len(story.memory.wanted) == len(story.memory.floors) == 1
+    story.read((10, 0), fleet(0, 4), service=2.0, rate=1.0)
+    for _ in range(100):
+        story.read((15, 0), fleet(0, 4), service=2.0, rate=1.0)
+    assert [answer for _, answer in story.memory.wanted] == [4, 3]
 
 
 def test_a_floor_holds_for_a_while_after_the_rate_was_read_lower_and_goes_with_the_traffic() -> None:
@@ -662,3 +768,10 @@ def test_a_budget_below_min_replicas_is_what_limits() -> None:
     spec = Scaling(max_replicas=10, min_replicas=5, budget=3)
     decision = Story(spec, replicas=3).settle((0, 0), fleet(3))
     assert (decision.replicas, decision.limit) == (3, Limit.BUDGET)
+
+
+def test_what_a_queue_demands_of_its_budget_has_nothing_to_do_with_what_it_was_given() -> None:
+    spec = replace(BURST, budget=2, fallback=FallbackRule(after_failures=1, replicas=4))
+    assert wanted(spec, Observation(Backlog(60, 0), 0), Memory()) == 12
+    assert wanted(spec, Observation(None, 0), Memory()) == 4, "this is the failure that the fallback waits for"
+    assert wanted(replace(spec, paused=True), Observation(Backlog(60, 0), 3), Memory()) == 3

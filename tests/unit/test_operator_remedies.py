@@ -17,6 +17,7 @@ from warren_operator.policy import (
     Scaling,
     Worker,
     decide,
+    pends,
 )
 from warren_operator.remedies import Situation, least, remedies, remedies_at_none
 from warren_operator.resource import MAX_REPLICAS
@@ -104,6 +105,9 @@ def after_quiet(at: Situation) -> int:
     return current
 
 
+OF_THEM = {"from starting": lambda worker: worker.phase is Phase.FAILING, "pending": pends}
+
+
 def done(part: str, at: Situation) -> Situation:
     """The situation in which somebody has done what the sentence says."""
     if found := re.match(r"Raise maxReplicas to (\d+)", part):
@@ -112,12 +116,13 @@ def done(part: str, at: Situation) -> Situation:
         return at.wanting(budget=int(found[1]))
     if found := re.match(r"Raise behavior.scaleUp.maxStep to (\d+), or wait", part):
         return at.wanting(max_step=int(found[1]))
-    if found := re.match(r"Mend what .* of the (\d+) pods? that (cannot start|find no room)", part):
-        phase = Phase.FAILING if found[2] == "cannot start" else Phase.PENDING
-        assert sum(worker.phase is phase for worker in at.seen.workers) == int(found[1])
-        return at.seeing(
-            workers=tuple(replace(w, phase=Phase.READY) if w.phase is phase else w for w in at.seen.workers)
-        )
+    if found := re.match(
+        r"Mend what keeps (\d+) pods? (from starting|pending) \(see `kubectl describe pod (.+)`\)", part
+    ):
+        names = [worker.name for worker in at.seen.workers if OF_THEM[found[2]](worker)]
+        assert (len(names), names[0]) == (int(found[1]), found[3])
+        mended = (replace(w, phase=Phase.READY) if w.name in names else w for w in at.seen.workers)
+        return at.seeing(workers=tuple(mended))
     if part.startswith("Set paused to false"):
         return at.wanting(paused=False)
     if part.startswith("Set suspend to false"):
@@ -150,6 +155,9 @@ def check(line: str, at: Situation) -> None:
             decision = decide(at.scaling, at.seen, memory, at.now)
             memory, counts = decision.memory, [*counts, decision.replicas]
         assert counts[-1] == int(found[2]) > counts[-2] == before
+    elif found := re.fullmatch(r"Wait until those that start are up: (\d+) workers? then\.", line):
+        event("wait")
+        assert before == int(found[1])
     elif line != "The workers follow the backlog again as soon as it can be read.":
         found = re.fullmatch(r"(.+): (\d+) workers? then\.", line)
         assert found, line

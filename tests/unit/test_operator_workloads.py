@@ -145,6 +145,32 @@ def test_a_deployment_is_settled_when_its_controller_has_seen_it() -> None:
     assert [settled(2), settled(3)] == [False, True]
 
 
+def test_why_pods_of_a_deployment_cannot_be_made() -> None:
+    def refused(**condition: str) -> str:
+        row = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: team"}
+        status = {"conditions": [{"type": "Available", "status": "False"}, row | condition]}
+        return read_deployment({"metadata": owned("X"), "spec": {"replicas": 2}, "status": status}).refused
+
+    assert refused() == "exceeded quota: team"
+    assert refused(message="") == "FailedCreate"
+    assert refused(status="False") == refused(reason="FailedDelete") == ""
+
+
+def test_since_when_a_pod_runs_without_being_ready() -> None:
+    def since(**container: Any) -> float | None:
+        running = {"ready": False, "name": "worker", "state": {"running": {"startedAt": "2026-01-01T00:06:00Z"}}}
+        ready = {"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:00:09Z"}
+        status = {"phase": "Running", "conditions": [ready], "containerStatuses": [running | container]}
+        pod = read_pod({"metadata": owned("ReplicaSet"), "status": status})
+        assert pod is not None
+        return None if pod.unready_since is None else pod.unready_since - pod.created
+
+    assert since() == 360, "however long its image took before"
+    assert since(state={"running": {"startedAt": "2026-01-01T00:00:01Z"}}) == 9, "it was ready once"
+    assert since(state={"waiting": {"reason": "ContainerCreating"}}) is None
+    assert since(ready=True) is None, "its readiness is about to be told"
+
+
 def test_an_autoscaler_of_something_else_is_of_no_interest() -> None:
     assert read_autoscaler({"spec": {"scaleTargetRef": {"kind": "Deployment", "name": "w"}}}) == "w"
     assert read_autoscaler({"spec": {"scaleTargetRef": {"kind": "StatefulSet", "name": "w"}}}) is None

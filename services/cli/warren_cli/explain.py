@@ -74,11 +74,9 @@ def _seen(status: QueueStatus) -> list[tuple[str, str]]:
 
 def _decided(status: QueueStatus) -> list[tuple[str, str]]:
     rule = "backlogPerWorker, until the service time is known," if status.rule == LEARNING else status.rule
+    none = "none: nothing is decided" if status.desired is None else "none: the backlog is not known"
     return [
-        (
-            "rule",
-            f"{rule} asks for {status.asked}" if rule and status.asked is not None else "none: nothing is decided",
-        ),
+        ("rule", f"{rule} asks for {status.asked}" if rule and status.asked is not None else none),
         ("limit", status.limited_by or "none"),
         ("bounds", f"{number(status.min_replicas)} to {number(status.max_replicas)} workers"),
     ]

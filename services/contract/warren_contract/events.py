@@ -171,7 +171,8 @@ class QueueState:
         estimated_wait: seconds until a task submitted now starts.
         problem: why the WorkQueue is not ready, and what to do; `""` if it is.
         asked: workers that the rule asks for before any bound.
-        rule: the rule that asks, in the words of the WorkQueue's `target`; `""` where none does.
+        rule: the rule that asks, in the words of the WorkQueue's `target`, or `learning` for backlogPerWorker until the
+            service time is known; `""` where none does.
         remedies: sentences that say what would change the decision.
         decisions: the last changes of replicas, newest first.
     """

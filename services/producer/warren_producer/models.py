@@ -166,7 +166,9 @@ class QueueExplained(Queue):
 
     idle: int | None = Field(description="Workers without a task.")
     asked: int | None = Field(description="Workers that the rule asks for before any bound.")
-    rule: str | None = Field(description="The rule that asks, as in the WorkQueue's spec.target.")
+    rule: str | None = Field(
+        description="The rule that asks, as in the WorkQueue's spec.target, or `learning`: see docs/scaling.md."
+    )
     remedies: tuple[str, ...] | None = Field(description="What would change the decision.")
     decisions: tuple[Decision, ...] | None = Field(description="The last changes of replicas, newest first.")
 
