@@ -563,7 +563,7 @@ class Topology:
         listing = await self._management.queues()
         self._listing, self._listed_at = asyncio.get_running_loop().time() - begun, begun
         self.statistics = read_statistics(listing, now)
-        queues = {body["name"]: read_queue(body) for body in listing if "name" in body}
+        queues = {body["name"]: read_queue(body) for body in listing}
         self._present = set(queues)
         if not full:
             self._actual = Actual(

@@ -158,7 +158,8 @@ def read_pod(body: Mapping[str, Any]) -> Pod | None:
         created=_unix(metadata["creationTimestamp"]),
         running=phase == "Running",
         ready=is_ready,
-        ready_since=_unix(ready["lastTransitionTime"]) if is_ready else None,
+        # Who writes a status without a kubelet, such as a virtual one, may leave the time out.
+        ready_since=_unix(ready.get("lastTransitionTime") or metadata["creationTimestamp"]) if is_ready else None,
         ending="deletionTimestamp" in metadata,
         over=phase in ("Succeeded", "Failed"),
         failing=failing,
