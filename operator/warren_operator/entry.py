@@ -9,6 +9,7 @@ from warren_operator.explanation import Explained, Problem
 from warren_operator.history import History
 from warren_operator.policy import Memory
 from warren_operator.resource import Status, WorkQueue
+from warren_operator.topology import Finding
 
 NEVER = float("-inf")
 """A time before all others."""
@@ -22,6 +23,7 @@ class Entry:
         item: as last read.
         refusal: why it is not served: unusable, or somebody else's queue or Deployment.
         serving: its queue is being read right now.
+        found: what an operator before us has found wrong with the queue; it stands until we have compared it ourselves.
         early: factor on the times of what is done regularly, so that it is not done for all WorkQueues at once.
 
         memory: of the policy.
@@ -61,6 +63,7 @@ class Entry:
     item: WorkQueue
     refusal: Problem | None = None
     serving: bool = False
+    found: tuple[Finding, ...] = ()
     early: float = field(default_factory=lambda: random.uniform(0.5, 1.0))  # noqa: S311  spreads load, no secret
 
     memory: Memory = field(default_factory=Memory)

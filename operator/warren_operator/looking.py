@@ -25,6 +25,7 @@ from warren_operator.reasons import OF_THE_QUEUE, Reason
 from warren_operator.resource import Key, Mode, Spec
 from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY, next_look
 from warren_operator.scaling import Wants
+from warren_operator.status import why_not_ready
 from warren_operator.telling import Teller
 from warren_operator.topology import OVERRIDDEN, Finding, Topology
 from warren_operator.workloads import TargetState, Workloads
@@ -67,6 +68,9 @@ FIRST_DECLARING = 120.0
 
 TOLD_AFTER = 3
 """Readings in a row that must have failed before it is told: a single slow answer is no news."""
+
+UNREADABLE = frozenset({Reason.BROKER_UNAVAILABLE, Reason.QUEUE_UNAVAILABLE})
+"""Where this has been told, the first one that fails is told: else all would be said to be well in between."""
 
 CLUSTER_ADVICE = "no worker is taken away until that is mended"
 BROKER_ADVICE = "the workers stay as they are: see that the broker runs, and that its address and password are right"
@@ -306,7 +310,8 @@ class Looker:
         causes += [
             Problem(Reason(item.reason), item.message) for item in self._findings(entry) if item.reason != OVERRIDDEN
         ]
-        if view.unknown and entry.memory.failures >= TOLD_AFTER:
+        told_before = why_not_ready(entry.written) in UNREADABLE
+        if view.unknown and (told_before or entry.memory.failures >= TOLD_AFTER):
             causes.append(Problem(Reason.QUEUE_UNAVAILABLE, f"{view.unknown}; the workers stay as they are"))
         if entry.trouble is not None:
             causes.append(entry.trouble)
@@ -318,7 +323,9 @@ class Looker:
         return next((item.message for item in self._findings(entry) if item.reason == OVERRIDDEN), None)
 
     def _findings(self, entry: Entry) -> tuple[Finding, ...]:
-        return self._topology.findings(entry.item.queue)
+        if self._topology.compared:
+            entry.found = ()
+        return self._topology.findings(entry.item.queue) or entry.found
 
 
 def _let_be(entry: Entry) -> None:

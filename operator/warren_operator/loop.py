@@ -31,7 +31,7 @@ from warren_operator.resource import Key, WorkQueue
 from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY, JUST_AFTER
 from warren_operator.scaling import Wants
 from warren_operator.settings import Settings
-from warren_operator.status import read_status
+from warren_operator.status import found_before, read_status
 from warren_operator.telling import STATUS_EVERY, Teller
 from warren_operator.topology import Topology
 from warren_operator.workloads import Workloads
@@ -296,6 +296,7 @@ def _new_entry(item: WorkQueue, refusal: Problem | None, now: float) -> Entry:
     return Entry(
         item,
         refusal,
+        found=found_before(written),
         raw=item.status,
         written=written,
         written_at=NEVER if written is None else now + random.uniform(0, STATUS_EVERY),  # noqa: S311  spreads load

@@ -7,10 +7,10 @@ from typing import Any
 import pydantic
 
 from warren_contract.events import PastDecision, QueueState
-from warren_operator.conditions import POLICY_OVERRIDDEN, conditions, verdicts
+from warren_operator.conditions import POLICY_OVERRIDDEN, READY, conditions, verdicts
 from warren_operator.explanation import Explained, clipped, rate, span
 from warren_operator.policy import Decision
-from warren_operator.reasons import Reason
+from warren_operator.reasons import OF_THE_QUEUE, Reason
 from warren_operator.resource import (
     BacklogStatus,
     ConditionStatus,
@@ -20,6 +20,10 @@ from warren_operator.resource import (
     WorkQueue,
     timestamp,
 )
+from warren_operator.topology import OVERRIDDEN, Finding
+
+FOUND = OF_THE_QUEUE | {Reason.EXCHANGE_MISMATCH, Reason.TOPOLOGY_UNKNOWN}
+"""Problems that only a comparison with the broker tells of, and only the next one takes back."""
 
 LONGEST_TEXT = 600
 """Characters of a sentence in an event message."""
@@ -91,6 +95,23 @@ def still_holds(written: Status, new: Status) -> bool:
         if condition.type == POLICY_OVERRIDDEN and condition.status is ConditionStatus.UNKNOWN
     }
     return _gist(written, uncompared) == _gist(new, uncompared)
+
+
+def why_not_ready(written: Status | None) -> str:
+    """The reason why a WorkQueue was not ready when its status was written; empty where it was."""
+    found = (item for item in (written.conditions if written else ()) if item.type == READY)
+    return next((item.reason for item in found if item.status is ConditionStatus.FALSE), "")
+
+
+def found_before(written: Status | None) -> tuple[Finding, ...]:
+    """What was wrong with the queue and its policy when a status was written, as a comparison would tell it."""
+    found = []
+    for item in written.conditions if written else ():
+        if item.type == READY and item.status is ConditionStatus.FALSE and item.reason in FOUND:
+            found.append(Finding(item.reason, item.message))
+        if item.type == POLICY_OVERRIDDEN and item.status is ConditionStatus.TRUE:
+            found.append(Finding(OVERRIDDEN, item.message))
+    return tuple(found)
 
 
 def _gist(written: Status, without: Container[str]) -> tuple[object, ...]:

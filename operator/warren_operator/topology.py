@@ -508,6 +508,8 @@ class Topology:
 
     async def compare(self) -> None:
         """List, plan, apply, and note what cannot be mended. Never raises because of the broker."""
+        if self._want is None:  # what another operator keeps is soon not as it was
+            self._findings, self._present, self._failures, self.problem = {}, None, 0, ""
         if self._want is None or self._broker.problem:
             self.compared = False
             self._full_at = float("-inf")

@@ -63,10 +63,13 @@ class Queues:
         took: seconds that it says an answer took.
         slow: a reading of a slow queue waits for its answer.
         served: what was last to be there, and whether other policies might be dropped.
+        compared: whether it is known what is wrong.
+        found: what is wrong with each.
     """
 
     problem = events_problem = ""
     too_old = declaring = False
+    compared = True
     listening_since = 0.0
 
     def __init__(self) -> None:
@@ -76,6 +79,7 @@ class Queues:
         self.slow = False
         self.served: tuple[frozenset[Key], bool] | None = None
         self.statistics: Mapping[str, Statistics] = {}
+        self.found: tuple[Finding, ...] = ()
 
     async def read(self, queues: list[str], *, aside: bool = False) -> list[Reading]:
         """Count."""
@@ -94,8 +98,8 @@ class Queues:
         return False
 
     def findings(self, _queue: str) -> tuple[Finding, ...]:
-        """Nothing is wrong."""
-        return ()
+        """What is wrong with each."""
+        return self.found
 
     def tell(self, _state: object) -> None:
         """Told."""
@@ -461,3 +465,60 @@ async def test_a_new_operator_writes_no_status_again_that_still_holds() -> None:
         bed.queues.statistics = counted()
         await until("it has looked again", lambda: told().seen.counted)
     assert bed.server.statuses == []
+
+
+def status_of(reason: str, message: str) -> dict[str, Any]:
+    """What an operator has written of a WorkQueue that is not ready."""
+    rows = (
+        ("Ready", "False", reason, message),
+        ("PolicyOverridden", "Unknown", "NotCompared", "It is not known."),
+        ("Active", "Unknown", "BacklogUnknown", "The backlog is not known."),
+    )
+    names = ("type", "status", "reason", "message")
+    more = {"observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    return {"observedGeneration": 1, "conditions": [{**dict(zip(names, row, strict=True)), **more} for row in rows]}
+
+
+def readiness(bed: Bed) -> list[tuple[str, str]]:
+    """Status and reason of each condition Ready that was written."""
+    rows = (row for written in bed.server.statuses for row in written["conditions"] if row["type"] == "Ready")
+    return [(row["status"], row["reason"]) for row in rows]
+
+
+@pytest.mark.parametrize("mended", [False, True])
+async def test_what_was_wrong_with_a_queue_stays_wrong_over_a_restart_until_it_is_compared(*, mended: bool) -> None:
+    """A new operator counted the tasks of a queue of another kind, scaled by them, and said that all was well."""
+    mismatch = Finding("QueueMismatch", "queue a exists with type classic")
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.ready = 50
+    bed.queues.compared = False
+    bed.written = status_of(mismatch.reason, mismatch.message)
+    key = bed.work_queue("a")
+    async with bed.running():
+        await until("it is looked at", lambda: bed.loop.entries[key].memory.failures > 2)
+        assert bed.server.asked == []
+        bed.queues.compared = True
+        bed.queues.found = () if mended else (mismatch,)
+        if mended:
+            await until("it is scaled", lambda: bed.server.asked)
+        else:
+            await until("it is looked at again", lambda: bed.loop.entries[key].memory.failures > 4)
+            assert bed.server.asked == []
+    assert mended or ("True", "Working") not in readiness(bed)
+
+
+async def test_that_a_queue_cannot_be_read_is_not_taken_back_by_a_restart() -> None:
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.answer.set()
+    bed.queues.took = 1.0
+    bed.written = status_of("QueueUnavailable", "the queue's leader did not answer in time")
+    key = bed.work_queue("a")
+    async with bed.running():
+        await until("the zeros are doubted", lambda: bed.loop.entries[key].memory.failures > 3)
+        assert ("True", "Working") not in readiness(bed)
+        bed.queues.took = 0.0
+        await until("all is well", lambda: bed.ready(key).status == "True")
