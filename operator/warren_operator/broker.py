@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pika
+from pika.channel import MAX_CHANNELS
 from pika.exceptions import ChannelClosed
 from pika.spec import Basic, BasicProperties
 
@@ -33,6 +34,9 @@ OLDEST_BROKER = (4, 3, 1)
 DECLARING = 16
 """Channels to declare on. A broker takes milliseconds for one quorum queue, most of it waiting: a thousand new queues
 take three times as long on one channel."""
+
+OTHERS = 4
+"""Channels that a broker which allows only a few has to leave for all else: two to read on, two for events."""
 
 EVENTS_KEPT = 10_000
 """Events that the broker keeps for the operator; then the oldest are dropped."""
@@ -151,6 +155,8 @@ class Broker:
 
     async def _use(self, connection: Connection) -> None:
         self._connection = connection
+        allowed = int(connection.raw.params.channel_max) or MAX_CHANNELS
+        self._declares = asyncio.Semaphore(max(1, min(DECLARING, allowed - OTHERS)))
         self.version = str((connection.raw.server_properties or {}).get("version", ""))
         self.problem, self.ever_connected = "", True
         log.info("connected to the broker", extra={"version": self.version})

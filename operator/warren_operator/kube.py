@@ -247,7 +247,9 @@ def _answer(code: int, content: bytes) -> Any:
     if code < 400:
         if not isinstance(body, dict):  # a page of something in between, or a part of an answer
             said = content[:60].decode(errors="replace")
-            raise KubeError(0, "Unreachable", f"what answers is not the Kubernetes API, or was cut off: it says {said!r}")
+            raise KubeError(
+                0, "Unreachable", f"what answers is not the Kubernetes API, or was cut off: it says {said!r}"
+            )
         return body
     status = body if isinstance(body, dict) else {}
     message = status.get("message") or content[:300].decode(errors="replace").strip() or f"HTTP {code}"

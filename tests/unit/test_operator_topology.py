@@ -60,9 +60,7 @@ def site() -> Site:
 @pytest.fixture
 def topology(site: Site) -> Topology:
     """The part that is tested."""
-    return Topology(
-        cast("Broker", site), cast("Management", site), BUILT_IN, lambda _name: False, lambda _queues: None
-    )
+    return Topology(cast("Broker", site), cast("Management", site), BUILT_IN, lambda _name: False, lambda _queues: None)
 
 
 async def test_what_was_found_is_forgotten_while_another_operator_keeps_the_broker(
