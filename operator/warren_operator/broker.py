@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pika
@@ -44,10 +44,57 @@ EVENTS_KEPT = 10_000
 EVENTS_RETRY = 5.0
 """Seconds until the next try where a channel was lost."""
 
+MOVED_EVERY = 10.0
+"""Seconds between two looks whether the settings lead elsewhere: Kubernetes brings a changed Secret within a minute."""
+
 HEARD_KEYS = ("worker.#", "submitted.#", "resync")
 
 REFUSED = 403
 DIFFERS = 406
+
+
+class _Whereabouts:
+    """The broker and virtual host that the settings lead to, and led to when a connection was made.
+
+    The management API is asked where they lead now. Were the connection kept elsewhere, one broker would be compared
+    and another one declared on, for as long as that one lives.
+    """
+
+    def __init__(self, load: Callable[[], BrokerSettings]) -> None:
+        self._load = load
+        self._connected: BrokerSettings | None = None
+
+    def settings(self) -> BrokerSettings:
+        """For a connection that is about to be made."""
+        self._connected = self._load()
+        return self._connected
+
+    def _moved(self) -> bool:
+        try:
+            now = self._load()
+        except SettingError:  # what is half written, or gone, leads nowhere
+            return False
+        before = self._connected
+        return before is not None and (now.host, now.port, now.vhost) != (before.host, before.port, before.vhost)
+
+    async def stay(self, using: Coroutine[Any, Any, None]) -> None:
+        """Have a connection used for as long as the settings lead to where it leads.
+
+        Raises:
+            BrokerUnavailable: they lead elsewhere now.
+        """
+        task = asyncio.ensure_future(using)
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=MOVED_EVERY)
+                if not task.done() and self._moved():
+                    raise BrokerUnavailable("the settings lead to another broker or virtual host now: connecting there")
+            task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # what goes wrong on the way out is nobody's matter
 
 
 class DeclareRefused(Exception):
@@ -87,7 +134,7 @@ class Broker:
         self.ever_connected = False
         self.version = ""
         self.listening_since: float | None = None
-        self._load = load
+        self._whereabouts = _Whereabouts(load)
         self._name = name
         self._heard = heard
         self._connected = connected
@@ -105,7 +152,9 @@ class Broker:
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
-        await keep_connected(self._parameters, self._use, failed=self._failed)
+        await keep_connected(
+            self._parameters, lambda connection: self._whereabouts.stay(self._use(connection)), failed=self._failed
+        )
 
     def _failed(self, why: str) -> None:
         self.problem = why
@@ -146,7 +195,7 @@ class Broker:
         return await self._channel()
 
     def _parameters(self) -> pika.ConnectionParameters:
-        return connection_parameters(self._load(), self._name, blocked_timeout=None)
+        return connection_parameters(self._whereabouts.settings(), self._name, blocked_timeout=None)
 
     async def _channel(self) -> Channel:
         if self._connection is None:
@@ -229,14 +278,14 @@ class EventPublisher:
     """
 
     def __init__(self, load: Callable[[], BrokerSettings], name: str) -> None:
-        self._load = load
+        self._whereabouts = _Whereabouts(load)
         self._name = name
         self._channel: Channel | None = None
         self.blocked = False
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
-        await keep_connected(self._parameters, self._use)
+        await keep_connected(self._parameters, lambda connection: self._whereabouts.stay(self._use(connection)))
 
     def tell(self, state: QueueState) -> None:
         """Publish an event, or drop it where that is not possible right now."""
@@ -247,7 +296,7 @@ class EventPublisher:
 
     def _parameters(self) -> pika.ConnectionParameters:
         try:
-            return connection_parameters(self._load(), self._name, blocked_timeout=None)
+            return connection_parameters(self._whereabouts.settings(), self._name, blocked_timeout=None)
         except SettingError as error:
             raise BrokerUnavailable(str(error)) from error
 

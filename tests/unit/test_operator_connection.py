@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -13,7 +14,7 @@ from ports import free_port
 from warren_contract.aio import BrokerUnavailable, Connection
 from warren_contract.settings import BrokerSettings, SettingError
 from warren_operator import broker as module
-from warren_operator.broker import Broker
+from warren_operator.broker import Broker, EventPublisher
 
 LIMIT = 30.0
 """Seconds for anything to happen; a fraction of one is usual."""
@@ -239,3 +240,34 @@ async def test_that_no_channel_is_left_is_told_as_what_it_is() -> None:
     connection = Connection(raw, asyncio.get_running_loop().create_future())
     with pytest.raises(BrokerUnavailable, match="raise channel_max"):
         await connection.channel()
+
+
+async def test_settings_that_lead_to_another_virtual_host_are_followed(
+    fake: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The management API is asked there from now on; a new password alone is for the next connection."""
+    monkeypatch.setattr(module, "MOVED_EVERY", 0.01)
+    found = settings()
+
+    def load() -> BrokerSettings:
+        if found is None:
+            raise SettingError("the broker's host is missing")
+        return found
+
+    broker = reading(load)
+    publisher = EventPublisher(load, "test tell")
+    telling = asyncio.ensure_future(publisher.run())
+    async with running(broker):
+        await until(lambda: broker.listening_since is not None and len(fake.opened) == 2)
+        for other in (replace(settings(), password="new"), None, settings()):
+            found = other
+            await asyncio.sleep(0.1)
+            assert len(fake.opened) == 2
+        found = replace(settings(), vhost="other")
+        await until(lambda: len(fake.opened) == 4)
+        await until(lambda: broker.listening_since is not None and not broker.problem)
+        assert all(connection.closed.done() for connection in fake.opened[:2])
+        await asyncio.sleep(0.1)
+        assert len(fake.opened) == 4
+    telling.cancel()
+    await asyncio.wait([telling])
