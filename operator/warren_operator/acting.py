@@ -148,6 +148,7 @@ class Actor:
 
 
 def _refused(error: KubeError, target: Key) -> str:
-    if error.code == 403:
+    # Quotas and admission webhooks answer 403, too: no permission helps against those.
+    if error.forbidden and " cannot patch resource " in str(error):
         return f"permission missing: allow the operator's service account deployments/scale and pods patch ({error})"
     return f"replicas of Deployment {target.name} could not be changed: {error}"

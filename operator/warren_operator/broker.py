@@ -24,7 +24,7 @@ from warren_contract.events import Event, EventError, QueueState, decode, encode
 from warren_contract.names import EVENTS_EXCHANGE, OPERATOR_EVENTS_PREFIX
 from warren_contract.settings import BrokerSettings, SettingError
 from warren_operator.observation import Reading
-from warren_operator.reading import Reader
+from warren_operator.reading import REFUSED, RIGHTS_ADVICE, Reader
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,6 @@ MOVED_EVERY = 10.0
 
 HEARD_KEYS = ("worker.#", "submitted.#", "resync")
 
-REFUSED = 403
 DIFFERS = 406
 
 
@@ -319,8 +318,7 @@ class EventPublisher:
 
 def _refusal(error: ChannelClosed) -> str:
     """In the broker's words, with what to do about a right that is missing."""
-    rights = "; give the operator's user all rights in the virtual host"
-    return f"{error.reply_text}{rights if error.reply_code == REFUSED else ''}"
+    return f"{error.reply_text}{RIGHTS_ADVICE if error.reply_code == REFUSED else ''}"
 
 
 def release(version: str) -> tuple[int, ...]:

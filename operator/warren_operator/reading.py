@@ -21,7 +21,10 @@ READ_LIMIT = 2.0
 STALLED_FOR = 1.0
 """Seconds without questions after an answer that did not come: one wait a second, not one for each queue."""
 
+REFUSED = 403
 NOT_FOUND = 404
+
+RIGHTS_ADVICE = "; give the operator's user all rights in the virtual host"
 
 
 class Reader:
@@ -71,7 +74,8 @@ class Reader:
         # The first one without an answer closed the channel. RabbitMQ did not look at the others.
         if reason.reply_code == NOT_FOUND:
             return [Reading(None, f"queue {rest[0]} is not there", missing=True)]
-        return [Reading(None, f"queue {rest[0]} cannot be read: {reason.reply_text}")]
+        advice = RIGHTS_ADVICE if reason.reply_code == REFUSED else ""
+        return [Reading(None, f"queue {rest[0]} cannot be read: {reason.reply_text}{advice}")]
 
 
 class _Batches:

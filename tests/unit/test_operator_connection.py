@@ -271,3 +271,19 @@ async def test_settings_that_lead_to_another_virtual_host_are_followed(
         assert len(fake.opened) == 4
     telling.cancel()
     await asyncio.wait([telling])
+
+
+async def test_a_queue_that_may_not_be_read_is_told_with_what_to_do(fake: FakeBroker) -> None:
+    broker = reading()
+    async with running(broker):
+        await until(lambda: broker.listening_since is not None)
+        channels = fake.opened[0]._channels
+        before = len(channels)
+        asked = asyncio.ensure_future(broker.read(["a", "b"]))
+        for number in range(2):
+            await until(lambda number=number: len(channels) == before + number + 1)  # type: ignore[misc]
+            channels[-1].closed.set_result(NO_RIGHT)
+        readings = await asked
+    for name, found in zip("ab", readings, strict=True):
+        assert f"queue {name} cannot be read: ACCESS_REFUSED" in found.unknown
+        assert "give the operator's user all rights" in found.unknown

@@ -286,6 +286,25 @@ async def test_a_change_that_is_refused_time_and_again_is_told_in_the_api_server
         await until("all is well", lambda: bed.ready(key).status == "True")
 
 
+@pytest.mark.parametrize(
+    ("said", "advised"),
+    [
+        (
+            'deployments.apps "a" is forbidden: User "x" cannot patch resource "deployments/scale" in API group "apps"',
+            True,
+        ),
+        ('admission webhook "most" denied the request: at most 3', False),
+    ],
+    ids=["RBAC", "a webhook"],
+)
+async def test_a_permission_is_asked_for_only_where_one_is_missing(said: str, *, advised: bool) -> None:
+    bed, key = refused(KubeError(403, "Forbidden", said))
+    async with bed.running():
+        await until("it is told", lambda: bed.ready(key).reason == "ScalingRefused")
+        assert said in bed.ready(key).message
+        assert ("permission missing" in bed.ready(key).message) is advised
+
+
 async def test_one_edit_by_somebody_else_is_no_trouble() -> None:
     bed, key = refused(KubeError(422, "Invalid", "the test failed"))
     async with bed.running():
