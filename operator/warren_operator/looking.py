@@ -180,7 +180,8 @@ class Looker:
             self._wants.usual(entry.item.key, spec, time.time()),
             entry.trouble,
             self._findings(entry),
-            self._workloads.problem,
+            bool(self._workloads.problem),
+            self._workloads.lasting_problem(),
             self._broker.problem,
             self._broker.events_problem,
             self._topology.problem,
@@ -302,8 +303,8 @@ class Looker:
             causes.append(Problem(Reason.AUTOSCALER_CONFLICT, _another_scales(autoscalers[0], target)))
         if spec.budget is not None and spec.budget.name not in self._wants.budgets:
             causes.append(Problem(Reason.BUDGET_UNKNOWN, _no_budget(spec.budget.name)))
-        if self._workloads.problem:
-            causes.append(Problem(Reason.CLUSTER_UNREADABLE, f"{self._workloads.problem}; {CLUSTER_ADVICE}"))
+        if unreadable := self._workloads.lasting_problem():
+            causes.append(Problem(Reason.CLUSTER_UNREADABLE, f"{unreadable}; {CLUSTER_ADVICE}"))
         if broker.problem:
             causes.append(Problem(Reason.BROKER_UNAVAILABLE, f"{broker.problem}; {BROKER_ADVICE}"))
         causes.append(Problem(Reason.BROKER_TOO_OLD if broker.too_old else Reason.TOPOLOGY_UNKNOWN, topology.problem))

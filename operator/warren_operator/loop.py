@@ -184,7 +184,7 @@ class Loop:
 
     def _wait_for_sync(self, now: float) -> None:
         """Where something cannot be listed, say so on the WorkQueues that can be."""
-        problem = self.workloads.problem
+        problem = self.workloads.lasting_problem()
         if not problem or now < self._unsynced_told_at + IDLE_EVERY:
             return
         self._unsynced_told_at = now

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from warren_contract.events import RunningTask, TasksSubmitted, WorkerState
+from warren_operator import workloads
 from warren_operator.kube import KubeError
 from warren_operator.loop import Loop
 from warren_operator.observation import Counts, Reading, Statistics
@@ -540,4 +541,27 @@ async def test_that_a_queue_cannot_be_read_is_not_taken_back_by_a_restart() -> N
         await until("the zeros are doubted", lambda: bed.loop.entries[key].memory.failures > 3)
         assert ("True", "Working") not in readiness(bed)
         bed.queues.took = 0.0
+        await until("all is well", lambda: bed.ready(key).status == "True")
+
+
+async def test_a_request_that_is_turned_away_once_is_told_of_no_work_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A status and an Event for each of a thousand, and then as many that all is well, would be no help to an API
+    server that has too much to do."""
+    monkeypatch.setattr(workloads, "LASTING", 1.0)
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    key = bed.work_queue("a")
+    pods = bed.workloads._mirrors[2]
+    async with bed.running():
+        await until("it is served", lambda: bed.ready(key).status == "True")
+        pods.problem = "cannot watch pods: too many requests"
+        await asyncio.sleep(0.8)
+        pods.problem = ""
+        bed.loop.hint()
+        await asyncio.sleep(1.0)
+        assert set(readiness(bed)) == {("True", "Working")}
+        pods.problem = "cannot watch pods: too many requests"
+        await until("what lasts is told", lambda: bed.ready(key).reason == "ClusterUnreadable")
+        pods.problem = ""
         await until("all is well", lambda: bed.ready(key).status == "True")

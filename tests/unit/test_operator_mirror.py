@@ -8,8 +8,8 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
-from warren_operator.kube import Api
-from warren_operator.mirror import Mirror
+from warren_operator.kube import Api, KubeError
+from warren_operator.mirror import Mirror, advice
 from warren_operator.workloads import PODS, read_pod
 
 LIMIT = 30.0
@@ -70,3 +70,16 @@ async def test_what_is_no_api_server_is_told_until_there_is_one(text: str) -> No
         finally:
             task.cancel()
             await asyncio.wait([task])
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (KubeError(401, "Unauthorized", "Unauthorized"), "see that the operator's service account is there"),
+        (KubeError(429, "TooManyRequests", "too many requests"), "see what keeps the API server from answering"),
+        (KubeError(500, "InternalError", "etcdserver: no leader"), "see what keeps the API server from answering"),
+    ],
+)
+def test_each_refusal_says_what_to_do(error: KubeError, says: str) -> None:
+    assert says in advice(error, PODS)
+    assert str(error) in advice(error, PODS)
