@@ -80,7 +80,7 @@ class Loop:
         self._background = Background()
         self.lease = Lease(api, settings.lease, settings.name, self._leadership_changed)
         changes = Changes(api, lambda: self.lease.acts)
-        self._teller = Teller(changes, settings.name, publisher, self._background)
+        self._teller = Teller(changes, settings.name, publisher, self._background, self.workloads.work_queue)
         self.actor = Actor(changes, self.workloads, self._reports, self._teller, self._background)
         self._wants = Wants(settings.budgets, self._agenda.hint)
         sources = Sources(broker, topology, self.workloads, self._reports, self._wants)

@@ -39,7 +39,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, NotWatched):
         return str(error)
     refused = KubeError(getattr(error, "status", 0), "", getattr(error, "message", None) or str(error).strip())
-    if refused.forbidden or refused.gone:
+    if refused.code >= 400:
         return f"cannot watch {WORK_QUEUES.plural}: {advice(refused, WORK_QUEUES)}"
     return ""
 

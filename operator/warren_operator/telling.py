@@ -6,9 +6,10 @@ Nothing waits for any of it. A write that fails is made good by a later one.
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from warren_operator.background import Background
 from warren_operator.broker import EventPublisher
@@ -19,7 +20,7 @@ from warren_operator.kube import MERGE_PATCH, Changes, KubeError
 from warren_operator.mirror import Kind
 from warren_operator.notes import Note, event_body
 from warren_operator.pace import TELLS_SHARE, Pace
-from warren_operator.resource import Mode, Status, WorkQueue
+from warren_operator.resource import Key, Mode, Status, WorkQueue
 from warren_operator.status import queue_state, status, status_patch, still_holds, substance
 from warren_operator.work_queues import WORK_QUEUES
 
@@ -53,17 +54,26 @@ EVENTS = Kind("api/v1", "events")
 class Teller:
     """Writes statuses and Events, and publishes event messages."""
 
-    def __init__(self, api: Changes, name: str, publisher: EventPublisher, background: Background) -> None:
+    def __init__(
+        self,
+        api: Changes,
+        name: str,
+        publisher: EventPublisher,
+        background: Background,
+        known: Callable[[Key], WorkQueue | None],
+    ) -> None:
         """Args:
         api: session with the API server.
         name: of this operator, in Events.
         publisher: of event messages.
         background: what runs beside the loop.
+        known: a WorkQueue as the watch last brought it.
         """
         self._api = api
         self._name = name
         self._publisher = publisher
         self._background = background
+        self._known = known
         self._writes = asyncio.Semaphore(WRITES)
         self._complained_at = NEVER
         self._pace = Pace(time.monotonic(), TELLS_SHARE)
@@ -90,9 +100,15 @@ class Teller:
         if restored and not regular and entry.written is not None and still_holds(entry.written, new):
             return
         entry.written_at = now
-        if new != entry.written:
+        if new != entry.written or (regular and self._overwritten(entry)):
             entry.writing = True
             self._background.start(self._write(entry, item, new))
+
+    def _overwritten(self, entry: Entry) -> bool:
+        """Whether the conditions are not what was last written here: somebody has edited them, or a call of an operator
+        that acted before us came late."""
+        item = self._known(entry.item.key)
+        return item is not None and item.uid == entry.item.uid and _words(item.status) != _words(entry.raw)
 
     def tell(self, entry: Entry, now: float) -> None:
         """Publish the state, unless that was done just now."""
@@ -152,6 +168,14 @@ class Teller:
                     await self._api.request("POST", path, body=body)
             except KubeError as error:
                 log.warning("%s: Event %s not written: %s", item.key, note.reason, error)
+
+
+def _words(raw: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """The conditions of a status, but for their times."""
+    return [
+        tuple(item.get(name) for name in ("type", "status", "reason", "message"))
+        for item in raw.get("conditions") or ()
+    ]
 
 
 def _mark(item: WorkQueue, told: Explained) -> tuple[object, ...]:

@@ -247,7 +247,7 @@ async def test_settings_that_lead_to_another_virtual_host_are_followed(
 ) -> None:
     """The management API is asked there from now on; a new password alone is for the next connection."""
     monkeypatch.setattr(module, "MOVED_EVERY", 0.01)
-    found = settings()
+    found: BrokerSettings | None = settings()
 
     def load() -> BrokerSettings:
         if found is None:

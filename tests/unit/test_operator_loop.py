@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from warren_contract.events import RunningTask, TasksSubmitted, WorkerState
-from warren_operator import workloads
+from warren_operator import looking, telling, workloads
 from warren_operator.kube import KubeError
 from warren_operator.loop import Loop
 from warren_operator.observation import Counts, Reading, Statistics
@@ -565,3 +565,25 @@ async def test_a_request_that_is_turned_away_once_is_told_of_no_work_queue(monke
         await until("what lasts is told", lambda: bed.ready(key).reason == "ClusterUnreadable")
         pods.problem = ""
         await until("all is well", lambda: bed.ready(key).status == "True")
+
+
+async def test_what_somebody_writes_over_a_status_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the API server is slow, a call of the operator that acted before may come late, and nothing else is new."""
+    monkeypatch.setattr(telling, "STATUS_EVERY", 0.5)
+    monkeypatch.setattr(looking, "DECIDED_AT_REST_EVERY", 0.5)
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    key = bed.work_queue("a")
+    async with bed.running():
+        await until("all is well", lambda: bed.ready(key).status == "True")
+        bed.written = bed.server.statuses[-1]
+        bed.work_queue("a")  # it comes back by the watch
+        await until("nothing is in the air", lambda: not bed.loop.entries[key].writing)
+        before = len(bed.server.statuses)
+        await asyncio.sleep(2.0)
+        assert len(bed.server.statuses) == before, "what stands is not written again"
+        bed.written = status_of("ClusterUnreadable", "cannot watch pods")
+        bed.work_queue("a")
+        await until("it is written anew", lambda: len(bed.server.statuses) > before)
+    assert readiness(bed)[-1] == ("True", "Working")
