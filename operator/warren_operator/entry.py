@@ -51,7 +51,7 @@ class Entry:
         told: the latest explanation.
         mark: what of it is compared, to see whether there is anything new to tell.
         told_mark, told_at: mark and time of the last event message.
-        judged: the mark that was last compared with the status.
+        judged: the mark that was last compared with the status; empty where that could not be written.
         substance: what the status that was last written has of what is written at once.
         raw: the status as last read or written.
         written: what was last written; None before the first time.

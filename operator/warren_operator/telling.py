@@ -43,7 +43,11 @@ COMPLAIN_EVERY = 60.0
 """Seconds between two log lines about statuses that were refused."""
 
 RETRY_EVERY = 1.0
-"""Seconds until the next try of a status write that the API server refused or did not answer."""
+"""Seconds until the next try of a status write that the API server refused."""
+
+RETRY_LATER = 10.0
+"""The same where it did not answer, or has too much to do: at most, since all come back at different times. By then
+the cluster can be read again as well, and there may be nothing to write any more."""
 
 WRITES = 16
 """Status writes and Events in flight; scaling does not wait for them."""
@@ -102,7 +106,7 @@ class Teller:
         entry.written_at = now
         if new != entry.written or (regular and self._overwritten(entry)):
             entry.writing = True
-            self._background.start(self._write(entry, item, new))
+            self._background.start(self._write(entry, told, item, new))
 
     def _overwritten(self, entry: Entry) -> bool:
         """Whether the conditions are not what was last written here: somebody has edited them, or a call of an operator
@@ -130,18 +134,26 @@ class Teller:
         """Write Events."""
         self._background.start(self._post(item, notes))
 
-    async def _write(self, entry: Entry, item: WorkQueue, new: Status) -> None:
+    async def _write(self, entry: Entry, told: Explained, item: WorkQueue, new: Status) -> None:
         """Write the status, and an Event for each condition that changed."""
-        notes = transitions(item.status.get("conditions") or (), new.conditions)
-        patch = status_patch(new)
         try:
             async with self._writes:
+                if entry.told is not None and entry.told is not told:  # it had to wait, and says how things are now
+                    item = replace(entry.item, status=entry.raw)
+                    new = status(item, entry.told, datetime.now(UTC))
+                    entry.substance = substance(item, entry.told)
+                    if new == entry.written:
+                        return
+                notes = transitions(item.status.get("conditions") or (), new.conditions)
+                patch = status_patch(new)
                 path = WORK_QUEUES.path(item.key.namespace, item.key.name, "status")
                 await self._api.request("PATCH", path, body=patch, media=MERGE_PATCH)
         except KubeError as error:
             # What is there now is not known: write it in full at the next look.
             entry.written, entry.judged = None, ()
-            entry.write_after = asyncio.get_running_loop().time() + RETRY_EVERY
+            busy = not error.code or error.code == 429 or error.code >= 500
+            pause = RETRY_LATER * entry.early if busy else RETRY_EVERY
+            entry.write_after = asyncio.get_running_loop().time() + pause
             if error.code and not error.gone:  # that the API server is not reached, the mirrors have told
                 self._complain(item, error)
         else:

@@ -37,17 +37,26 @@ class Server:
         refusal: of a change of replicas; None to take it.
         asked: the Deployments and the replicas that were asked for, one after the other.
         statuses: those that were written.
+        answers: set while writes of a status are answered.
+        away: no status is taken.
     """
+
+    away = False
 
     def __init__(self) -> None:
         self.refusal: KubeError | None = None
         self.asked: list[tuple[str, int]] = []
         self.statuses: list[dict[str, Any]] = []
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def request(self, _method: str, path: str, **more: Any) -> dict[str, Any]:
         """One call."""
+        if path.endswith("/status") and self.away:
+            raise KubeError(0, "Unreachable", "the Kubernetes API cannot be reached")
         if path.endswith("/status"):
             self.statuses.append(more["body"]["status"])
+            await self.answers.wait()
         if path.endswith("/scale"):
             self.asked.append((path.split("/")[-2], more["body"][-1]["value"]))
             if self.refusal is not None:
@@ -587,3 +596,45 @@ async def test_what_somebody_writes_over_a_status_does_not_stay(monkeypatch: pyt
         bed.work_queue("a")
         await until("it is written anew", lambda: len(bed.server.statuses) > before)
     assert readiness(bed)[-1] == ("True", "Working")
+
+
+async def test_a_status_that_had_to_wait_says_how_things_are_when_it_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After an API server that answered nobody for a minute, each WorkQueue was told the troubles of that minute."""
+    monkeypatch.setattr(telling, "WRITES", 1)
+    bed = Bed()
+    bed.sync()
+    for name in ("a", "b"):
+        bed.deployment(name, 0)
+        bed.work_queue(name)
+    bed.server.answers.clear()
+    entries = bed.loop.entries
+    async with bed.running():
+        await until("both are to be written", lambda: len(entries) == 2 and all(e.writing for e in entries.values()))
+        bed.queues.found = (Finding("QueueMismatch", "the queue exists with type classic"),)
+        bed.loop.hint()
+        await until("that is seen", lambda: all(e.told and e.told.problem for e in entries.values()))
+        bed.server.answers.set()
+        await until("both are written", lambda: len(bed.server.statuses) >= 3)
+    assert readiness(bed)[:3] == [("True", "Working"), ("False", "QueueMismatch"), ("False", "QueueMismatch")]
+
+
+async def test_a_status_that_could_not_be_written_is_written_as_soon_as_it_can_be() -> None:
+    """What is decided on a queue at rest stands for a minute, and what is told of it waited for as long."""
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    key = bed.work_queue("a")
+    entries = bed.loop.entries
+    async with bed.running():
+        await until("all is well", lambda: bed.ready(key).status == "True")
+        bed.server.away = True
+        bed.autoscaler("a")
+        await until("it is not written", lambda: entries[key].written is None)
+        bed.autoscaler(None)
+        await until("all would be well", lambda: entries[key].told and not entries[key].told.problem)
+        await asyncio.sleep(3.0)
+        bed.server.away = False
+        async with asyncio.timeout(telling.RETRY_LATER + 5.0):
+            await until("it is written", lambda: bed.ready(key).status == "True")
