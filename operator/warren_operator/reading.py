@@ -24,6 +24,8 @@ STALLED_FOR = 1.0
 REFUSED = 403
 NOT_FOUND = 404
 
+SEE_NODES = "see that its nodes are up, and not short of memory, disk or processor time"
+
 RIGHTS_ADVICE = "; give the operator's user all rights in the virtual host"
 
 
@@ -53,7 +55,7 @@ class Reader:
                 readings += [Reading(count) for count in counts]
                 if len(counts) < len(rest):
                     readings += self._failed(batches, rest[len(counts) :])
-        return readings + [Reading(None, "the broker does not answer")] * (len(queues) - len(readings))
+        return readings + [Reading(None, f"the broker does not answer: {SEE_NODES}")] * (len(queues) - len(readings))
 
     async def _ready(self) -> "_Batches":
         if self._batches is None or not self._batches.channel.is_open:
@@ -67,7 +69,7 @@ class Reader:
             # Answers that come after all would be taken for those of the next batch: this channel is of no use now.
             self._stalled_until = asyncio.get_running_loop().time() + STALLED_FOR
             batches.channel.raw.close()
-            return [Reading(None, f"the broker did not answer within {READ_LIMIT:g} s")] * len(rest)
+            return [Reading(None, f"the broker did not answer within {READ_LIMIT:g} s: {SEE_NODES}")] * len(rest)
         reason = batches.channel.closed.result()
         if not isinstance(reason, ChannelClosed):
             return [Reading(None, f"the connection to the broker was lost: {reason}")] * len(rest)

@@ -64,6 +64,10 @@ FULL_EVERY = 30.0
 FAILURES = 3
 """Listings that must fail in a row until it is told; one may fall into a restart of the broker."""
 
+CONTESTED = 3
+"""Full comparisons in a row that find a policy changed which was set before, after which that is told: once is an edit,
+time and again it is somebody else who keeps a policy of that name."""
+
 EXCHANGES: Mapping[str, str] = {TASKS_EXCHANGE: "direct", DEAD_EXCHANGE: "direct", EVENTS_EXCHANGE: "topic"}
 
 
@@ -447,6 +451,8 @@ class Topology:
         self._listing = 0.0
         self._grown = False
         self._refused: dict[str, str] = {}
+        self._set: dict[str, Policy] = {}  # as we have last set or found them
+        self._contested: dict[str, int] = {}
         self._pardon_at = float("-inf")
 
     def serve(self, queues: Mapping[Key, tuple[str, QueueSettings]], *, may_drop: bool) -> None:
@@ -552,13 +558,38 @@ class Topology:
             # Without the listing nothing is known, but declaring what is there already harms nothing.
             await self._apply(Plan(tuple(want.exchanges.items()), (), (), ()), want)
             raise
+        if full:
+            self._watch_policies(want)
         todo = plan(want, self._actual, self._owned if self._may_drop else lambda _name: False)
         todo = replace(todo, queues=tuple(name for name in todo.queues if self.absent(name)))
         self.declaring = bool(todo.queues)
         await self._apply(todo, want)
         if not todo.empty and not self._wake.is_set():  # else it is listed again in a moment
             await self._list(loop.time(), full=True)
-        self._note({queue: findings(want, self._actual, queue) for queue in want.queues})
+        self._note({queue: findings(want, self._actual, queue) + self._contest(want, queue) for queue in want.queues})
+
+    def _watch_policies(self, want: Desired) -> None:
+        """Count how often in a row a policy was found changed that was as it is to be before."""
+        contested = {}
+        self._set = {name: policy for name, policy in self._set.items() if name in want.policies}
+        for name, policy in want.policies.items():
+            if self._actual.policies.get(name) == policy:
+                self._set[name] = policy
+            elif self._set.get(name) == policy:
+                contested[name] = self._contested.get(name, 0) + 1
+        self._contested = contested
+
+    def _contest(self, want: Desired, queue: str) -> tuple[Finding, ...]:
+        """That somebody else keeps a policy of the name of the one that is to apply to a queue."""
+        name = want.policy_of[queue]
+        if self._contested.get(name, 0) < CONTESTED:
+            return ()
+        text = (
+            f"policy {name} is changed by somebody each time after it was set, so that queue {queue} has now these "
+            "settings, now those: have only one release of Warren in a virtual host, or releases with the same "
+            "defaults, and nothing else that keeps a policy of this name"
+        )
+        return (Finding(OVERRIDDEN, text),)
 
     async def _list(self, now: float, *, full: bool) -> None:
         begun = asyncio.get_running_loop().time()
@@ -605,6 +636,7 @@ class Topology:
                 raise BrokerUnavailable(f"the broker does not declare exchange {name}: {error}") from error
         for name, policy in todo.put:
             if await self._management.put_policy(name, policy.body()):
+                self._set[name] = policy
                 log.info("policy %s set", name)
         await self._declare(todo, want)
         for name in todo.drop:

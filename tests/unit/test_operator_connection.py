@@ -14,6 +14,7 @@ from ports import free_port
 from warren_contract.aio import BrokerUnavailable, Connection
 from warren_contract.settings import BrokerSettings, SettingError
 from warren_operator import broker as module
+from warren_operator import reading as counting
 from warren_operator.broker import Broker, EventPublisher
 
 LIMIT = 30.0
@@ -287,3 +288,16 @@ async def test_a_queue_that_may_not_be_read_is_told_with_what_to_do(fake: FakeBr
     for name, found in zip("ab", readings, strict=True):
         assert f"queue {name} cannot be read: ACCESS_REFUSED" in found.unknown
         assert "give the operator's user all rights" in found.unknown
+
+
+async def test_a_broker_that_does_not_answer_is_told_with_what_to_do(
+    fake: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "READ_LIMIT", 0.05)
+    broker = reading()
+    async with running(broker):
+        await until(lambda: broker.listening_since is not None)
+        for _ in range(2):  # once it is waited for, and then left alone for a while
+            for found in await broker.read(["a", "b"]):
+                assert "answer" in found.unknown
+                assert "see that its nodes are up" in found.unknown

@@ -633,7 +633,7 @@ async def test_a_status_that_could_not_be_written_is_written_as_soon_as_it_can_b
         bed.autoscaler("a")
         await until("it is not written", lambda: entries[key].written is None)
         bed.autoscaler(None)
-        await until("all would be well", lambda: entries[key].told and not entries[key].told.problem)
+        await until("all would be well", lambda: (told := entries[key].told) and not told.problem)
         await asyncio.sleep(3.0)
         bed.server.away = False
         async with asyncio.timeout(telling.RETRY_LATER + 5.0):
