@@ -24,6 +24,7 @@ class Reason(StrEnum):
     SCALING_REFUSED = "ScalingRefused"
     WORKERS_FAILING = "WorkersFailing"
     WORKERS_PENDING = "WorkersPending"
+    BINDING_REFUSED = "BindingRefused"
     EXCHANGE_MISMATCH = "ExchangeMismatch"
     EVENTS_UNHEARD = "EventsUnheard"
 

@@ -22,7 +22,7 @@ from warren_operator.resource import (
 )
 from warren_operator.topology import OVERRIDDEN, Finding
 
-FOUND = OF_THE_QUEUE | {Reason.EXCHANGE_MISMATCH, Reason.TOPOLOGY_UNKNOWN}
+FOUND = OF_THE_QUEUE | {Reason.BINDING_REFUSED, Reason.EXCHANGE_MISMATCH, Reason.TOPOLOGY_UNKNOWN}
 """Problems that only a comparison with the broker tells of, and only the next one takes back."""
 
 LONGEST_TEXT = 600

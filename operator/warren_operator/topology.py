@@ -406,6 +406,19 @@ def _is_up(body: Mapping[str, Any]) -> bool:
     return bool(body.get("state", "running") == "running")
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What the broker refuses.
+
+    Attributes:
+        text: in its words, with what to do about them.
+        times: how often in a row.
+    """
+
+    text: str
+    times: int
+
+
 class Topology:
     """Keeps the broker as the WorkQueues want it.
 
@@ -453,6 +466,7 @@ class Topology:
         self._refused: dict[str, str] = {}
         self._set: dict[str, Policy] = {}  # as we have last set or found them
         self._contested: dict[str, int] = {}
+        self._unbound: dict[Binding, _Refusal] = {}
         self._pardon_at = float("-inf")
 
     def serve(self, queues: Mapping[Key, tuple[str, QueueSettings]], *, may_drop: bool) -> None:
@@ -566,7 +580,13 @@ class Topology:
         await self._apply(todo, want)
         if not todo.empty and not self._wake.is_set():  # else it is listed again in a moment
             await self._list(loop.time(), full=True)
-        self._note({queue: findings(want, self._actual, queue) + self._contest(want, queue) for queue in want.queues})
+        unbound = self._find_unbound(want)
+        self._note(
+            {
+                queue: findings(want, self._actual, queue) + unbound.get(queue, ()) + self._contest(want, queue)
+                for queue in want.queues
+            }
+        )
 
     def _watch_policies(self, want: Desired) -> None:
         """Count how often in a row a policy was found changed that was as it is to be before."""
@@ -578,6 +598,21 @@ class Topology:
             elif self._set.get(name) == policy:
                 contested[name] = self._contested.get(name, 0) + 1
         self._contested = contested
+
+    def _find_unbound(self, want: Desired) -> dict[str, tuple[Finding, ...]]:
+        """The bindings of each work queue that were refused twice; the first time an exchange may just have gone."""
+        self._unbound = {
+            binding: refusal
+            for binding, refusal in self._unbound.items()
+            if binding in want.bindings and binding not in self._actual.bindings
+        }
+        found: dict[str, tuple[Finding, ...]] = {}
+        for binding, refusal in sorted(self._unbound.items(), reverse=True):  # that of the tasks comes first
+            if refusal.times < 2:
+                continue
+            text = f"the broker does not bind queue {binding.queue} to exchange {binding.exchange}: {refusal.text}"
+            found[binding.key] = (*found.get(binding.key, ()), Finding(Reason.BINDING_REFUSED, text))
+        return found
 
     def _contest(self, want: Desired, queue: str) -> tuple[Finding, ...]:
         """That somebody else keeps a policy of the name of the one that is to apply to a queue."""
@@ -702,8 +737,11 @@ class Topology:
                 await self._broker.declare(
                     "queue_bind", queue=binding.queue, exchange=binding.exchange, routing_key=binding.key
                 )
-            except DeclareRefused as error:  # somebody has just deleted it: the next comparison makes it anew
-                log.warning("queue %s is not bound to %s: %s", binding.queue, binding.exchange, error)
+            except DeclareRefused as error:  # a right is missing; or somebody has just deleted the exchange
+                times = self._unbound[binding].times + 1 if binding in self._unbound else 1
+                self._unbound[binding] = _Refusal(str(error), times)
+                if times == 1:  # what comes after it until it is over is the same story
+                    log.warning("queue %s is not bound to %s: %s", binding.queue, binding.exchange, error)
             else:
                 made.append(binding)
         return made

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from warren_operator import topology as module
+from warren_operator.broker import DeclareRefused
 from warren_operator.management import ManagementUnavailable
 from warren_operator.resource import Key
 from warren_operator.settings import BUILT_IN
@@ -25,7 +26,10 @@ class Site:
         kind: of the queue.
         away: the management API does not answer.
         kept: the policies, by name.
+        refuses: to bind anything.
     """
+
+    refuses = False
 
     problem = ""
     version = "4.3.6"
@@ -36,8 +40,10 @@ class Site:
         self.kind = "classic"
         self.kept: dict[str, dict[str, Any]] = {}
 
-    async def declare(self, _method: str, **_arguments: Any) -> Any:
+    async def declare(self, method: str, **_arguments: Any) -> Any:
         """As is wanted."""
+        if method == "queue_bind" and self.refuses:
+            raise DeclareRefused("ACCESS_REFUSED - read access to exchange; give the operator's user all rights")
         return type("Answer", (), {"message_count": 0, "consumer_count": 0})
 
     async def queues(self) -> list[dict[str, Any]]:
@@ -131,3 +137,22 @@ async def test_settings_that_change_again_and_again_contend_with_nobody(
         topology.serve({Key("jobs", "a"): ("a", replace(BUILT_IN, max_length=length))}, may_drop=True)
         await topology.compare()
         assert topology.findings("a") == ()
+
+
+async def test_a_queue_that_may_not_be_bound_is_told_until_it_is(site: Site, topology: Topology) -> None:
+    """Nothing that is submitted reaches it, and only the log told of it."""
+    site.kind = "quorum"
+    site.refuses = True
+    topology.serve(WANTED, may_drop=True)
+    await topology.compare()
+    assert topology.findings("a") == (), "somebody may have deleted the exchange a moment ago"
+    await topology.compare()
+    first, second = topology.findings("a")
+    assert (first.reason, second.reason) == ("BindingRefused", "BindingRefused")
+    assert "does not bind queue a to exchange warren.tasks: ACCESS_REFUSED" in first.message
+    assert "does not bind queue a.dead to exchange warren.dead: ACCESS_REFUSED" in second.message
+    assert "all rights" in second.message
+    site.refuses = False
+    await topology.compare()
+    await topology.compare()
+    assert topology.findings("a") == ()
