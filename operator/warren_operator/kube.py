@@ -245,7 +245,7 @@ def _answer(code: int, content: bytes) -> Any:
     except ValueError:
         body = None
     if code < 400:
-        if not isinstance(body, dict):  # a page of something in between, or a part of an answer
+        if not isinstance(body, dict) or "kind" not in body:  # of something in between, or a part of an answer
             said = content[:60].decode(errors="replace")
             raise KubeError(
                 0, "Unreachable", f"what answers is not the Kubernetes API, or was cut off: it says {said!r}"

@@ -94,7 +94,9 @@ class Management:
             listing = json.loads(content)
         except ValueError:
             listing = None
-        if isinstance(listing, list) and all(isinstance(item, dict) and item.keys() >= set(keys) for item in listing):
+        if isinstance(listing, list) and all(
+            isinstance(item, dict) and all(key in item for key in keys) for item in listing
+        ):
             return listing
         raise ManagementUnavailable(
             f"what answers at {self._settings().management_url} is not RabbitMQ's management API: it says "

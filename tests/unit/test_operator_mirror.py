@@ -50,7 +50,7 @@ class Answers:
             await runner.cleanup()
 
 
-@pytest.mark.parametrize("text", ["<html>We will be back soon</html>", NO_PODS[:40], "", "null"])
+@pytest.mark.parametrize("text", ["<html>We will be back soon</html>", NO_PODS[:40], "", "null", '{"status": "off"}'])
 async def test_what_is_no_api_server_is_told_until_there_is_one(text: str) -> None:
     """Such as the page of a load balancer between two API servers."""
     answers = Answers(text)
