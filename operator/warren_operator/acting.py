@@ -149,6 +149,7 @@ class Actor:
 
 def _refused(error: KubeError, target: Key) -> str:
     why = str(error)
-    if error.code == 403:
-        why = f"permission missing: allow the operator's service account deployments/scale and pods patch ({error})"
+    # Quotas and admission webhooks answer 403, too: no permission helps against those.
+    if error.forbidden and " cannot patch resource " in why:
+        why = f"permission missing: allow the operator's service account deployments/scale and pods patch ({why})"
     return f"replicas of Deployment {target.name} could not be changed: {why}"

@@ -10,10 +10,11 @@ import logging
 import math
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pika
+from pika.channel import MAX_CHANNELS
 from pika.exceptions import ChannelClosed
 from pika.spec import Basic, BasicProperties
 
@@ -24,7 +25,7 @@ from warren_contract.events import Event, EventError, QueueState, decode, encode
 from warren_contract.names import EVENTS_EXCHANGE, OPERATOR_EVENTS_PREFIX
 from warren_contract.settings import BrokerSettings, SettingError
 from warren_operator.observation import Reading
-from warren_operator.reading import Reader
+from warren_operator.reading import REFUSED, RIGHTS_ADVICE, Reader
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +43,65 @@ waiting: with thousands of queues just made, four channels got two to five times
 LEAST_READ = 10
 """Queues that make a channel worth its while."""
 
+OTHERS = 3
+"""Channels that a broker which allows only a few has to leave for all else: one for slow queues, two for events."""
+
 EVENTS_KEPT = 10_000
 """Events that the broker keeps for the operator; then the oldest are dropped."""
 
 EVENTS_RETRY = 5.0
 """Seconds until the next try where a channel was lost."""
 
+MOVED_EVERY = 10.0
+"""Seconds between two looks whether the settings lead elsewhere: Kubernetes brings a changed Secret within a minute."""
+
 HEARD_KEYS = ("worker.#", "submitted.#", "resync")
 
-REFUSED = 403
 DIFFERS = 406
+
+
+class _Whereabouts:
+    """The broker and virtual host that the settings lead to, and led to when a connection was made.
+
+    The management API is asked where they lead now. Were the connection kept elsewhere, one broker would be compared
+    and another one declared on, for as long as that one lives.
+    """
+
+    def __init__(self, load: Callable[[], BrokerSettings]) -> None:
+        self._load = load
+        self._connected: BrokerSettings | None = None
+
+    def settings(self) -> BrokerSettings:
+        """For a connection that is about to be made."""
+        self._connected = self._load()
+        return self._connected
+
+    def _moved(self) -> bool:
+        try:
+            now = self._load()
+        except SettingError:  # what is half written, or gone, leads nowhere
+            return False
+        before = self._connected
+        return before is not None and (now.host, now.port, now.vhost) != (before.host, before.port, before.vhost)
+
+    async def stay(self, using: Coroutine[Any, Any, None]) -> None:
+        """Have a connection used for as long as the settings lead to where it leads.
+
+        Raises:
+            BrokerUnavailable: they lead elsewhere now.
+        """
+        task = asyncio.ensure_future(using)
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=MOVED_EVERY)
+                if not task.done() and self._moved():
+                    raise BrokerUnavailable("the settings lead to another broker or virtual host now: connecting there")
+            task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # what goes wrong on the way out is nobody's matter
 
 
 class DeclareRefused(Exception):
@@ -91,12 +141,13 @@ class Broker:
         self.ever_connected = False
         self.version = ""
         self.listening_since: float | None = None
-        self._load = load
+        self._whereabouts = _Whereabouts(load)
         self._name = name
         self._heard = heard
         self._connected = connected
         self._connection: Connection | None = None
         # A refused request closes its channel: each use has its own, so that none disturbs another.
+        self._reading = READING
         self._readers = [Reader(self._channel) for _ in range(READING)]
         self._aside = Reader(self._channel)
         self._declares = asyncio.Semaphore(DECLARING)
@@ -109,7 +160,9 @@ class Broker:
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
-        await keep_connected(self._parameters, self._use, failed=self._failed)
+        await keep_connected(
+            self._parameters, lambda connection: self._whereabouts.stay(self._use(connection)), failed=self._failed
+        )
 
     def _failed(self, why: str) -> None:
         self.problem = why
@@ -123,7 +176,7 @@ class Broker:
         """
         if aside:
             return await self._aside.read(queues)
-        share = max(LEAST_READ, math.ceil(len(queues) / READING))
+        share = max(LEAST_READ, math.ceil(len(queues) / self._reading))
         shares = [queues[start : start + share] for start in range(0, len(queues), share)]
         read = await asyncio.gather(*(reader.read(some) for reader, some in zip(self._readers, shares, strict=False)))
         return [reading for some in read for reading in some]
@@ -155,7 +208,7 @@ class Broker:
         return await self._channel()
 
     def _parameters(self) -> pika.ConnectionParameters:
-        return connection_parameters(self._load(), self._name, blocked_timeout=None)
+        return connection_parameters(self._whereabouts.settings(), self._name, blocked_timeout=None)
 
     async def _channel(self) -> Channel:
         if self._connection is None:
@@ -164,6 +217,9 @@ class Broker:
 
     async def _use(self, connection: Connection) -> None:
         self._connection = connection
+        allowed = int(connection.raw.params.channel_max) or MAX_CHANNELS
+        self._reading = max(1, min(READING, (allowed - OTHERS) // 2))
+        self._declares = asyncio.Semaphore(max(1, min(DECLARING, allowed - OTHERS - self._reading)))
         self.version = str((connection.raw.server_properties or {}).get("version", ""))
         self.problem, self.ever_connected = "", True
         log.info("connected to the broker", extra={"version": self.version})
@@ -236,14 +292,14 @@ class EventPublisher:
     """
 
     def __init__(self, load: Callable[[], BrokerSettings], name: str) -> None:
-        self._load = load
+        self._whereabouts = _Whereabouts(load)
         self._name = name
         self._channel: Channel | None = None
         self.blocked = False
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
-        await keep_connected(self._parameters, self._use)
+        await keep_connected(self._parameters, lambda connection: self._whereabouts.stay(self._use(connection)))
 
     def tell(self, state: QueueState) -> None:
         """Publish an event, or drop it where that is not possible right now."""
@@ -254,7 +310,7 @@ class EventPublisher:
 
     def _parameters(self) -> pika.ConnectionParameters:
         try:
-            return connection_parameters(self._load(), self._name, blocked_timeout=None)
+            return connection_parameters(self._whereabouts.settings(), self._name, blocked_timeout=None)
         except SettingError as error:
             raise BrokerUnavailable(str(error)) from error
 
@@ -277,8 +333,7 @@ class EventPublisher:
 
 def _refusal(error: ChannelClosed) -> str:
     """In the broker's words, with what to do about a right that is missing."""
-    rights = "; give the operator's user all rights in the virtual host"
-    return f"{error.reply_text}{rights if error.reply_code == REFUSED else ''}"
+    return f"{error.reply_text}{RIGHTS_ADVICE if error.reply_code == REFUSED else ''}"
 
 
 def release(version: str) -> tuple[int, ...]:

@@ -9,6 +9,8 @@ from warren_operator.explanation import Explained, Problem
 from warren_operator.history import History
 from warren_operator.policy import Memory
 from warren_operator.resource import Status, WorkQueue
+from warren_operator.status import UNKNOWN, Substance
+from warren_operator.topology import Finding
 
 NEVER = float("-inf")
 """A time before all others."""
@@ -22,6 +24,7 @@ class Entry:
         item: as last read.
         refusal: why it is not served: unusable, or somebody else's queue or Deployment.
         serving: its queue is being read right now.
+        found: what an operator before us has found wrong with the queue; it stands until we have compared it ourselves.
         early: factor on the times of what is done regularly, so that it is not done for all WorkQueues at once.
 
         memory: of the policy.
@@ -49,8 +52,9 @@ class Entry:
         told: the latest explanation.
         mark: what of it is compared, to see whether there is anything new to tell.
         told_mark, told_at: mark and time of the last event message.
-        judged: the mark that was last compared with the status.
-        substance: what the status that was last written has of what is written at once.
+        judged: the mark that was last compared with the status; empty where that could not be written.
+        substance: of the status that was last written.
+        turn: time at which a status write that can wait is to be done; 0 where none waits.
         raw: the status as last read or written.
         written: what was last written; None before the first time.
         written_at: time of the last status write.
@@ -61,6 +65,7 @@ class Entry:
     item: WorkQueue
     refusal: Problem | None = None
     serving: bool = False
+    found: tuple[Finding, ...] = ()
     early: float = field(default_factory=lambda: random.uniform(0.5, 1.0))  # noqa: S311  spreads load, no secret
 
     memory: Memory = field(default_factory=Memory)
@@ -90,7 +95,8 @@ class Entry:
     told_mark: tuple[object, ...] = ()
     told_at: float = NEVER
     judged: tuple[object, ...] = ()
-    substance: tuple[object, ...] = ()
+    substance: Substance = UNKNOWN
+    turn: float = 0.0
     raw: Mapping[str, Any] = field(default_factory=dict)
     written: Status | None = None
     written_at: float = NEVER

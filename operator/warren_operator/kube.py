@@ -241,10 +241,15 @@ def _unreachable(error: BaseException) -> KubeError:
 
 def _answer(code: int, content: bytes) -> Any:
     try:
-        body = json.loads(content) if content else {}
+        body = json.loads(content)
     except ValueError:
-        body = {}
+        body = None
     if code < 400:
+        if not isinstance(body, dict) or "kind" not in body:  # of something in between, or a part of an answer
+            said = content[:60].decode(errors="replace")
+            raise KubeError(
+                0, "Unreachable", f"what answers is not the Kubernetes API, or was cut off: it says {said!r}"
+            )
         return body
     status = body if isinstance(body, dict) else {}
     message = status.get("message") or content[:300].decode(errors="replace").strip() or f"HTTP {code}"

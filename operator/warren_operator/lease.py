@@ -38,6 +38,12 @@ LOOK_EVERY = 0.5
 CALL_LIMIT = 2.0
 """Seconds for one call, so that one that hangs is not the last one in the time."""
 
+LONGEST_DURATION = 60.0
+"""Seconds after which others take the lease at the latest, whatever somebody has written into it by hand."""
+
+MOST_TRANSITIONS = 2**31 - 1
+"""More the API server does not take."""
+
 RELEASE_LIMIT = 0.5
 """Seconds for giving the lease back at the end; what fails there costs the next one `DURATION`."""
 
@@ -64,7 +70,7 @@ def read_lease(body: Mapping[str, Any]) -> Record:
     spec = body.get("spec") or {}
     return Record(
         holder=spec.get("holderIdentity") or "",
-        duration=float(spec.get("leaseDurationSeconds") or DURATION),
+        duration=min(float(spec.get("leaseDurationSeconds") or DURATION), LONGEST_DURATION),
         version=body["metadata"]["resourceVersion"],
         body=body,
     )
@@ -116,8 +122,7 @@ class Lease:
             while True:
                 begun = clock()
                 try:
-                    async with asyncio.timeout(CALL_LIMIT):
-                        await self._step(self._key)
+                    await self._step(self._key)
                     self._report("")
                 except KubeError as error:
                     self._ours = None
@@ -133,16 +138,16 @@ class Lease:
     async def _step(self, key: Key) -> None:
         """Renew what is ours; else look, and take what is free."""
         clock = asyncio.get_running_loop().time
-        begun = clock()
         record = self._ours or await self._look(key)
+        begun = clock()
         if record is None:
             body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": key.name}}
-            written = await self._api.request("POST", LEASES.path(key.namespace), body=self._claimed(body))
+            written = await self._call("POST", LEASES.path(key.namespace), self._claimed(body))
         elif record.holder in ("", self.identity) or clock() - self._seen_at > record.duration:
             if record.holder != self.identity:
                 self._note("")  # it may have been somebody else's while we could not look
             path = LEASES.path(key.namespace, key.name)
-            written = await self._api.request("PUT", path, body=self._claimed(record.body))
+            written = await self._call("PUT", path, self._claimed(record.body))
         else:
             self._note(record.holder)
             return
@@ -153,7 +158,7 @@ class Lease:
     async def _look(self, key: Key) -> Record | None:
         """The lease as it is, None where there is none; since when it has been so is kept."""
         try:
-            record = read_lease(await self._api.request("GET", LEASES.path(key.namespace, key.name)))
+            record = read_lease(await self._call("GET", LEASES.path(key.namespace, key.name)))
         except KubeError as error:
             if error.gone:
                 return None
@@ -161,6 +166,11 @@ class Lease:
         if record.version != self._seen:
             self._seen, self._seen_at = record.version, asyncio.get_running_loop().time()
         return record
+
+    async def _call(self, method: str, path: str, body: object = None) -> Any:
+        """One call. Each has its own limit: where answers are slow, what takes two of them is not given up for it."""
+        async with asyncio.timeout(CALL_LIMIT):
+            return await self._api.request(method, path, body=body)
 
     def _claimed(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The object with this operator as its holder. Its version has the API server refuse it to the later of two."""
@@ -174,7 +184,7 @@ class Lease:
                 "leaseDurationSeconds": DURATION,
                 "acquireTime": spec.get("acquireTime", now) if ours else now,
                 "renewTime": now,
-                "leaseTransitions": spec.get("leaseTransitions", 0) + (not ours),
+                "leaseTransitions": min(spec.get("leaseTransitions", 0) + (not ours), MOST_TRANSITIONS),
             },
         }
 

@@ -25,6 +25,7 @@ from warren_operator.reasons import OF_THE_QUEUE, Reason
 from warren_operator.resource import Key, Mode, Spec
 from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY, next_look
 from warren_operator.scaling import Wants
+from warren_operator.status import why_not_ready
 from warren_operator.telling import Teller
 from warren_operator.topology import OVERRIDDEN, Finding, Topology
 from warren_operator.workloads import TargetState, Workloads
@@ -67,6 +68,9 @@ FIRST_DECLARING = 120.0
 
 TOLD_AFTER = 3
 """Readings in a row that must have failed before it is told: a single slow answer is no news."""
+
+UNREADABLE = frozenset({Reason.BROKER_UNAVAILABLE, Reason.QUEUE_UNAVAILABLE})
+"""Where this has been told, the first one that fails is told: else all would be said to be well in between."""
 
 CLUSTER_ADVICE = "no worker is taken away until that is mended"
 BROKER_ADVICE = "no worker is taken away: see that the broker runs, and that its address and password are right"
@@ -176,7 +180,8 @@ class Looker:
             self._wants.usual(entry.item.key, spec, time.time()),
             entry.trouble,
             self._findings(entry),
-            self._workloads.problem,
+            bool(self._workloads.problem),
+            self._workloads.lasting_problem(),
             self._broker.problem,
             self._broker.events_problem,
             self._topology.problem,
@@ -184,7 +189,9 @@ class Looker:
         )
         if now < entry.valid_until and glance == entry.glance:
             entry.hinted_at = None
-            self._teller.tell(entry, now)
+            if entry.told is not None and not entry.judged:
+                self._teller.explain(entry, entry.told)  # its status could not be written
+            self._teller.repeat(entry, now)
             return entry.pause
         entry.glance = glance
         view = self._observe(entry, spec, target, reading)
@@ -246,7 +253,7 @@ class Looker:
             elif decision.limit in AHEAD and now - entry.ranked_at >= RANK_EVERY:
                 self._rank(entry, key, view)
         if _passes(entry, told, decision):
-            self._teller.tell(entry, now)
+            self._teller.repeat(entry, now)
         else:
             self._teller.explain(entry, told)
         return next_look(view.seen, decision, enforced=enforced)
@@ -301,15 +308,16 @@ class Looker:
             causes.append(Problem(Reason.AUTOSCALER_CONFLICT, _another_scales(autoscalers[0], target)))
         if spec.budget is not None and spec.budget.name not in self._wants.budgets:
             causes.append(Problem(Reason.BUDGET_UNKNOWN, _no_budget(spec.budget.name)))
-        if self._workloads.problem:
-            causes.append(Problem(Reason.CLUSTER_UNREADABLE, f"{self._workloads.problem}; {CLUSTER_ADVICE}"))
+        if unreadable := self._workloads.lasting_problem():
+            causes.append(Problem(Reason.CLUSTER_UNREADABLE, f"{unreadable}; {CLUSTER_ADVICE}"))
         if broker.problem:
             causes.append(Problem(Reason.BROKER_UNAVAILABLE, f"{broker.problem}; {BROKER_ADVICE}"))
         causes.append(Problem(Reason.BROKER_TOO_OLD if broker.too_old else Reason.TOPOLOGY_UNKNOWN, topology.problem))
         causes += [
             Problem(Reason(item.reason), item.message) for item in self._findings(entry) if item.reason != OVERRIDDEN
         ]
-        if view.unknown and entry.memory.failures >= TOLD_AFTER:
+        told_before = why_not_ready(entry.written) in UNREADABLE
+        if view.unknown and (told_before or entry.memory.failures >= TOLD_AFTER):
             causes.append(Problem(Reason.QUEUE_UNAVAILABLE, f"{view.unknown}; no worker is taken away meanwhile"))
         if entry.trouble is not None:
             causes.append(entry.trouble)
@@ -321,7 +329,9 @@ class Looker:
         return next((item.message for item in self._findings(entry) if item.reason == OVERRIDDEN), None)
 
     def _findings(self, entry: Entry) -> tuple[Finding, ...]:
-        return self._topology.findings(entry.item.queue)
+        if self._topology.compared:
+            entry.found = ()
+        return self._topology.findings(entry.item.queue) or entry.found
 
 
 def _let_be(entry: Entry) -> None:

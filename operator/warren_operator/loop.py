@@ -31,7 +31,7 @@ from warren_operator.resource import Key, WorkQueue
 from warren_operator.rhythm import ACTING_EVERY, IDLE_EVERY, JUST_AFTER
 from warren_operator.scaling import Wants
 from warren_operator.settings import Settings
-from warren_operator.status import read_status
+from warren_operator.status import found_before, read_status
 from warren_operator.telling import STATUS_EVERY, Teller
 from warren_operator.topology import Topology
 from warren_operator.workloads import Workloads
@@ -80,7 +80,7 @@ class Loop:
         self._background = Background()
         self.lease = Lease(api, settings.lease, settings.name, self._leadership_changed)
         changes = Changes(api, lambda: self.lease.acts)
-        self._teller = Teller(changes, settings.name, publisher, self._background)
+        self._teller = Teller(changes, settings.name, publisher, self._background, self.workloads.work_queue)
         self.actor = Actor(changes, self.workloads, self._reports, self._teller, self._background)
         self._wants = Wants(settings.budgets, self._agenda.hint)
         sources = Sources(broker, topology, self.workloads, self._reports, self._wants)
@@ -184,7 +184,7 @@ class Loop:
 
     def _wait_for_sync(self, now: float) -> None:
         """Where something cannot be listed, say so on the WorkQueues that can be."""
-        problem = self.workloads.problem
+        problem = self.workloads.lasting_problem()
         if not problem or now < self._unsynced_told_at + IDLE_EVERY:
             return
         self._unsynced_told_at = now
@@ -296,6 +296,7 @@ def _new_entry(item: WorkQueue, refusal: Problem | None, now: float) -> Entry:
     return Entry(
         item,
         refusal,
+        found=found_before(written),
         raw=item.status,
         written=written,
         written_at=NEVER if written is None else now + random.uniform(0, STATUS_EVERY),  # noqa: S311  spreads load

@@ -39,19 +39,20 @@ class Management:
         Raises:
             ManagementUnavailable: it cannot be had.
         """
-        return await self._get("queues/{vhost}?disable_stats=true&enable_queue_totals=true")
+        return await self._get("queues/{vhost}?disable_stats=true&enable_queue_totals=true", "name")
 
     async def exchanges(self) -> list[dict[str, Any]]:
         """Each exchange with its type."""
-        return await self._get("exchanges/{vhost}")
+        return await self._get("exchanges/{vhost}", "name", "type")
 
     async def bindings(self, exchange: str) -> list[dict[str, Any]]:
         """The bindings from an exchange."""
-        return await self._get(f"exchanges/{{vhost}}/{quote(exchange, safe='')}/bindings/source")
+        path = f"exchanges/{{vhost}}/{quote(exchange, safe='')}/bindings/source"
+        return await self._get(path, "destination", "routing_key")
 
     async def policies(self) -> list[dict[str, Any]]:
         """The user policies of the virtual host."""
-        return await self._get("policies/{vhost}")
+        return await self._get("policies/{vhost}", "name", "pattern")
 
     async def default_queue_type(self) -> str:
         """What a queue becomes that is declared without a type.
@@ -59,7 +60,7 @@ class Management:
         Taken from the list of all virtual hosts, because one alone is shown to administrators only.
         """
         vhost = self._settings().vhost
-        found = next((body for body in await self._get("vhosts") if body.get("name") == vhost), {})
+        found = next((body for body in await self._get("vhosts", "name") if body["name"] == vhost), {})
         return str(found.get("default_queue_type", "classic"))
 
     async def put_policy(self, name: str, body: Mapping[str, Any]) -> bool:
@@ -82,8 +83,8 @@ class Management:
         except SettingError as error:
             raise ManagementUnavailable(str(error)) from error
 
-    async def _get(self, path: str) -> list[dict[str, Any]]:
-        """A listing.
+    async def _get(self, path: str, *keys: str) -> list[dict[str, Any]]:
+        """A listing whose items have these keys at least.
 
         Raises:
             ManagementUnavailable: it cannot be had, or what answers is no management API.
@@ -93,7 +94,9 @@ class Management:
             listing = json.loads(content)
         except ValueError:
             listing = None
-        if isinstance(listing, list):
+        if isinstance(listing, list) and all(
+            isinstance(item, dict) and all(key in item for key in keys) for item in listing
+        ):
             return listing
         raise ManagementUnavailable(
             f"what answers at {self._settings().management_url} is not RabbitMQ's management API: it says "

@@ -94,7 +94,9 @@ def advice(error: KubeError, kind: Kind) -> str:
         return f"the API server does not know {kind.plural} of {group}: install the CustomResourceDefinition ({error})"
     if not error.code:
         return f"{error}; see that the API server runs and that the network lets the operator's pod reach it"
-    return str(error)
+    if error.code == 401:
+        return f"{error}; see that the operator's service account is there, and that its pod has a valid token of it"
+    return f"{error}; see what keeps the API server from answering"
 
 
 class Mirror(Generic[T]):

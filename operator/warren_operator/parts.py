@@ -17,6 +17,7 @@ from warren_operator.loop import Loop
 from warren_operator.management import Management
 from warren_operator.settings import ALL_NAMESPACES, Settings
 from warren_operator.topology import POLICY_PREFIX, Topology
+from warren_operator.work_queues import until_others
 from warren_operator.workloads import Workloads
 
 log = logging.getLogger(__name__)
@@ -43,16 +44,20 @@ class Parts:
         failure: what ended them; None where nothing did.
     """
 
-    def __init__(self, environ: Mapping[str, str], settings: Settings, cluster: Configuration) -> None:
+    def __init__(
+        self, environ: Mapping[str, str], settings: Settings, cluster: Configuration, wanted: tuple[str, ...] = ()
+    ) -> None:
         """Args:
         environ: where the broker's settings are, read anew for each connection.
         settings: of the operator.
         cluster: as found.
+        wanted: the namespaces to serve, where these are not all: some may not be watched at present.
         """
         self.settings = settings
         self.cluster = cluster
         self.stopped = asyncio.Event()
         self.failure: Exception | None = None
+        self._wanted = wanted or settings.namespaces
         load = functools.partial(BrokerSettings.load, environ)
         owned = functools.partial(owns_policy, settings.namespaces)
         self._api = Api(cluster, watches=len(settings.namespaces) * Workloads.WATCHES)
@@ -121,6 +126,9 @@ class Parts:
                 async with asyncio.TaskGroup() as group:
                     for part in parts:
                         group.create_task(part)
+                    if len(self._wanted) > 1:
+                        served = self.settings.namespaces
+                        group.create_task(until_others(self._api, self._wanted, served))
             finally:
                 await runner.cleanup()
 

@@ -6,15 +6,18 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
+
+from kubernetes.aio.client import Configuration
 
 from warren_contract.logs import configure_logging
 from warren_contract.settings import BrokerSettings, SettingError
 from warren_operator.handlers import operate
-from warren_operator.kube import KubeError, find_cluster
+from warren_operator.kube import Api, KubeError, find_cluster
 from warren_operator.mirror import advice
 from warren_operator.parts import Parts
 from warren_operator.settings import Settings
-from warren_operator.work_queues import WORK_QUEUES, NotWatched
+from warren_operator.work_queues import WORK_QUEUES, NotWatched, watchable
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +31,27 @@ async def run(environ: Mapping[str, str]) -> None:
     """
     settings = Settings.load(environ)
     BrokerSettings.load(environ)  # a mistake in there is told at once, not at the first connect
-    await operate(Parts(environ, settings, await find_cluster(environ)))
+    cluster = await find_cluster(environ)
+    served = await _served(cluster, settings.namespaces)
+    await operate(Parts(environ, replace(settings, namespaces=served), cluster, settings.namespaces))
+
+
+async def _served(cluster: Configuration, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """The namespaces to serve; all where nobody can tell which may be watched."""
+    try:
+        async with Api(cluster) as api:
+            served = await watchable(api, wanted)
+    except KubeError:
+        return wanted
+    for name in wanted:
+        if name not in served:
+            log.error(
+                "namespace %s is not served: allow the operator's service account list and watch on %s in it; where it "
+                "is gone, take it out of operator.watchNamespaces",
+                name,
+                WORK_QUEUES.plural,
+            )
+    return served
 
 
 def reason(error: Exception) -> str:
@@ -39,7 +62,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, NotWatched):
         return str(error)
     refused = KubeError(getattr(error, "status", 0), "", getattr(error, "message", None) or str(error).strip())
-    if refused.forbidden or refused.gone:
+    if refused.code >= 400:
         return f"cannot watch {WORK_QUEUES.plural}: {advice(refused, WORK_QUEUES)}"
     return ""
 

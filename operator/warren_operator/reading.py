@@ -21,7 +21,12 @@ READ_LIMIT = 2.0
 STALLED_FOR = 1.0
 """Seconds without questions after an answer that did not come: one wait a second, not one for each queue."""
 
+REFUSED = 403
 NOT_FOUND = 404
+
+SEE_NODES = "see that its nodes are up, and not short of memory, disk or processor time"
+
+RIGHTS_ADVICE = "; give the operator's user all rights in the virtual host"
 
 
 class Reader:
@@ -50,7 +55,7 @@ class Reader:
                 readings += [Reading(count) for count in counts]
                 if len(counts) < len(rest):
                     readings += self._failed(batches, rest[len(counts) :])
-        return readings + [Reading(None, "the broker does not answer")] * (len(queues) - len(readings))
+        return readings + [Reading(None, f"the broker does not answer: {SEE_NODES}")] * (len(queues) - len(readings))
 
     async def _ready(self) -> "_Batches":
         if self._batches is None or not self._batches.channel.is_open:
@@ -64,14 +69,15 @@ class Reader:
             # Answers that come after all would be taken for those of the next batch: this channel is of no use now.
             self._stalled_until = asyncio.get_running_loop().time() + STALLED_FOR
             batches.channel.raw.close()
-            return [Reading(None, f"the broker did not answer within {READ_LIMIT:g} s")] * len(rest)
+            return [Reading(None, f"the broker did not answer within {READ_LIMIT:g} s: {SEE_NODES}")] * len(rest)
         reason = batches.channel.closed.result()
         if not isinstance(reason, ChannelClosed):
             return [Reading(None, f"the connection to the broker was lost: {reason}")] * len(rest)
         # The first one without an answer closed the channel. RabbitMQ did not look at the others.
         if reason.reply_code == NOT_FOUND:
             return [Reading(None, f"queue {rest[0]} is not there", missing=True)]
-        return [Reading(None, f"queue {rest[0]} cannot be read: {reason.reply_text}")]
+        advice = RIGHTS_ADVICE if reason.reply_code == REFUSED else ""
+        return [Reading(None, f"queue {rest[0]} cannot be read: {reason.reply_text}{advice}")]
 
 
 class _Batches:

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     WORKERS_PENDING = "WorkersPending"
     WORKERS_UNREADY = "WorkersUnready"
     PODS_REFUSED = "PodsRefused"
+    BINDING_REFUSED = "BindingRefused"
     EXCHANGE_MISMATCH = "ExchangeMismatch"
     EVENTS_UNHEARD = "EventsUnheard"
 

@@ -1,16 +1,17 @@
 """The status of a WorkQueue, and the same as an event message for the producers. All pure."""
 
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import pydantic
 
 from warren_contract.events import PastDecision, QueueState
-from warren_operator.conditions import POLICY_OVERRIDDEN, conditions, verdicts
+from warren_operator.conditions import POLICY_OVERRIDDEN, READY, conditions, verdicts
 from warren_operator.explanation import Explained, clipped, rate, span
 from warren_operator.policy import Decision
-from warren_operator.reasons import Reason
+from warren_operator.reasons import OF_THE_QUEUE, Reason
 from warren_operator.resource import (
     BacklogStatus,
     ConditionStatus,
@@ -20,6 +21,10 @@ from warren_operator.resource import (
     WorkQueue,
     timestamp,
 )
+from warren_operator.topology import OVERRIDDEN, Finding
+
+FOUND = OF_THE_QUEUE | {Reason.BINDING_REFUSED, Reason.EXCHANGE_MISMATCH, Reason.TOPOLOGY_UNKNOWN}
+"""Problems that only a comparison with the broker tells of, and only the next one takes back."""
 
 LONGEST_TEXT = 600
 """Characters of a sentence in an event message."""
@@ -93,6 +98,23 @@ def still_holds(written: Status, new: Status) -> bool:
     return _gist(written, uncompared) == _gist(new, uncompared)
 
 
+def why_not_ready(written: Status | None) -> str:
+    """The reason why a WorkQueue was not ready when its status was written; empty where it was."""
+    found = (item for item in (written.conditions if written else ()) if item.type == READY)
+    return next((item.reason for item in found if item.status is ConditionStatus.FALSE), "")
+
+
+def found_before(written: Status | None) -> tuple[Finding, ...]:
+    """What was wrong with the queue and its policy when a status was written, as a comparison would tell it."""
+    found = []
+    for item in written.conditions if written else ():
+        if item.type == READY and item.status is ConditionStatus.FALSE and item.reason in FOUND:
+            found.append(Finding(item.reason, item.message))
+        if item.type == POLICY_OVERRIDDEN and item.status is ConditionStatus.TRUE:
+            found.append(Finding(OVERRIDDEN, item.message))
+    return tuple(found)
+
+
 def _gist(written: Status, without: Container[str]) -> tuple[object, ...]:
     """What of a status is no mere count; without the conditions of these types."""
     decision = written.decision
@@ -121,14 +143,35 @@ def status_patch(new: Status) -> dict[str, Any]:
     return {"status": new.model_dump(mode="json", by_alias=True)}
 
 
-def substance(item: WorkQueue, told: Explained) -> tuple[object, ...]:
-    """What is written at once when it changes; the rest (counts) waits for the next regular write."""
-    decision = told.decision
-    return (
-        item.generation,
-        None if decision is None else (decision.replicas, decision.limit),
-        told.decisions[:1],
-        verdicts(told),
+@dataclass(frozen=True, slots=True)
+class Substance:
+    """What a status says but for its counts, which wait for the next regular write.
+
+    Attributes:
+        pressing: what is written at once when it changes.
+        compared: whether it is known that Warren's policy applies. That can wait: a listing that comes late, of
+            thousands of queues, changes it for each of them.
+    """
+
+    pressing: tuple[object, ...]
+    compared: bool = False
+
+
+UNKNOWN = Substance(())
+"""Of a status that was written before our time."""
+
+
+def substance(item: WorkQueue, told: Explained) -> Substance:
+    """What of a status is no mere count."""
+    decision, found = told.decision, verdicts(told)
+    return Substance(
+        (
+            item.generation,
+            None if decision is None else (decision.replicas, decision.limit),
+            told.decisions[:1],
+            tuple(row for row in found if row.type != POLICY_OVERRIDDEN or row.status is ConditionStatus.TRUE),
+        ),
+        any(row.type == POLICY_OVERRIDDEN and row.status is ConditionStatus.FALSE for row in found),
     )
 
 

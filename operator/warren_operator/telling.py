@@ -6,9 +6,10 @@ Nothing waits for any of it. A write that fails is made good by a later one.
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from warren_operator.background import Background
 from warren_operator.broker import EventPublisher
@@ -19,14 +20,19 @@ from warren_operator.kube import MERGE_PATCH, Changes, KubeError
 from warren_operator.mirror import Kind
 from warren_operator.notes import Note, event_body
 from warren_operator.pace import TELLS_SHARE, Pace
-from warren_operator.resource import Mode, Status, WorkQueue
-from warren_operator.status import queue_state, status, status_patch, still_holds, substance
+from warren_operator.resource import Key, Mode, Status, WorkQueue
+from warren_operator.status import UNKNOWN, queue_state, status, status_patch, still_holds, substance
 from warren_operator.work_queues import WORK_QUEUES
 
 log = logging.getLogger(__name__)
 
 STATUS_EVERY = 10.0
 """Seconds between two status writes that only bring the counts up to date."""
+
+UNHURRIED = 20.0
+"""Status writes a second, of all WorkQueues together, that can wait: those that only bring counts up to date, or say
+that a queue has been compared. Each takes the API server 8 ms of a processor; thousands at once took one from the
+broker."""
 
 TELL_EVERY = 1.0
 """Seconds between two event messages about a changing queue; more where hundreds change all the time."""
@@ -42,7 +48,11 @@ COMPLAIN_EVERY = 60.0
 """Seconds between two log lines about statuses that were refused."""
 
 RETRY_EVERY = 1.0
-"""Seconds until the next try of a status write that the API server refused or did not answer."""
+"""Seconds until the next try of a status write that the API server refused."""
+
+RETRY_LATER = 10.0
+"""The same where it did not answer, or has too much to do: at most, since all come back at different times. By then
+the cluster can be read again as well, and there may be nothing to write any more."""
 
 WRITES = 16
 """Status writes and Events in flight; scaling does not wait for them."""
@@ -53,19 +63,28 @@ EVENTS = Kind("api/v1", "events")
 class Teller:
     """Writes statuses and Events, and publishes event messages."""
 
-    def __init__(self, api: Changes, name: str, publisher: EventPublisher, background: Background) -> None:
+    def __init__(
+        self,
+        api: Changes,
+        name: str,
+        publisher: EventPublisher,
+        background: Background,
+        known: Callable[[Key], WorkQueue | None],
+    ) -> None:
         """Args:
         api: session with the API server.
         name: of this operator, in Events.
         publisher: of event messages.
         background: what runs beside the loop.
+        known: a WorkQueue as the watch last brought it.
         """
         self._api = api
         self._name = name
         self._publisher = publisher
         self._background = background
+        self._known = known
         self._writes = asyncio.Semaphore(WRITES)
-        self._complained_at = NEVER
+        self._complained_at = self._next_turn = NEVER
         self._pace = Pace(time.monotonic(), TELLS_SHARE)
 
     def explain(self, entry: Entry, told: Explained) -> None:
@@ -75,24 +94,49 @@ class Teller:
         told = replace(told, recommended=spec is not None and spec.mode is Mode.RECOMMEND, decisions=entry.decisions)
         entry.told, entry.mark = told, _mark(entry.item, told)
         self.tell(entry, now)
-        regular = now - entry.written_at >= STATUS_EVERY
+        due = now - entry.written_at >= STATUS_EVERY
         if entry.acting:
             return  # in a moment there is more to tell: whether it was carried out
-        if entry.writing or now < entry.write_after or (entry.mark == entry.judged and not regular):
+        if entry.writing or now < entry.write_after:
+            return
+        if entry.mark == entry.judged and (now < entry.turn if entry.turn else not due):
             return
         entry.judged = entry.mark
-        substance_now = substance(entry.item, told)
-        if entry.written is not None and not regular and substance_now == entry.substance:
+        latest = substance(entry.item, told)
+        presses = entry.written is None or latest.pressing != entry.substance.pressing
+        if not presses and (now < entry.turn if entry.turn else latest == entry.substance and not due):
             return  # only counts have changed: they wait for the next regular write
         item = replace(entry.item, status=entry.raw)
         new = status(item, told, datetime.now(UTC))
-        restored, entry.substance = not entry.substance and entry.written is not None, substance_now
-        if restored and not regular and entry.written is not None and still_holds(entry.written, new):
+        restored = entry.substance == UNKNOWN and entry.written is not None
+        if restored and not due and entry.written is not None and still_holds(entry.written, new):
+            entry.substance = latest
             return
-        entry.written_at = now
-        if new != entry.written:
+        writes = new != entry.written or (due and self._overwritten(entry))
+        if writes and not presses and not self._its_turn(entry, now):
+            return
+        entry.substance, entry.written_at, entry.turn = latest, now, 0.0
+        if writes:
             entry.writing = True
-            self._background.start(self._write(entry, item, new))
+            self._background.start(self._write(entry, told, item, new))
+
+    def repeat(self, entry: Entry, now: float) -> None:
+        """What was told stands: publish it again in its time, and write what could wait once it is its turn."""
+        self.tell(entry, now)
+        if entry.turn and now >= entry.turn and entry.told is not None:
+            self.explain(entry, entry.told)
+
+    def _its_turn(self, entry: Entry, now: float) -> bool:
+        """Whether a write that can wait is to be done now; else it has got its time, after all those before it."""
+        if not entry.turn:
+            entry.turn = self._next_turn = max(now, self._next_turn + 1 / UNHURRIED)
+        return now >= entry.turn
+
+    def _overwritten(self, entry: Entry) -> bool:
+        """Whether the conditions are not what was last written here: somebody has edited them, or a call of an operator
+        that acted before us came late."""
+        item = self._known(entry.item.key)
+        return item is not None and item.uid == entry.item.uid and _words(item.status) != _words(entry.raw)
 
     def tell(self, entry: Entry, now: float) -> None:
         """Publish the state, unless that was done just now."""
@@ -114,18 +158,26 @@ class Teller:
         """Write Events."""
         self._background.start(self._post(item, notes))
 
-    async def _write(self, entry: Entry, item: WorkQueue, new: Status) -> None:
+    async def _write(self, entry: Entry, told: Explained, item: WorkQueue, new: Status) -> None:
         """Write the status, and an Event for each condition that changed."""
-        notes = transitions(item.status.get("conditions") or (), new.conditions)
-        patch = status_patch(new)
         try:
             async with self._writes:
+                if entry.told is not None and entry.told is not told:  # it had to wait, and says how things are now
+                    item = replace(entry.item, status=entry.raw)
+                    new = status(item, entry.told, datetime.now(UTC))
+                    entry.substance = substance(item, entry.told)
+                    if new == entry.written:
+                        return
+                notes = transitions(item.status.get("conditions") or (), new.conditions)
+                patch = status_patch(new)
                 path = WORK_QUEUES.path(item.key.namespace, item.key.name, "status")
                 await self._api.request("PATCH", path, body=patch, media=MERGE_PATCH)
         except KubeError as error:
             # What is there now is not known: write it in full at the next look.
             entry.written, entry.judged = None, ()
-            entry.write_after = asyncio.get_running_loop().time() + RETRY_EVERY
+            busy = not error.code or error.code == 429 or error.code >= 500
+            pause = RETRY_LATER * entry.early if busy else RETRY_EVERY
+            entry.write_after = asyncio.get_running_loop().time() + pause
             if error.code and not error.gone:  # that the API server is not reached, the mirrors have told
                 self._complain(item, error)
         else:
@@ -152,6 +204,14 @@ class Teller:
                     await self._api.request("POST", path, body=body)
             except KubeError as error:
                 log.warning("%s: Event %s not written: %s", item.key, note.reason, error)
+
+
+def _words(raw: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """The conditions of a status, but for their times."""
+    return [
+        tuple(item.get(name) for name in ("type", "status", "reason", "message"))
+        for item in raw.get("conditions") or ()
+    ]
 
 
 def _mark(item: WorkQueue, told: Explained) -> tuple[object, ...]:

@@ -64,6 +64,10 @@ FULL_EVERY = 30.0
 FAILURES = 3
 """Listings that must fail in a row until it is told; one may fall into a restart of the broker."""
 
+CONTESTED = 3
+"""Full comparisons in a row that find a policy changed which was set before, after which that is told: once is an edit,
+time and again it is somebody else who keeps a policy of that name."""
+
 EXCHANGES: Mapping[str, str] = {TASKS_EXCHANGE: "direct", DEAD_EXCHANGE: "direct", EVENTS_EXCHANGE: "topic"}
 
 
@@ -402,6 +406,19 @@ def _is_up(body: Mapping[str, Any]) -> bool:
     return bool(body.get("state", "running") == "running")
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What the broker refuses.
+
+    Attributes:
+        text: in its words, with what to do about them.
+        times: how often in a row.
+    """
+
+    text: str
+    times: int
+
+
 class Topology:
     """Keeps the broker as the WorkQueues want it.
 
@@ -447,6 +464,9 @@ class Topology:
         self._listing = 0.0
         self._grown = False
         self._refused: dict[str, str] = {}
+        self._set: dict[str, Policy] = {}  # as we have last set or found them
+        self._contested: dict[str, int] = {}
+        self._unbound: dict[Binding, _Refusal] = {}
         self._pardon_at = float("-inf")
 
     def serve(self, queues: Mapping[Key, tuple[str, QueueSettings]], *, may_drop: bool) -> None:
@@ -508,6 +528,8 @@ class Topology:
 
     async def compare(self) -> None:
         """List, plan, apply, and note what cannot be mended. Never raises because of the broker."""
+        if self._want is None:  # what another operator keeps is soon not as it was
+            self._findings, self._present, self._failures, self.problem = {}, None, 0, ""
         if self._want is None or self._broker.problem:
             self.compared = False
             self._full_at = float("-inf")
@@ -550,20 +572,66 @@ class Topology:
             # Without the listing nothing is known, but declaring what is there already harms nothing.
             await self._apply(Plan(tuple(want.exchanges.items()), (), (), ()), want)
             raise
+        if full:
+            self._watch_policies(want)
         todo = plan(want, self._actual, self._owned if self._may_drop else lambda _name: False)
         todo = replace(todo, queues=tuple(name for name in todo.queues if self.absent(name)))
         self.declaring = bool(todo.queues)
         await self._apply(todo, want)
         if not todo.empty and not self._wake.is_set():  # else it is listed again in a moment
             await self._list(loop.time(), full=True)
-        self._note({queue: findings(want, self._actual, queue) for queue in want.queues})
+        unbound = self._find_unbound(want)
+        self._note(
+            {
+                queue: findings(want, self._actual, queue) + unbound.get(queue, ()) + self._contest(want, queue)
+                for queue in want.queues
+            }
+        )
+
+    def _watch_policies(self, want: Desired) -> None:
+        """Count how often in a row a policy was found changed that was as it is to be before."""
+        contested = {}
+        self._set = {name: policy for name, policy in self._set.items() if name in want.policies}
+        for name, policy in want.policies.items():
+            if self._actual.policies.get(name) == policy:
+                self._set[name] = policy
+            elif self._set.get(name) == policy:
+                contested[name] = self._contested.get(name, 0) + 1
+        self._contested = contested
+
+    def _find_unbound(self, want: Desired) -> dict[str, tuple[Finding, ...]]:
+        """The bindings of each work queue that were refused twice; the first time an exchange may just have gone."""
+        self._unbound = {
+            binding: refusal
+            for binding, refusal in self._unbound.items()
+            if binding in want.bindings and binding not in self._actual.bindings
+        }
+        found: dict[str, tuple[Finding, ...]] = {}
+        for binding, refusal in sorted(self._unbound.items(), reverse=True):  # that of the tasks comes first
+            if refusal.times < 2:
+                continue
+            text = f"the broker does not bind queue {binding.queue} to exchange {binding.exchange}: {refusal.text}"
+            found[binding.key] = (*found.get(binding.key, ()), Finding(Reason.BINDING_REFUSED, text))
+        return found
+
+    def _contest(self, want: Desired, queue: str) -> tuple[Finding, ...]:
+        """That somebody else keeps a policy of the name of the one that is to apply to a queue."""
+        name = want.policy_of[queue]
+        if self._contested.get(name, 0) < CONTESTED:
+            return ()
+        text = (
+            f"policy {name} is changed by somebody each time after it was set, so that queue {queue} has now these "
+            "settings, now those: have only one release of Warren in a virtual host, or releases with the same "
+            "defaults, and nothing else that keeps a policy of this name"
+        )
+        return (Finding(OVERRIDDEN, text),)
 
     async def _list(self, now: float, *, full: bool) -> None:
         begun = asyncio.get_running_loop().time()
         listing = await self._management.queues()
         self._listing, self._listed_at = asyncio.get_running_loop().time() - begun, begun
         self.statistics = read_statistics(listing, now)
-        queues = {body["name"]: read_queue(body) for body in listing if "name" in body}
+        queues = {body["name"]: read_queue(body) for body in listing}
         self._present = set(queues)
         if not full:
             self._actual = Actual(
@@ -603,6 +671,7 @@ class Topology:
                 raise BrokerUnavailable(f"the broker does not declare exchange {name}: {error}") from error
         for name, policy in todo.put:
             if await self._management.put_policy(name, policy.body()):
+                self._set[name] = policy
                 log.info("policy %s set", name)
         await self._declare(todo, want)
         for name in todo.drop:
@@ -668,8 +737,11 @@ class Topology:
                 await self._broker.declare(
                     "queue_bind", queue=binding.queue, exchange=binding.exchange, routing_key=binding.key
                 )
-            except DeclareRefused as error:  # somebody has just deleted it: the next comparison makes it anew
-                log.warning("queue %s is not bound to %s: %s", binding.queue, binding.exchange, error)
+            except DeclareRefused as error:  # a right is missing; or somebody has just deleted the exchange
+                times = self._unbound[binding].times + 1 if binding in self._unbound else 1
+                self._unbound[binding] = _Refusal(str(error), times)
+                if times == 1:  # what comes after it until it is over is the same story
+                    log.warning("queue %s is not bound to %s: %s", binding.queue, binding.exchange, error)
             else:
                 made.append(binding)
         return made

@@ -30,6 +30,10 @@ AWAITED_LIMIT = 45.0
 """Seconds until a watch that does not bring what is listed counts as ended. After an outage kopf pauses for up to 8."""
 
 
+OTHERS_EVERY = 30.0
+"""Seconds between two looks at which of several namespaces may be watched. What two of them say is so."""
+
+
 class NotWatched(Exception):
     """kopf's watch no longer brings what exists. Only a new start mends that."""
 
@@ -215,6 +219,50 @@ class WorkQueues:
             else:
                 await asyncio.sleep(AWAITED_EVERY)  # the rest of what is listed again has come by then
                 return
+
+
+async def watchable(api: Api, namespaces: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the namespaces whose WorkQueues may be listed; all where none may, or there is but one.
+
+    A namespace that is deleted takes the operator's rights in it along. There is nothing left to serve in it, and it
+    must not keep the others from being served: what is not known of one stops the scaling in all.
+
+    Raises:
+        KubeError: it is not known of one.
+    """
+    if len(namespaces) < 2:
+        return namespaces
+    allowed = await asyncio.gather(*(_allowed(api, namespace) for namespace in namespaces))
+    return tuple(name for name, well in zip(namespaces, allowed, strict=True) if well) or namespaces
+
+
+async def until_others(api: Api, wanted: tuple[str, ...], served: tuple[str, ...]) -> None:
+    """Wait until other ones of the namespaces that are wanted may be watched than those that are served.
+
+    Raises:
+        NotWatched: it is so, and not only for a moment: a new start serves them.
+    """
+    before = served
+    while True:
+        await asyncio.sleep(OTHERS_EVERY)
+        try:
+            now = await watchable(api, wanted)
+        except KubeError:
+            continue
+        if now == before != served:
+            raise NotWatched(f"the namespaces that may be watched are now {', '.join(now)}: starting anew with these")
+        before = now
+
+
+async def _allowed(api: Api, namespace: str) -> bool:
+    """Whether WorkQueues may be listed."""
+    try:
+        await api.request("GET", WORK_QUEUES.path(namespace), params={"limit": "1"}, media=METADATA)
+    except KubeError as error:
+        if error.forbidden:
+            return False
+        raise
+    return True
 
 
 def _generation(body: Mapping[str, Any]) -> int:

@@ -35,6 +35,11 @@ a one is said to be ready from its first moment, also between two crashes."""
 SOUND_FOR = 600.0
 """Seconds of running after which Kubernetes takes the next failure for the first again."""
 
+LASTING = 5.0
+"""Seconds from which on it is told that the cluster cannot be read. Until then it may be one request that was turned
+away or one watch that was cut off, and to tell that of thousands of WorkQueues would be the worst answer to a busy API
+server. Nobody is taken away meanwhile, either."""
+
 FAILING_REASONS = frozenset(
     {
         CRASH_LOOP,
@@ -173,7 +178,8 @@ def read_pod(body: Mapping[str, Any]) -> Pod | None:
         created=_unix(metadata["creationTimestamp"]),
         running=phase == "Running",
         ready=is_ready,
-        ready_since=_unix(ready["lastTransitionTime"]) if is_ready else None,
+        # Who writes a status without a kubelet, such as a virtual one, may leave the time out.
+        ready_since=_unix(ready.get("lastTransitionTime") or metadata["creationTimestamp"]) if is_ready else None,
         ending="deletionTimestamp" in metadata,
         over=phase in ("Succeeded", "Failed"),
         failing=failing,
@@ -279,6 +285,7 @@ class Workloads:
         self._pods: defaultdict[str, dict[Key, Pod]] = defaultdict(dict)
         self._autoscalers: defaultdict[Key, set[str]] = defaultdict(set)
         self._owners: dict[str, str] = {}  # of ReplicaSets, by uid
+        self._troubled_since: float | None = None
         self._targets: dict[str, TargetState] = {}  # by the Deployment's uid, until something of it changes
         scopes: tuple[str | None, ...] = (None,) if namespaces == ("*",) else namespaces
 
@@ -318,6 +325,16 @@ class Workloads:
         """Why what is known of the cluster may be out of date; empty while it is not."""
         problems = (self.queues.problem, *(mirror.problem for mirror in self._mirrors))
         return next((problem for problem in problems if problem), "")
+
+    def lasting_problem(self) -> str:
+        """The same where it has lasted for so long that it is to be told. To be asked regularly."""
+        problem, now = self.problem, asyncio.get_running_loop().time()
+        if not problem:
+            self._troubled_since = None
+        elif self._troubled_since is None:
+            self._troubled_since = now
+        lasts = self._troubled_since is not None and now - self._troubled_since >= LASTING
+        return problem if lasts else ""
 
     def work_queues(self) -> list[WorkQueue]:
         """All WorkQueues."""

@@ -299,6 +299,28 @@ async def test_what_the_broker_refuses_is_told_of_that_queue_and_the_others_are_
         assert not any(site.topology.findings(name) for name in names)
 
 
+async def test_a_binding_that_is_refused_is_told_of_its_queue_until_it_is_made(site: Site) -> None:
+    path = f"permissions/{site.settings.vhost}/{site.settings.username}"
+    rights = {"configure": ".*", "write": ".*", "read": r"^(?!warren\.tasks$).*$"}
+    administer(site.running, "PUT", path, rights)
+    async with site.connected():
+        for _ in range(2):
+            await site.compare("one")
+        (finding,) = site.topology.findings("one")
+        assert finding.reason == Reason.BINDING_REFUSED
+        assert "does not bind queue one to exchange warren.tasks: ACCESS_REFUSED" in finding.message
+        assert "give the operator's user all rights" in finding.message
+        assert (await site.counts("one")).ready == 0, "it is there, and read"
+        administer(site.running, "PUT", path, {**rights, "read": ".*"})
+
+        async def bound() -> bool:
+            """The broker keeps what a channel may do for a while: a new one asks anew."""
+            await site.compare("one")
+            return site.topology.findings("one") == ()
+
+        await eventually(bound, "it is bound")
+
+
 async def test_a_management_api_that_refuses_is_told_and_counting_goes_on(site: Site) -> None:
     async with site.connected():
         await site.compare("one")

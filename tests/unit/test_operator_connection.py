@@ -3,17 +3,19 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
+from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker, NoFreeChannels
 from ports import free_port
 
-from warren_contract.aio import Connection
+from warren_contract.aio import BrokerUnavailable, Connection
 from warren_contract.settings import BrokerSettings, SettingError
 from warren_operator import broker as module
-from warren_operator.broker import Broker
+from warren_operator import reading as counting
+from warren_operator.broker import Broker, EventPublisher
 
 LIMIT = 30.0
 """Seconds for anything to happen; a fraction of one is usual."""
@@ -33,7 +35,10 @@ class FakeBroker:
         refusal: with which the declarations for events are refused; None where they are not.
         refused: how often that was.
         opened: connections.
+        channel_max: channels that it allows on each.
     """
+
+    channel_max = 2047
 
     def __init__(self) -> None:
         self.refusal: ChannelClosedByBroker | None = None
@@ -52,12 +57,14 @@ class FakeConnection:
 
     def __init__(self, broker: FakeBroker) -> None:
         self.raw = MagicMock(server_properties={"version": "4.3.6"})
+        self.raw.params.channel_max = broker.channel_max
         self.closed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._broker = broker
         self._channels: list[FakeChannel] = []
 
     async def channel(self) -> "FakeChannel":
         """A new one."""
+        assert len(self._channels) < self._broker.channel_max
         self._channels.append(FakeChannel(self._broker))
         return self._channels[-1]
 
@@ -87,12 +94,14 @@ class FakeChannel:
         """Until it is closed."""
         return not self.closed.done()
 
-    async def call(self, *_args: Any, **_more: Any) -> None:
+    async def call(self, *_args: Any, **_more: Any) -> Any:
         """The broker's answer."""
+        await asyncio.sleep(0)
         if self._broker.refusal is not None:
             self._broker.refused += 1
             self.closed.set_result(self._broker.refusal)
             raise self._broker.refusal
+        return MagicMock()
 
 
 @pytest.fixture
@@ -210,3 +219,85 @@ async def test_a_mended_setting_is_no_problem_any_more_though_connecting_still_f
         await until(lambda: broker.problem == "the broker's password is missing")
         broken = False
         await until(lambda: "Connection refused" in broker.problem)
+
+
+@pytest.mark.parametrize(("allowed", "declaring"), [(2047, 16), (10, 4), (5, 1)])
+async def test_a_broker_that_allows_few_channels_is_declared_on_over_fewer(
+    fake: FakeBroker, allowed: int, declaring: int
+) -> None:
+    """Else the operator ended with each comparison, or the queues could not be read."""
+    fake.channel_max = allowed
+    broker = reading()
+    async with running(broker):
+        await until(lambda: broker.listening_since is not None)
+        before = len(fake.opened[0]._channels)
+        await asyncio.gather(*(broker.declare("queue_declare", queue=str(number)) for number in range(50)))
+        assert len(fake.opened[0]._channels) - before == declaring
+
+
+async def test_that_no_channel_is_left_is_told_as_what_it_is() -> None:
+    raw = MagicMock(is_open=True)
+    raw.channel.side_effect = NoFreeChannels()
+    connection = Connection(raw, asyncio.get_running_loop().create_future())
+    with pytest.raises(BrokerUnavailable, match="raise channel_max"):
+        await connection.channel()
+
+
+async def test_settings_that_lead_to_another_virtual_host_are_followed(
+    fake: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The management API is asked there from now on; a new password alone is for the next connection."""
+    monkeypatch.setattr(module, "MOVED_EVERY", 0.01)
+    found: BrokerSettings | None = settings()
+
+    def load() -> BrokerSettings:
+        if found is None:
+            raise SettingError("the broker's host is missing")
+        return found
+
+    broker = reading(load)
+    publisher = EventPublisher(load, "test tell")
+    telling = asyncio.ensure_future(publisher.run())
+    async with running(broker):
+        await until(lambda: broker.listening_since is not None and len(fake.opened) == 2)
+        for other in (replace(settings(), password="new"), None, settings()):
+            found = other
+            await asyncio.sleep(0.1)
+            assert len(fake.opened) == 2
+        found = replace(settings(), vhost="other")
+        await until(lambda: len(fake.opened) == 4)
+        await until(lambda: broker.listening_since is not None and not broker.problem)
+        assert all(connection.closed.done() for connection in fake.opened[:2])
+        await asyncio.sleep(0.1)
+        assert len(fake.opened) == 4
+    telling.cancel()
+    await asyncio.wait([telling])
+
+
+async def test_a_queue_that_may_not_be_read_is_told_with_what_to_do(fake: FakeBroker) -> None:
+    broker = reading()
+    async with running(broker):
+        await until(lambda: broker.listening_since is not None)
+        channels = fake.opened[0]._channels
+        before = len(channels)
+        asked = asyncio.ensure_future(broker.read(["a", "b"]))
+        for number in range(2):
+            await until(lambda number=number: len(channels) == before + number + 1)  # type: ignore[misc]
+            channels[-1].closed.set_result(NO_RIGHT)
+        readings = await asked
+    for name, found in zip("ab", readings, strict=True):
+        assert f"queue {name} cannot be read: ACCESS_REFUSED" in found.unknown
+        assert "give the operator's user all rights" in found.unknown
+
+
+async def test_a_broker_that_does_not_answer_is_told_with_what_to_do(
+    fake: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "READ_LIMIT", 0.05)
+    broker = reading()
+    async with running(broker):
+        await until(lambda: broker.listening_since is not None)
+        for _ in range(2):  # once it is waited for, and then left alone for a while
+            for found in await broker.read(["a", "b"]):
+                assert "answer" in found.unknown
+                assert "see that its nodes are up" in found.unknown

@@ -22,12 +22,14 @@ class Server:
         self.version = 0
         self.away = False
         self.hangs = False
+        self.takes = 0.0
         self.changes: list[str] = []
 
     async def request(self, method: str, path: str, *, body: Any = None, media: str = "") -> Any:
         assert path.startswith("/apis/coordination.k8s.io/v1/namespaces/media/leases") or media
         if self.hangs:
             await asyncio.sleep(3600)
+        await asyncio.sleep(self.takes)
         if self.away:
             raise KubeError(0, "Unreachable", "the Kubernetes API cannot be reached")
         if media:
@@ -41,6 +43,8 @@ class Server:
             raise KubeError(409, "AlreadyExists", "there is one")
         if method == "PUT" and body["metadata"]["resourceVersion"] != str(self.version):
             raise KubeError(409, "Conflict", "it has changed")
+        if method in ("POST", "PUT") and body["spec"]["leaseTransitions"] > 2**31 - 1:
+            raise KubeError(400, "BadRequest", "json: cannot unmarshal number into Go struct field of type int32")
         self.version += 1
         self.body = copy.deepcopy(body)
         self.body["metadata"]["resourceVersion"] = str(self.version)
@@ -50,7 +54,7 @@ class Server:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A twentieth of all times, in their proportions."""
-    for name in ("DURATION", "ACTS_FOR", "RENEW_EVERY", "LOOK_EVERY", "CALL_LIMIT"):
+    for name in ("DURATION", "ACTS_FOR", "RENEW_EVERY", "LOOK_EVERY", "CALL_LIMIT", "LONGEST_DURATION"):
         monkeypatch.setattr(module, name, getattr(module, name) / 20)
 
 
@@ -158,3 +162,30 @@ async def test_without_a_lease_it_always_acts() -> None:
     await lease.run()
     assert lease.acts
     assert told == ["one"]
+
+
+async def test_answers_that_are_slow_keep_nobody_from_taking_the_lease_and_keeping_it() -> None:
+    """To take it needs two calls, each of which is in time."""
+    server = Server()
+    server.takes = 0.6 * module.CALL_LIMIT
+    told: list[str] = []
+    one = part(server, "one", told)
+    task = asyncio.create_task(one.run())
+    await until(lambda: one.acts)
+    await until(lambda: server.version >= 4)
+    assert told == ["one"]
+    await end(task)
+
+
+async def test_a_lease_that_somebody_has_edited_is_taken_all_the_same() -> None:
+    server = Server()
+    server.body = {
+        "metadata": {"name": "warren-operator", "resourceVersion": "0"},
+        "spec": {"holderIdentity": "nobody", "leaseDurationSeconds": 2**31 - 1, "leaseTransitions": 2**31 - 1},
+    }
+    one = part(server, "one")
+    task = asyncio.create_task(one.run())
+    await until(lambda: one.holder == "nobody")
+    await until(lambda: one.acts)
+    assert not one.problem
+    await end(task)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from warren_contract.events import RunningTask, TasksSubmitted, WorkerState
+from warren_operator import looking, telling, workloads
 from warren_operator.kube import KubeError
 from warren_operator.loop import Loop
 from warren_operator.observation import Counts, Reading, Statistics
@@ -36,17 +37,26 @@ class Server:
         refusal: of a change of replicas; None to take it.
         asked: the Deployments and the replicas that were asked for, one after the other.
         statuses: those that were written.
+        answers: set while writes of a status are answered.
+        away: no status is taken.
     """
+
+    away = False
 
     def __init__(self) -> None:
         self.refusal: KubeError | None = None
         self.asked: list[tuple[str, int]] = []
         self.statuses: list[dict[str, Any]] = []
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def request(self, _method: str, path: str, **more: Any) -> dict[str, Any]:
         """One call."""
+        if path.endswith("/status") and self.away:
+            raise KubeError(0, "Unreachable", "the Kubernetes API cannot be reached")
         if path.endswith("/status"):
             self.statuses.append(more["body"]["status"])
+            await self.answers.wait()
         if path.endswith("/scale"):
             self.asked.append((path.split("/")[-2], more["body"][-1]["value"]))
             if self.refusal is not None:
@@ -63,10 +73,13 @@ class Queues:
         took: seconds that it says an answer took.
         slow: a reading of a slow queue waits for its answer.
         served: what was last to be there, and whether other policies might be dropped.
+        compared: whether it is known what is wrong.
+        found: what is wrong with each.
     """
 
     problem = events_problem = ""
     too_old = declaring = False
+    compared = True
     listening_since = 0.0
 
     def __init__(self) -> None:
@@ -76,6 +89,7 @@ class Queues:
         self.slow = False
         self.served: tuple[frozenset[Key], bool] | None = None
         self.statistics: Mapping[str, Statistics] = {}
+        self.found: tuple[Finding, ...] = ()
 
     async def read(self, queues: list[str], *, aside: bool = False) -> list[Reading]:
         """Count."""
@@ -94,8 +108,8 @@ class Queues:
         return False
 
     def findings(self, _queue: str) -> tuple[Finding, ...]:
-        """Nothing is wrong."""
-        return ()
+        """What is wrong with each."""
+        return self.found
 
     def tell(self, _state: object) -> None:
         """Told."""
@@ -282,6 +296,25 @@ async def test_a_change_that_is_refused_time_and_again_is_told_in_the_api_server
         await until("all is well", lambda: bed.ready(key).status == "True")
 
 
+@pytest.mark.parametrize(
+    ("said", "advised"),
+    [
+        (
+            'deployments.apps "a" is forbidden: User "x" cannot patch resource "deployments/scale" in API group "apps"',
+            True,
+        ),
+        ('admission webhook "most" denied the request: at most 3', False),
+    ],
+    ids=["RBAC", "a webhook"],
+)
+async def test_a_permission_is_asked_for_only_where_one_is_missing(said: str, *, advised: bool) -> None:
+    bed, key = refused(KubeError(403, "Forbidden", said))
+    async with bed.running():
+        await until("it is told", lambda: bed.ready(key).reason == "ScalingRefused")
+        assert said in bed.ready(key).message
+        assert ("permission missing" in bed.ready(key).message) is advised
+
+
 async def test_one_edit_by_somebody_else_is_no_trouble() -> None:
     bed, key = refused(KubeError(422, "Invalid", "the test failed"))
     async with bed.running():
@@ -300,7 +333,7 @@ async def test_a_refused_change_is_forgotten_once_it_is_not_wanted_any_more() ->
 
 
 async def test_a_refused_change_is_forgotten_once_changes_are_only_recommended() -> None:
-    bed, key = refused(KubeError(403, "Forbidden", "deployments/scale is forbidden"))
+    bed, key = refused(KubeError(403, "Forbidden", 'User "w" cannot patch resource "deployments/scale"'))
     async with bed.running():
         await until("it is told", lambda: bed.ready(key).reason == "ScalingRefused")
         message = bed.ready(key).message
@@ -545,3 +578,176 @@ async def test_a_decision_that_stands_is_made_anew_for_whatever_it_is_made_of() 
     async with bed.running():
         for what, change in changes.items():
             await renewed(what, change)
+
+
+def status_of(reason: str, message: str) -> dict[str, Any]:
+    """What an operator has written of a WorkQueue that is not ready."""
+    rows = (
+        ("Ready", "False", reason, message),
+        ("PolicyOverridden", "Unknown", "NotCompared", "It is not known."),
+        ("Active", "Unknown", "BacklogUnknown", "The backlog is not known."),
+    )
+    names = ("type", "status", "reason", "message")
+    more = {"observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    return {"observedGeneration": 1, "conditions": [{**dict(zip(names, row, strict=True)), **more} for row in rows]}
+
+
+def readiness(bed: Bed) -> list[tuple[str, str]]:
+    """Status and reason of each condition Ready that was written."""
+    rows = (row for written in bed.server.statuses for row in written["conditions"] if row["type"] == "Ready")
+    return [(row["status"], row["reason"]) for row in rows]
+
+
+@pytest.mark.parametrize("mended", [False, True])
+async def test_what_was_wrong_with_a_queue_stays_wrong_over_a_restart_until_it_is_compared(*, mended: bool) -> None:
+    """A new operator counted the tasks of a queue of another kind, scaled by them, and said that all was well."""
+    mismatch = Finding("QueueMismatch", "queue a exists with type classic")
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.ready = 50
+    bed.queues.compared = False
+    bed.written = status_of(mismatch.reason, mismatch.message)
+    key = bed.work_queue("a")
+    async with bed.running():
+        await until("it is looked at", lambda: bed.loop.entries[key].memory.failures > 2)
+        assert bed.server.asked == []
+        bed.queues.compared = True
+        bed.queues.found = () if mended else (mismatch,)
+        if mended:
+            await until("it is scaled", lambda: bed.server.asked)
+        else:
+            await until("it is looked at again", lambda: bed.loop.entries[key].memory.failures > 4)
+            assert bed.server.asked == []
+    assert mended or ("True", "Working") not in readiness(bed)
+
+
+async def test_that_a_queue_cannot_be_read_is_not_taken_back_by_a_restart() -> None:
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    bed.queues.answer.set()
+    bed.queues.took = 1.0
+    bed.written = status_of("QueueUnavailable", "the queue's leader did not answer in time")
+    key = bed.work_queue("a")
+    async with bed.running():
+        await until("the zeros are doubted", lambda: bed.loop.entries[key].memory.failures > 3)
+        assert ("True", "Working") not in readiness(bed)
+        bed.queues.took = 0.0
+        await until("all is well", lambda: bed.ready(key).status == "True")
+
+
+async def test_a_request_that_is_turned_away_once_is_told_of_no_work_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A status and an Event for each of a thousand, and then as many that all is well, would be no help to an API
+    server that has too much to do."""
+    monkeypatch.setattr(workloads, "LASTING", 1.0)
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    key = bed.work_queue("a")
+    pods = bed.workloads._mirrors[2]
+    async with bed.running():
+        await until("it is served", lambda: bed.ready(key).status == "True")
+        pods.problem = "cannot watch pods: too many requests"
+        await asyncio.sleep(0.8)
+        pods.problem = ""
+        bed.loop.hint()
+        await asyncio.sleep(1.0)
+        assert set(readiness(bed)) == {("True", "Working")}
+        pods.problem = "cannot watch pods: too many requests"
+        await until("what lasts is told", lambda: bed.ready(key).reason == "ClusterUnreadable")
+        pods.problem = ""
+        await until("all is well", lambda: bed.ready(key).status == "True")
+
+
+async def test_what_somebody_writes_over_a_status_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the API server is slow, a call of the operator that acted before may come late, and nothing else is new."""
+    monkeypatch.setattr(telling, "STATUS_EVERY", 0.5)
+    monkeypatch.setattr(looking, "DECIDED_AT_REST_EVERY", 0.5)
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    key = bed.work_queue("a")
+    async with bed.running():
+        await until("all is well", lambda: bed.ready(key).status == "True")
+        bed.written = bed.server.statuses[-1]
+        bed.work_queue("a")  # it comes back by the watch
+        await until("nothing is in the air", lambda: not bed.loop.entries[key].writing)
+        before = len(bed.server.statuses)
+        await asyncio.sleep(2.0)
+        assert len(bed.server.statuses) == before, "what stands is not written again"
+        bed.written = status_of("ClusterUnreadable", "cannot watch pods")
+        bed.work_queue("a")
+        await until("it is written anew", lambda: len(bed.server.statuses) > before)
+    assert readiness(bed)[-1] == ("True", "Working")
+
+
+async def test_a_status_that_had_to_wait_says_how_things_are_when_it_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After an API server that answered nobody for a minute, each WorkQueue was told the troubles of that minute."""
+    monkeypatch.setattr(telling, "WRITES", 1)
+    bed = Bed()
+    bed.sync()
+    for name in ("a", "b"):
+        bed.deployment(name, 0)
+        bed.work_queue(name)
+    bed.server.answers.clear()
+    entries = bed.loop.entries
+    async with bed.running():
+        await until("both are to be written", lambda: len(entries) == 2 and all(e.writing for e in entries.values()))
+        bed.queues.found = (Finding("QueueMismatch", "the queue exists with type classic"),)
+        bed.loop.hint()
+        await until("that is seen", lambda: all(e.told and e.told.problem for e in entries.values()))
+        bed.server.answers.set()
+        await until("both are written", lambda: len(bed.server.statuses) >= 3)
+    assert readiness(bed)[:3] == [("True", "Working"), ("False", "QueueMismatch"), ("False", "QueueMismatch")]
+
+
+async def test_a_status_that_could_not_be_written_is_written_as_soon_as_it_can_be() -> None:
+    """What is decided on a queue at rest stands for a minute, and what is told of it waited for as long."""
+    bed = Bed()
+    bed.sync()
+    bed.deployment("a", 0)
+    key = bed.work_queue("a")
+    entries = bed.loop.entries
+    async with bed.running():
+        await until("all is well", lambda: bed.ready(key).status == "True")
+        bed.server.away = True
+        bed.autoscaler("a")
+        await until("it is not written", lambda: entries[key].written is None)
+        bed.autoscaler(None)
+        await until("all would be well", lambda: (told := entries[key].told) and not told.problem)
+        await asyncio.sleep(3.0)
+        bed.server.away = False
+        async with asyncio.timeout(telling.RETRY_LATER + 5.0):
+            await until("it is written", lambda: bed.ready(key).status == "True")
+
+
+async def test_what_can_wait_is_written_one_after_the_other_and_what_presses_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That thousands of queues have been compared is no reason to keep an API server from its work."""
+    monkeypatch.setattr(telling, "UNHURRIED", 2.0)
+    bed = Bed()
+    bed.sync()
+    names = [f"q{number}" for number in range(6)]
+    for name in names:
+        bed.deployment(name, 0)
+    keys = [bed.work_queue(name) for name in names]
+
+    def policies() -> list[str]:
+        written = [bed.loop.entries[key].written for key in keys]
+        return [item.reason for one in written if one for item in one.conditions if item.type == "PolicyOverridden"]
+
+    async with bed.running():
+        await until("all are served", lambda: policies() == ["NotCompared"] * 6)
+        now = asyncio.get_running_loop().time()
+        bed.queues.statistics = {name: Statistics(0, 0, 0, available=True, dead=0, at=now) for name in names}
+        await until("one after the other is compared", lambda: 0 < policies().count("InForce") < 6)
+        hurried = keys[policies().index("NotCompared")]
+        bed.deployment(hurried.name, None)
+        await until("what is wrong is told", lambda: bed.ready(hurried).reason == "ScaleTargetMissing")
+        assert "NotCompared" in policies(), "nothing had to wait"
+        bed.deployment(hurried.name, 0)
+        await until("all are compared", lambda: policies() == ["InForce"] * 6)

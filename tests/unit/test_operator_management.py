@@ -38,7 +38,17 @@ def settings(url: str, ca_file: Path | None = None) -> BrokerSettings:
     return BrokerSettings("broker", 5672, "/", "user", "secret", management_url=url, ca_file=ca_file)
 
 
-@pytest.mark.parametrize("text", ["<html>please log in</html>", '{"please": "log in"}', '"please log in"', ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<html>please log in</html>",
+        '{"please": "log in"}',
+        '"please log in"',
+        "",
+        '["please", "log in"]',
+        '[{"please": "log in"}]',
+    ],
+)
 async def test_what_is_no_management_api_is_told_as_what_it_is(text: str) -> None:
     async with answering(text) as address:
         management = Management(lambda: settings(f"http://{address}"))

@@ -136,6 +136,8 @@ class Refusal(Exception):
     [
         (Refusal(403, "you cannot watch"), "allow the operator's service account list and watch on workqueues (you"),
         (Refusal(404, None, "404 page not found\n"), "install the CustomResourceDefinition (404 page not found)"),
+        (Refusal(503, None, "upstream connect error"), "upstream connect error; see what keeps the API server"),
+        (Refusal(200, "unexpected mimetype"), ""),
         (NotWatched("media/a is listed"), "media/a is listed"),
         (ValueError("something else"), ""),
     ],

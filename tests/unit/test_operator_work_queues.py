@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from warren_operator import work_queues as module
 from warren_operator.kube import KubeError
 from warren_operator.resource import Key, WorkQueue
-from warren_operator.work_queues import AWAITED_LIMIT, NotWatched, WorkQueues
+from warren_operator.work_queues import AWAITED_LIMIT, NotWatched, WorkQueues, until_others, watchable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -254,3 +255,56 @@ async def test_what_the_watch_brings_a_moment_later_is_no_reason_to_list_again(
     site.queues.take(None, resource("a", "1"))  # that it is listed by kopf is one
     await until(lambda: len(listed) > before)
     running.cancel()
+
+
+class Namespaces:
+    """An API server that answers for some namespaces and has other words for the rest."""
+
+    def __init__(self, **refusals: KubeError) -> None:
+        self.refusals = refusals
+
+    async def request(self, _method: str, path: str, **_more: Any) -> Any:
+        """A listing."""
+        name = path.split("/")[-2]
+        if name in self.refusals:
+            raise self.refusals[name]
+        return {"kind": "PartialObjectMetadataList", "items": []}
+
+
+FORBIDDEN = KubeError(403, "Forbidden", 'cannot list resource "workqueues" in the namespace "gone"')
+AWAY = KubeError(0, "Unreachable", "the Kubernetes API cannot be reached")
+
+
+@pytest.mark.parametrize(
+    ("refusals", "served"),
+    [
+        ({"gone": FORBIDDEN}, ("jobs",)),
+        ({"gone": FORBIDDEN, "jobs": FORBIDDEN}, ("gone", "jobs")),
+        ({}, ("gone", "jobs")),
+    ],
+)
+async def test_a_namespace_that_is_gone_keeps_no_other_from_being_served(
+    refusals: dict[str, KubeError], served: tuple[str, ...]
+) -> None:
+    """Its roles went with it, and nothing was scaled anywhere while it could not be watched."""
+    assert await watchable(Namespaces(**refusals), ("gone", "jobs")) == served  # type: ignore[arg-type]
+
+
+async def test_of_one_namespace_nobody_asks() -> None:
+    assert await watchable(Namespaces(gone=AWAY), ("gone",)) == ("gone",)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("back", [True, False])
+async def test_a_new_start_serves_the_namespaces_that_are_there(monkeypatch: pytest.MonkeyPatch, *, back: bool) -> None:
+    monkeypatch.setattr(module, "OTHERS_EVERY", 0.01)
+    before, after = ({"gone": FORBIDDEN}, {}) if back else ({}, {"gone": FORBIDDEN})
+    namespaces = Namespaces(**before)
+    served = ("jobs",) if back else ("gone", "jobs")
+    waiting = asyncio.ensure_future(until_others(namespaces, ("gone", "jobs"), served))  # type: ignore[arg-type]
+    for refusals in (before, {"jobs": AWAY}, {"gone": AWAY}):
+        namespaces.refusals = refusals
+        await asyncio.sleep(0.1)
+        assert not waiting.done(), "where the API server is away, nothing is known of any"
+    namespaces.refusals = after
+    with pytest.raises(NotWatched, match=f"are now {'gone, ' if back else ''}jobs: starting anew"):
+        await asyncio.wait_for(waiting, 10)

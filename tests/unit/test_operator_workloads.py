@@ -43,6 +43,15 @@ def test_a_running_pod() -> None:
     assert pod.ready_since == pod.created + 9
 
 
+@pytest.mark.parametrize("time", [{}, {"lastTransitionTime": None}])
+def test_a_pod_that_is_ready_since_nobody_says_when(time: dict[str, Any]) -> None:
+    ready = {"type": "Ready", "status": "True", **time}
+    pod = read_pod({"metadata": owned("ReplicaSet"), "status": {"phase": "Running", "conditions": [ready]}})
+    assert pod is not None
+    assert pod.ready
+    assert pod.ready_since == pod.created
+
+
 def test_a_pod_that_cannot_start() -> None:
     waiting = {"state": {"waiting": {"reason": "ImagePullBackOff"}}}
     pod = read_pod({"metadata": owned("ReplicaSet"), "status": {"phase": "Pending", "containerStatuses": [waiting]}})

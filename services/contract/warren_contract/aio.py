@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pika
 import pika.channel
 from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.exceptions import AMQPConnectionError, AMQPError, ChannelClosedByBroker
+from pika.exceptions import AMQPConnectionError, AMQPError, ChannelClosedByBroker, NoFreeChannels
 
 from warren_contract.addresses import innermost, try_each
 from warren_contract.backoff import Backoff
@@ -167,13 +167,17 @@ class Connection:
         """Open a channel.
 
         Raises:
-            BrokerUnavailable: the connection went away, or no answer came within `limit` seconds.
+            BrokerUnavailable: the connection went away, no answer came within `limit` seconds, or there are as many
+                channels as the broker allows.
         """
         if not self.is_open:
             raise BrokerUnavailable("the connection to the broker is closed")
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[None] = loop.create_future()
-        raw = self.raw.channel(on_open_callback=lambda _channel: _resolve(opened, None))
+        try:
+            raw = self.raw.channel(on_open_callback=lambda _channel: _resolve(opened, None))
+        except NoFreeChannels:
+            raise BrokerUnavailable("the broker allows no more channels on one connection: raise channel_max") from None
         ends: list[asyncio.Future[Any]] = [opened, self.closed]
         await asyncio.wait(ends, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if not opened.done():
