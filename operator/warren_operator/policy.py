@@ -298,19 +298,16 @@ def decide(spec: Scaling, seen: Observation, memory: Memory, now: float) -> Deci
         now: seconds on a clock that never goes back.
     """
     memory = _remember(memory, seen, now)
-    if seen.backlog is None:
-        asked, rule = None, Rule.BACKLOG_PER_WORKER
-    else:
-        asked, rule = _answer(spec, seen, seen.backlog)
-    current = seen.replicas
+    current, backlog = seen.replicas, seen.backlog
+    asked, rule = (None, Rule.BACKLOG_PER_WORKER) if backlog is None else _answer(spec, seen, backlog)
 
     def hold(limit: Limit, replicas: int = current) -> Decision:
         return Decision(current, asked, replicas, limit, memory, rule)
 
-    if asked is None:
+    if backlog is None or asked is None:
         return hold(Limit.PAUSED) if spec.paused else _blind(spec, seen, memory)
     bounded, bound = _bounded(spec, asked)
-    floor = min(_floor(spec, seen), spec.ceiling)
+    floor = min(_floor(spec, seen, backlog), spec.ceiling)
     past = memory.wanted or ((now, current),)  # after a restart: what is there was wanted until now
     memory = replace(
         memory,
@@ -379,9 +376,15 @@ def _answer(spec: Scaling, seen: Observation, backlog: Backlog) -> tuple[int, Ru
     return in_time, Rule.MAX_WAIT
 
 
-def _floor(spec: Scaling, seen: Observation) -> int:
-    """Workers for what comes in steadily (λ·S, and some headroom): they stay, though each is idle now and then."""
-    return _ceil(HEADROOM * (seen.arrival_rate or 0.0) * (seen.service_time or 0.0) / spec.concurrency)
+def _floor(spec: Scaling, seen: Observation, backlog: Backlog) -> int:
+    """Workers for what comes in steadily (λ·S, and some headroom): they stay, though each is idle now and then.
+
+    No more than there are tasks, which counts at the busiest moment of `FLOOR_SPAN`: S is the mean of many minutes, and
+    where tasks have become shorter it would keep workers that have had nothing to do for as long. (One task may always
+    be there that is over before a worker has told of it.)
+    """
+    at_once = (seen.arrival_rate or 0.0) * (seen.service_time or 0.0)
+    return _ceil(HEADROOM * min(at_once, max(backlog.ready + backlog.unacked, 1)) / spec.concurrency)
 
 
 def _ceil(value: float) -> int:

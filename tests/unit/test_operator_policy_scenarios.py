@@ -593,17 +593,35 @@ def test_long_tasks_still_running_while_short_ones_finish() -> None:
 
 def test_workers_that_steady_traffic_needs_stay_though_idle_now() -> None:
     story = Story(BURST, replicas=12)
-    decision = story.read((0, 2), fleet(10, 2), service=2.0, rate=2.5)
+    decision = story.read((0, 5), fleet(7, 5), service=2.0, rate=2.5)
     for _ in range(20):
         decision = story.read((0, 2), fleet(10, 2), service=2.0, rate=2.5)
     assert (decision.replicas, decision.limit) == (6, Limit.FLOOR)
+    for step in range(60):
+        busy = 1 + step % 5
+        assert story.read((0, busy), fleet(6 - busy, busy), service=2.0, rate=2.5).replicas == 6
+
+
+def test_workers_go_within_half_a_minute_once_tasks_have_become_so_short_that_few_are_there_at_once() -> None:
+    """The mean service time still tells of the longer ones: by it, steady traffic would need 40 workers."""
+    story = Story(BURST, replicas=12)
+    story.read((0, 12), fleet(0, 12), service=20.0, rate=2.0)
+    shorter = story.now
+    while story.replicas == 12:
+        story.read((0, 2), fleet(10, 2), service=20.0, rate=2.0)
+        assert story.now - shorter < FLOOR_SPAN + 5
+    assert story.replicas == 3
+
+
+def test_the_only_worker_of_steady_traffic_stays_though_its_tasks_are_over_before_they_are_told_of() -> None:
+    story = Story(BURST, replicas=1)
     for _ in range(60):
-        assert story.read((0, 1), fleet(5, 1), service=2.0, rate=2.5).replicas == 6
+        assert story.read((0, 0), fleet(1), service=0.02, rate=5.0).replicas == 1
 
 
 def test_a_floor_holds_for_a_while_after_the_rate_was_read_lower_and_goes_with_the_traffic() -> None:
     story = Story(BURST, replicas=5)
-    story.read((0, 3), fleet(2, 3), service=2.0, rate=2.2)
+    story.read((0, 5), fleet(0, 5), service=2.0, rate=2.2)
     lowered = story.now
     while story.replicas == 5:
         story.read((0, 2), fleet(3, 2), service=2.0, rate=1.2)
@@ -618,7 +636,7 @@ def test_a_floor_holds_for_a_while_after_the_rate_was_read_lower_and_goes_with_t
 
 def test_a_rate_that_is_unknown_for_a_moment_takes_no_floor_away() -> None:
     story = Story(BURST, replicas=5)
-    story.read((0, 3), fleet(2, 3), service=2.0, rate=2.5)
+    story.read((0, 5), fleet(0, 5), service=2.0, rate=2.5)
     for _ in range(10):
         assert story.read((0, 3), fleet(2, 3), service=2.0, rate=None).replicas == 5
 
@@ -633,7 +651,8 @@ def test_a_noisy_plateau_is_kept_without_flapping() -> None:
         workers = fleet(max(0, story.replicas - busy), min(busy, story.replicas))
         levels.append(story.read((waiting, busy), workers, after=0.5, service=1.0, rate=7 + step % 5 / 2).replicas)
     changes = sum(before != after for before, after in itertools.pairwise(levels))
-    assert changes <= 1
+    assert changes <= 2
+    assert len(set(levels[30:])) == 1, "none once a quarter of a minute has told how many tasks there are at once"
     assert min(levels) >= 9
 
 

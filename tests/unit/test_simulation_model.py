@@ -104,6 +104,15 @@ def test_pods_that_start_a_few_at_a_time_are_at_work_sooner_and_done_no_later() 
     assert pod_seconds(paced) < 0.9 * pod_seconds(at_once)
 
 
+def test_workers_that_longer_tasks_needed_do_not_stay_for_the_short_ones() -> None:
+    """Eight at a time for ten minutes, then one for ten minutes more."""
+    load = trace_of(
+        [*((number * 2.5, 20.0) for number in range(240)), *((600 + number / 2, 0.5) for number in range(1200))]
+    )
+    record = run(load, spec_of(maxReplicas=30), Timing())
+    assert pod_seconds(record) < 1.3 * load.work
+
+
 def test_pods_that_start_together_share_the_processors() -> None:
     """Two pods, half a second of work each, and a third at 1.25 s: two processors are enough for two."""
     timing = replace(EXACT, start_work=0.5, processors=2)
