@@ -144,8 +144,9 @@ def _demand(decision: Decision, view: View, scaling: Scaling) -> str:
     count = f"{tasks} task{'s' * (tasks != 1)}"
     if decision.rule is Rule.MAX_WAIT:
         arriving = f", {rate(view.seen.arrival_rate)} arriving" if view.seen.arrival_rate else ""
-        known = view.seen.service_time
-        each = f"about {span(view.seen.time_so_far or 0.0)} each so far" if known is None else f"{span(known)} each"
+        each = f"{span(view.seen.reckoned_time)} each"
+        if view.seen.reckoned_time != view.seen.service_time:
+            each = f"about {each} so far"
         if not backlog.ready and not arriving:
             return f"{count} in work, none waits"
         wait = f"keep{'s' * (asked == 1)} the wait under {format_duration(scaling.max_wait or 0.0)}"

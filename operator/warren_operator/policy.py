@@ -177,7 +177,8 @@ class Observation:
         rollout: more than one ReplicaSet of it has pods.
         settled: its controllers have caught up with what was asked for.
         service_time: mean seconds of one task; None until known.
-        time_so_far: mean seconds that a task takes at least, as long as no more is known; None where none has run.
+        time_so_far: mean seconds that a task takes at least, as far as the running ones tell: as long as no more is
+            known, and where it is more than the service time; else None.
         arrival_rate: tasks a second that come in steadily, redeliveries included; None where unknown.
         ending: pods that are being deleted and still run.
         counted: the broker's statistics are at hand. They alone know of tasks that no worker reports.
@@ -197,6 +198,11 @@ class Observation:
     statistics_age: float = 0.0
     time_so_far: float | None = None
     consumers: int = 0
+
+    @property
+    def reckoned_time(self) -> float:
+        """Seconds that each task which waits is reckoned to take: the mean, or more where the running ones tell so."""
+        return max(self.service_time or 0.0, self.time_so_far or 0.0)
 
     @property
     def up(self) -> int:
@@ -358,16 +364,17 @@ def _answer(spec: Scaling, seen: Observation, backlog: Backlog) -> tuple[int, Ru
     task in work then is no help to those that wait.
 
     Until S is known, backlogPerWorker rules, unless the time that tasks have taken so far asks for more already: long
-    ones are known to be long well before they end.
+    ones are known to be long well before they end. Later on that time stands for S wherever tasks have become longer,
+    but in λ·S: what comes in steadily is in the mean soon enough, and chance would have workers come and go.
     """
     tasks = backlog.ready + backlog.unacked
     per_worker = _ceil(tasks / (spec.backlog_per_worker or USUAL_BACKLOG_PER_WORKER))
     if spec.max_wait is None:
         return per_worker, Rule.BACKLOG_PER_WORKER
-    learning = seen.service_time is None
-    service_time = (seen.time_so_far if learning else seen.service_time) or 0.0
-    rate = max((seen.arrival_rate or 0.0) + backlog.ready / spec.max_wait, tasks / spec.max_wait)
-    at_once = rate * service_time
+    learning, service_time = seen.service_time is None, seen.reckoned_time
+    steadily = (seen.arrival_rate or 0.0) * (seen.service_time or service_time)
+    share = service_time / spec.max_wait  # of a worker, for each task that is to be done within maxWait
+    at_once = max(steadily, backlog.unacked * share) + backlog.ready * share
     in_time = _ceil((tasks if service_time > spec.max_wait else min(at_once, tasks)) / spec.concurrency)
     if learning and per_worker >= in_time:
         return per_worker, Rule.LEARNING

@@ -577,6 +577,20 @@ def test_of_two_rules_the_larger_answer_counts() -> None:
     assert (decision.replicas, decision.rule) == (40, Rule.MAX_WAIT)
 
 
+def test_tasks_that_have_become_longer_count_long_before_the_mean_tells() -> None:
+    """Thousands of short tasks, then thirty long ones: by the mean a single worker would be enough."""
+    story = Story(replace(WAIT, max_replicas=40))
+    assert story.read((30, 0), service=0.1, rate=0.0).asked == 1
+    assert story.read((29, 1), fleet(0, 1), service=0.1, so_far=10.0, rate=0.0).asked == 10
+    assert story.read((20, 10), fleet(0, 10), service=0.2, so_far=31.0, rate=0.0).asked == 30, "longer than maxWait"
+
+
+def test_tasks_that_take_longer_by_chance_bring_no_workers_while_none_waits() -> None:
+    """Ten tasks a second of half a second each, and four of the six that run are long ones."""
+    decision = Story(WAIT).read((0, 6), service=0.5, so_far=2.0, rate=10.0)
+    assert decision.asked == 5
+
+
 def test_long_tasks_still_running_while_short_ones_finish() -> None:
     """The mean grows with the long ones that still run; their workers stay, and the idle ones go."""
     story = Story(WAIT)

@@ -104,6 +104,14 @@ def test_pods_that_start_a_few_at_a_time_are_at_work_sooner_and_done_no_later() 
     assert pod_seconds(paced) < 0.9 * pod_seconds(at_once)
 
 
+def test_tasks_that_have_become_longer_are_begun_in_time() -> None:
+    """Five minutes of short tasks, and then a burst of long ones, with a longest wait asked for and nothing else."""
+    load = trace_of([*((number / 10, 0.1) for number in range(3000)), *((360.0, 60.0) for _ in range(30))])
+    record = run(load, spec_of(maxReplicas=30, target={"maxWait": "30s"}), Timing())
+    assert max(record.waits) < 30
+    assert pod_seconds(record) < 1.3 * load.work
+
+
 def test_workers_that_longer_tasks_needed_do_not_stay_for_the_short_ones() -> None:
     """Eight at a time for ten minutes, then one for ten minutes more."""
     load = trace_of(
