@@ -104,6 +104,16 @@ def test_pods_that_start_a_few_at_a_time_are_at_work_sooner_and_done_no_later() 
     assert pod_seconds(paced) < 0.9 * pod_seconds(at_once)
 
 
+def test_each_node_that_has_pods_starts_three_more_at_once() -> None:
+    one, four = (
+        run(trace_of([(0.0, 2.0)] * 60), spec_of(maxReplicas=12), replace(EXACT, nodes=nodes)) for nodes in (1, 4)
+    )
+    assert [number for _, number in one.replicas[:3]] == [0, 1, 3]
+    assert next(at for at, number in one.replicas if number > 3) >= 2.0, "the first are up then"
+    assert [number for _, number in four.replicas[:4]] == [0, 1, 3, 9], "on the three nodes that have pods"
+    assert four.replicas[3][0] < 0.5
+
+
 def test_tasks_that_have_become_longer_are_begun_in_time() -> None:
     """Five minutes of short tasks, and then a burst of long ones, with a longest wait asked for and nothing else."""
     load = trace_of([*((number / 10, 0.1) for number in range(3000)), *((360.0, 60.0) for _ in range(30))])
@@ -271,6 +281,7 @@ def as_seen(pod: Pod) -> SeenPod:
         over=False,
         failing="",
         cost=None,
+        node=pod.node,
     )
 
 
