@@ -322,21 +322,28 @@ class WorkerReports:
 
 
 def _of_late(queue: _Queue, service_time: float, now: float) -> float | None:
-    """The mean of what has been worked and has ended since that task was heard of that has been in work for longest;
-    None where that tells of no longer tasks.
+    """The mean of what has been worked and has ended since one of the tasks in work was heard of, that one by which it
+    is longest; None where that tells of no longer tasks.
 
-    After thousands of short tasks, the mean of all needs many minutes to tell of long ones. All that has ended since
-    then counts, and as many tasks of the service time as that has needed itself: so one long task among many short ones
-    tells of no change, and a single one of little.
+    After thousands of short tasks, the mean of all needs many minutes to tell of long ones; and where long ones among
+    short ones have come to keep all workers, nothing ends for as long. Everything that has ended since then counts, and
+    as many tasks of the service time as that has needed itself: so one long task among many short ones tells of no
+    change, and a single one of little. Tasks that have not outlived the service time tell of nothing.
     """
-    heard = [report.before[task] for report in queue.reports.values() for task in report.state.running]
-    first = min(heard, key=lambda before: before.at, default=queue.total)
-    if now - first.at <= max(service_time, HEARD_WITHIN):
-        return None
-    ended = queue.total.tasks - first.tasks
-    worked = queue.total.seconds - first.seconds + sum(now - before.at for before in heard)
-    mean = (LEAST_FINISHED * service_time + worked) / (LEAST_FINISHED + ended)
-    return mean if mean > CHANGE * service_time else None
+    heard = sorted(
+        (report.before[task] for report in queue.reports.values() for task in report.state.running),
+        key=lambda before: before.at,
+        reverse=True,
+    )
+    longest = worked_since = 0.0  # the latter on tasks that began later
+    for number, before in enumerate(heard):
+        age = now - before.at
+        if age > max(service_time, HEARD_WITHIN):
+            ended = queue.total.tasks - before.tasks
+            worked = queue.total.seconds - before.seconds + worked_since + age * (len(heard) - number)
+            longest = max(longest, (LEAST_FINISHED * service_time + worked) / (LEAST_FINISHED + ended))
+        worked_since += age
+    return longest if longest > CHANGE * service_time else None
 
 
 def _drop_old(queue: _Queue, now: float) -> None:

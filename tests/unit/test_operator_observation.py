@@ -492,6 +492,18 @@ def test_running_tasks_tell_that_tasks_have_become_longer() -> None:
     assert reports.time_so_far("q", 31) == pytest.approx(3.1, rel=0.01), "what has ended meanwhile counts, too"
 
 
+def test_long_tasks_that_have_come_to_keep_all_workers_tell_of_it_whatever_ended_before_the_last_of_them_began() -> (
+    None
+):
+    reports = WorkerReports()
+    reports.add(state("a", finished=3000, finished_seconds=300.0), 0)
+    reports.add(at_work("b", 0.0, 1), 1)
+    reports.add(state("a", at=WALL + 11, finished=3100, finished_seconds=310.0), 11)
+    assert reports.time_so_far("q", 11) is None
+    reports.add(at_work("c", 0.0, 11), 11)
+    assert reports.time_so_far("q", 31) == pytest.approx((5 * 0.12 + 2 * 20) / 5, rel=0.01), "nothing since"
+
+
 def test_a_long_task_among_many_short_ones_is_no_change() -> None:
     reports = WorkerReports()
     reports.add(state("a", finished=3000, finished_seconds=300.0), 0)
