@@ -172,6 +172,7 @@ def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
         if scaling.max_step
         else ", the next as these start",
         Limit.STABILIZATION: f", {count} {stay} for {format_duration(scaling.stabilization)}",
+        Limit.SOON_BEGUN: ", no more: those that are up begin what waits before others could",
         Limit.FLOOR: f", {count} {stay}: steady traffic has needed as many within {format_duration(FLOOR_SPAN)}",
         Limit.PAUSED: f", {count} {stay}: paused",
         Limit.SUSPENDED: ", none: suspended",

@@ -46,6 +46,14 @@ STARTING_FOR = 3.0
 """Seconds after which a worker that is not up holds back no other one: it waits for something else than a processor,
 for its image, a volume or a node. The API server tells a pod's age in whole seconds, so it may be two."""
 
+SOON = 1.0
+"""Seconds that a pod needs to start, or more. What the workers that are up will have begun by then brings no more of
+them: they would come when there is nothing left to do."""
+
+SOON_FOR = 3.0
+"""Seconds for which tasks have been ready after which that is not believed any more: they have become longer, or the
+workers take none."""
+
 FLOOR_SPAN = 30.0
 """Seconds in which the largest floor counts: the rate of arrival is measured, and a measurement wobbles."""
 
@@ -228,6 +236,7 @@ class Limit(StrEnum):
     MIN_REPLICAS = "minReplicas"
     BUDGET = "budget"
     MAX_STEP = "maxStep"
+    SOON_BEGUN = "soonBegun"
     STABILIZATION = "stabilization"
     FLOOR = "arrivals"
     PAUSED = "paused"
@@ -254,6 +263,7 @@ class Memory:
         zeros: readings in a row with nothing ready.
         zero_since: time of the first of them.
         quiet_since: since when nothing has been ready nor unacknowledged; None while something is.
+        waiting_since: since when something has been ready; None while nothing is.
         wanted: (time, answer) of the past stabilization window; only answers larger than all later ones matter.
         floors: the same for the floor, within `FLOOR_SPAN`.
     """
@@ -262,6 +272,7 @@ class Memory:
     zeros: int = 0
     zero_since: float = 0.0
     quiet_since: float | None = None
+    waiting_since: float | None = None
     wanted: tuple[tuple[float, int], ...] = ()
     floors: tuple[tuple[float, int], ...] = ()
 
@@ -323,7 +334,7 @@ def decide(spec: Scaling, seen: Observation, memory: Memory, now: float) -> Deci
     if spec.paused:  # what is wanted meanwhile counts for the stabilization afterwards
         return hold(Limit.PAUSED)
     if bounded > current:
-        replicas, limit = _up(spec, seen, bounded)
+        replicas, limit = _up(spec, seen, memory, bounded, now)
         return hold(limit or bound, replicas)
     stable = max(answer for _, answer in memory.wanted)
     floor = max(answer for _, answer in memory.floors)
@@ -419,7 +430,7 @@ def _bounded(spec: Scaling, asked: int) -> tuple[int, Limit]:
 
 def _remember(memory: Memory, seen: Observation, now: float) -> Memory:
     if seen.backlog is None:
-        return replace(memory, failures=memory.failures + 1, zeros=0, quiet_since=None)
+        return replace(memory, failures=memory.failures + 1, zeros=0, quiet_since=None, waiting_since=None)
     empty = seen.backlog.ready == 0
     quiet = empty and seen.backlog.unacked == 0
     return replace(
@@ -428,6 +439,7 @@ def _remember(memory: Memory, seen: Observation, now: float) -> Memory:
         zeros=min(memory.zeros + 1, ZERO_READINGS) if empty else 0,
         zero_since=memory.zero_since if empty and memory.zeros else now,
         quiet_since=(now if memory.quiet_since is None else memory.quiet_since) if quiet else None,
+        waiting_since=None if empty else now if memory.waiting_since is None else memory.waiting_since,
     )
 
 
@@ -450,16 +462,30 @@ def _blind(spec: Scaling, seen: Observation, memory: Memory) -> Decision:
     return Decision(seen.replicas, None, replicas, limit, memory)
 
 
-def _up(spec: Scaling, seen: Observation, answer: int) -> tuple[int, Limit]:
+def _up(spec: Scaling, seen: Observation, memory: Memory, answer: int, now: float) -> tuple[int, Limit]:
     """To the answer, as fast as pods start, unless more would only meet the same fate as those that are there."""
     if fails(seen):
         return seen.replicas, Limit.FAILING
     if any(worker.phase is Phase.PENDING and worker.age > PENDING_LIMIT for worker in seen.workers):
         return seen.replicas, Limit.PENDING
+    if _soon_begun(spec, seen, memory, now):
+        answer = min(answer, spec.bounds[0])
+        if answer <= seen.replicas:
+            return seen.replicas, Limit.SOON_BEGUN
     most = _most_started(spec, seen)
     if answer > most:
         return max(seen.replicas, most), Limit.MAX_STEP
     return answer, Limit.NONE
+
+
+def _soon_begun(spec: Scaling, seen: Observation, memory: Memory, now: float) -> bool:
+    """Whether the workers that are up will have begun all that waits before another one could be."""
+    if seen.backlog is None or seen.service_time is None or not seen.up:
+        return False
+    if memory.waiting_since is not None and now - memory.waiting_since > SOON_FOR:
+        return False
+    soon = SOON if spec.max_wait is None else min(SOON, spec.max_wait)
+    return seen.backlog.ready * seen.reckoned_time < soon * seen.up * spec.concurrency
 
 
 def _most_started(spec: Scaling, seen: Observation) -> int:

@@ -670,6 +670,44 @@ def test_a_noisy_plateau_is_kept_without_flapping() -> None:
     assert min(levels) >= 9
 
 
+def test_what_the_workers_that_are_up_begin_within_a_second_brings_no_more_of_them() -> None:
+    story = Story(replace(BURST, backlog_per_worker=1), replicas=2)
+    decision = story.read((18, 2), fleet(0, 2), service=0.1)
+    assert (decision.replicas, decision.limit) == (2, Limit.SOON_BEGUN)
+    assert story.read((20, 2), fleet(0, 2), service=0.1).replicas == 12, "that takes a second"
+
+
+@pytest.mark.parametrize(
+    ("service", "so_far", "workers"), [(2.0, None, 2), (None, 2.0, 2), (0.1, 2.0, 2), (0.1, None, 0)]
+)
+def test_what_takes_longer_than_a_pod_to_begin_brings_workers(
+    service: float | None, so_far: float | None, workers: int
+) -> None:
+    """Also where it is not known how long that is, and where nobody is up."""
+    story = Story(BURST, replicas=2)
+    starting = tuple(Worker(f"starting-{number}", Phase.STARTING) for number in range(2 - workers))
+    decision = story.read((18, workers), (*fleet(0, workers), *starting), service=service, so_far=so_far)
+    assert decision.replicas == 4
+
+
+def test_a_wait_of_less_than_a_second_is_kept() -> None:
+    spec = Scaling(max_replicas=12, backlog_per_worker=None, max_wait=0.2, max_step=12)
+    assert Story(spec, replicas=2).read((18, 2), fleet(0, 2), service=0.1, rate=0.0).replicas == 10
+
+
+def test_what_was_to_begin_soon_and_still_waits_brings_workers() -> None:
+    """The workers hang, say, or what they have in work is longer than anything before."""
+    story = Story(replace(BURST, backlog_per_worker=1), replicas=2)
+    for _ in range(4):
+        assert story.read((3, 2), fleet(0, 2), service=0.1).replicas == 2
+    assert story.read((3, 2), fleet(0, 2), service=0.1).replicas == 5
+
+
+def test_a_minimum_is_reached_though_all_begins_soon() -> None:
+    story = Story(Scaling(max_replicas=12, min_replicas=4, backlog_per_worker=1, max_step=12), replicas=2)
+    assert story.read((9, 2), fleet(0, 2), service=0.1).replicas == 4
+
+
 def test_a_budget_that_shrinks_takes_workers_though_tasks_are_ready() -> None:
     """Idle ones first; busy ones finish what they have."""
     story = Story(replace(BURST, budget=4), replicas=10)

@@ -114,6 +114,14 @@ def test_each_node_that_has_pods_starts_three_more_at_once() -> None:
     assert four.replicas[3][0] < 0.5
 
 
+def test_short_tasks_bring_no_workers_that_come_when_all_is_done() -> None:
+    """Twenty at a time, which one worker does in little more than a second."""
+    load = trace_of([(number * 3.0, 0.05) for number in range(60) for _ in range(20)])
+    record = run(load, spec_of(maxReplicas=30), Timing())
+    assert max(record.waits) < 2
+    assert len(record.pods) < 30
+
+
 def test_tasks_that_have_become_longer_are_begun_in_time() -> None:
     """Five minutes of short tasks, and then a burst of long ones, with a longest wait asked for and nothing else."""
     load = trace_of([*((number / 10, 0.1) for number in range(3000)), *((360.0, 60.0) for _ in range(30))])
