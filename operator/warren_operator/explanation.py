@@ -167,8 +167,9 @@ def _demand(decision: Decision, view: View, scaling: Scaling) -> str:
             return f"{by_count}, service time not known yet"
         case Rule.MAX_WAIT:
             arriving = f", {rate(view.seen.arrival_rate)} arriving" if view.seen.arrival_rate else ""
-            known = view.seen.service_time
-            each = f"about {span(view.seen.time_so_far or 0.0)} each so far" if known is None else f"{span(known)} each"
+            each = f"{span(view.seen.reckoned_time)} each"
+            if view.seen.reckoned_time != view.seen.service_time:
+                each = f"about {each} so far"
             if not backlog.ready and not arriving:
                 return f"{count} in work, none waits"
             wait = f"keep{'s' * (asked == 1)} the wait under {format_duration(scaling.max_wait or 0.0)}"
@@ -192,6 +193,7 @@ def _hold(decision: Decision, view: View, scaling: Scaling) -> str:
         if scaling.max_step
         else ", the next as these start",
         Limit.STABILIZATION: f", {count} {stay}: as many were wanted within {format_duration(scaling.stabilization)}",
+        Limit.SOON_BEGUN: ", no more: those that are up begin what waits before others could",
         Limit.FLOOR: f", {count} {stay}: steady traffic has needed as many within {format_duration(FLOOR_SPAN)}",
         Limit.PAUSED: f", {count} {stay}: paused",
         Limit.SUSPENDED: ", none: suspended",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from warren_contract.events import WorkerState
+from warren_contract.events import RunningTask, WorkerState
 from warren_operator.arrivals import Arrivals
 from warren_operator.policy import PENDING_LIMIT, Backlog, Observation, Phase, Worker
 
@@ -41,6 +41,13 @@ HALF_LIFE = 300.0
 
 LEAST_FINISHED = 5
 """Tasks that must have ended before a mean service time is told."""
+
+HEARD_WITHIN = 2.0
+"""Seconds within which a worker has told that a task has ended; one that seems to run for less may be over."""
+
+CHANGE = 2.0
+"""Times the mean service time that tasks must have taken of late to have become longer: less is chance as a rule, and
+the mean itself soon tells of it."""
 
 STEP = 1.25
 """Factor between two times that are told while tasks are still running."""
@@ -128,15 +135,33 @@ class Report:
         state: as it sent it.
         received: seconds of the loop's clock.
         idle_since: seconds of the loop's clock at which it was first heard to be idle; None while it is busy.
+        before: what had ended in the queue when each of the tasks in hand was first heard of.
     """
 
     state: WorkerState
     received: float
     idle_since: float | None
+    before: Mapping[RunningTask, "Ended"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Tasks of a queue that have ended, well or not, as far as their workers have told.
+
+    Attributes:
+        at: seconds of the loop's clock.
+        tasks: how many had ended by then.
+        seconds: that they took together.
+    """
+
+    at: float
+    tasks: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(slots=True)
 class _Queue:
+    total: Ended
     reports: dict[str, Report] = field(default_factory=dict)
     used_at: float = float("-inf")  # its latest report or look
     finished: float = 0.0
@@ -159,7 +184,7 @@ class WorkerReports:
 
     def add(self, state: WorkerState, now: float) -> None:
         """Take in a report; one that is older than what is known of the worker is dropped."""
-        queue = self._queues.setdefault(state.queue, _Queue(weighed_at=now))
+        queue = self._queues.setdefault(state.queue, _Queue(Ended(now), weighed_at=now))
         known = queue.reports.get(state.worker)
         if known is not None and known.state.at > state.at and known.state.started_at == state.started_at:
             return
@@ -172,7 +197,8 @@ class WorkerReports:
                 idle_since = now  # it was busy in between, too briefly to say so
         if known is None or _doings(known.state) != _doings(state):
             queue.active_at = now
-        queue.reports[state.worker] = Report(state, now, idle_since)
+        before = {task: queue.total if known is None else known.before.get(task, queue.total) for task in state.running}
+        queue.reports[state.worker] = Report(state, now, idle_since, before)
         self._homes[state.worker] = state.queue
         queue.version += 1
         queue.used_at = now
@@ -221,15 +247,18 @@ class WorkerReports:
         return (known.worked + since) / known.finished
 
     def time_so_far(self, queue: str, now: float) -> float | None:
-        """Mean seconds that tasks take at least, as far as the running ones tell; None where none has run, and once the
-        service time is known.
+        """Mean seconds that tasks take at least, as far as the running ones tell; None where they tell nothing.
 
-        Of all tasks, as many as have outlived the finished ones take no less than the one that has run for longest.
-        Rounded up in steps, so that what follows from it while a task runs on comes in flocks.
+        Until the service time is known: of all tasks, as many as have outlived the finished ones take no less than the
+        one that has run for longest. Rounded up in steps, so that what follows from it while a task runs on comes in
+        flocks. From then on what `_of_late` says.
         """
         known = self._queues.get(queue)
-        if known is None or known.finished >= LEAST_FINISHED:
+        if known is None:
             return None
+        service_time = self.service_time(queue, now)
+        if service_time is not None:
+            return _of_late(known, service_time, now)
         running = [
             report.state.at - task.since + now - report.received
             for report in known.reports.values()
@@ -249,7 +278,7 @@ class WorkerReports:
             ready: tasks that wait now; None where that is not known.
             now: seconds of the loop's clock.
         """
-        known = self._queues.setdefault(queue, _Queue(weighed_at=now))
+        known = self._queues.setdefault(queue, _Queue(Ended(now), weighed_at=now))
         if known.arrivals is None:
             known.arrivals = Arrivals(now)
         known.used_at = now
@@ -287,8 +316,34 @@ class WorkerReports:
         weight = max(weight, min(1.0, LEAST_FINISHED / queue.finished)) if queue.finished else 1.0
         queue.finished = queue.finished * weight + count
         queue.ended = queue.ended * weight + ended
+        queue.total = Ended(now, queue.total.tasks + count, queue.total.seconds + ended)
         queue.worked = max(0.0, queue.worked * weight + ended + running)
         queue.weighed_at = now
+
+
+def _of_late(queue: _Queue, service_time: float, now: float) -> float | None:
+    """The mean of what has been worked and has ended since one of the tasks in work was heard of, that one by which it
+    is longest; None where that tells of no longer tasks.
+
+    After thousands of short tasks, the mean of all needs many minutes to tell of long ones; and where long ones among
+    short ones have come to keep all workers, nothing ends for as long. Everything that has ended since then counts, and
+    as many tasks of the service time as that has needed itself: so one long task among many short ones tells of no
+    change, and a single one of little. Tasks that have not outlived the service time tell of nothing.
+    """
+    heard = sorted(
+        (report.before[task] for report in queue.reports.values() for task in report.state.running),
+        key=lambda before: before.at,
+        reverse=True,
+    )
+    longest = worked_since = 0.0  # the latter on tasks that began later
+    for number, before in enumerate(heard):
+        age = now - before.at
+        if age > max(service_time, HEARD_WITHIN):
+            ended = queue.total.tasks - before.tasks
+            worked = queue.total.seconds - before.seconds + worked_since + age * (len(heard) - number)
+            longest = max(longest, (LEAST_FINISHED * service_time + worked) / (LEAST_FINISHED + ended))
+        worked_since += age
+    return longest if longest > CHANGE * service_time else None
 
 
 def _drop_old(queue: _Queue, now: float) -> None:
@@ -349,7 +404,7 @@ class Inputs:
         reports: of its workers, by name.
         active_at: when the queue's tasks last moved, in seconds of the loop's clock.
         service_time: mean seconds of a task; None until known.
-        time_so_far: mean seconds that a task takes at least; None where none has run.
+        time_so_far: mean seconds that a task takes at least, where the running ones tell of more; else None.
         arrival_rate: tasks a second that come in steadily; None until known.
         concurrency: tasks at once in one worker.
         target: its Deployment.

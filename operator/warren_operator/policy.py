@@ -46,6 +46,14 @@ STARTING_FOR = 3.0
 """Seconds after which a worker that is not up holds back no other one: it waits for something else than a processor,
 for its image, a volume or a node. The API server tells a pod's age in whole seconds, so it may be two."""
 
+SOON = 1.0
+"""Seconds that a pod needs to start, or more. What the workers that are up will have begun by then brings no more of
+them: they would come when there is nothing left to do."""
+
+SOON_FOR = 3.0
+"""Seconds for which tasks have been ready after which that is not believed any more: they have become longer, or the
+workers take none."""
+
 FLOOR_SPAN = 30.0
 """Seconds in which the largest floor counts: the rate of arrival is measured, and a measurement wobbles."""
 
@@ -177,7 +185,8 @@ class Observation:
         rollout: more than one ReplicaSet of it has pods.
         settled: its controllers have caught up with what was asked for.
         service_time: mean seconds of one task; None until known.
-        time_so_far: mean seconds that a task takes at least, as long as no more is known; None where none has run.
+        time_so_far: mean seconds that a task takes at least, as far as the running ones tell: as long as no more is
+            known, and where it is more than the service time; else None.
         arrival_rate: tasks a second that come in steadily, redeliveries included; None where unknown.
         ending: pods that are being deleted and still run.
         counted: the broker's statistics are at hand. They alone know of tasks that no worker reports.
@@ -197,6 +206,11 @@ class Observation:
     statistics_age: float = 0.0
     time_so_far: float | None = None
     consumers: int = 0
+
+    @property
+    def reckoned_time(self) -> float:
+        """Seconds that each task which waits is reckoned to take: the mean, or more where the running ones tell so."""
+        return max(self.service_time or 0.0, self.time_so_far or 0.0)
 
     @property
     def up(self) -> int:
@@ -222,6 +236,7 @@ class Limit(StrEnum):
     MIN_REPLICAS = "minReplicas"
     BUDGET = "budget"
     MAX_STEP = "maxStep"
+    SOON_BEGUN = "soonBegun"
     STABILIZATION = "stabilization"
     FLOOR = "arrivals"
     PAUSED = "paused"
@@ -248,6 +263,7 @@ class Memory:
         zeros: readings in a row with nothing ready.
         zero_since: time of the first of them.
         quiet_since: since when nothing has been ready nor unacknowledged; None while something is.
+        waiting_since: since when something has been ready; None while nothing is.
         wanted: (time, answer) of the past stabilization window; only answers larger than all later ones matter.
         floors: the same for the floor, within `FLOOR_SPAN`.
     """
@@ -256,6 +272,7 @@ class Memory:
     zeros: int = 0
     zero_since: float = 0.0
     quiet_since: float | None = None
+    waiting_since: float | None = None
     wanted: tuple[tuple[float, int], ...] = ()
     floors: tuple[tuple[float, int], ...] = ()
 
@@ -298,19 +315,16 @@ def decide(spec: Scaling, seen: Observation, memory: Memory, now: float) -> Deci
         now: seconds on a clock that never goes back.
     """
     memory = _remember(memory, seen, now)
-    if seen.backlog is None:
-        asked, rule = None, Rule.BACKLOG_PER_WORKER
-    else:
-        asked, rule = _answer(spec, seen, seen.backlog)
-    current = seen.replicas
+    current, backlog = seen.replicas, seen.backlog
+    asked, rule = (None, Rule.BACKLOG_PER_WORKER) if backlog is None else _answer(spec, seen, backlog)
 
     def hold(limit: Limit, replicas: int = current) -> Decision:
         return Decision(current, asked, replicas, limit, memory, rule)
 
-    if asked is None:
+    if backlog is None or asked is None:
         return hold(Limit.PAUSED) if spec.paused else _blind(spec, seen, memory)
     bounded, bound = _bounded(spec, asked)
-    floor = min(_floor(spec, seen), spec.ceiling)
+    floor = min(_floor(spec, seen, backlog), spec.ceiling)
     past = memory.wanted or ((now, current),)  # after a restart: what is there was wanted until now
     memory = replace(
         memory,
@@ -320,7 +334,7 @@ def decide(spec: Scaling, seen: Observation, memory: Memory, now: float) -> Deci
     if spec.paused:  # what is wanted meanwhile counts for the stabilization afterwards
         return hold(Limit.PAUSED)
     if bounded > current:
-        replicas, limit = _up(spec, seen, bounded)
+        replicas, limit = _up(spec, seen, memory, bounded, now)
         return hold(limit or bound, replicas)
     stable = max(answer for _, answer in memory.wanted)
     floor = max(answer for _, answer in memory.floors)
@@ -366,16 +380,17 @@ def _answer(spec: Scaling, seen: Observation, backlog: Backlog) -> tuple[int, Ru
     task in work then is no help to those that wait.
 
     Until S is known, backlogPerWorker rules, unless the time that tasks have taken so far asks for more already: long
-    ones are known to be long well before they end.
+    ones are known to be long well before they end. Later on that time stands for S wherever tasks have become longer,
+    but in λ·S: what comes in steadily is in the mean soon enough, and chance would have workers come and go.
     """
     tasks = backlog.ready + backlog.unacked
     per_worker = _ceil(tasks / (spec.backlog_per_worker or USUAL_BACKLOG_PER_WORKER))
     if spec.max_wait is None:
         return per_worker, Rule.BACKLOG_PER_WORKER
-    learning = seen.service_time is None
-    service_time = (seen.time_so_far if learning else seen.service_time) or 0.0
-    rate = max((seen.arrival_rate or 0.0) + backlog.ready / spec.max_wait, tasks / spec.max_wait)
-    at_once = rate * service_time
+    learning, service_time = seen.service_time is None, seen.reckoned_time
+    steadily = (seen.arrival_rate or 0.0) * (seen.service_time or service_time)
+    share = service_time / spec.max_wait  # of a worker, for each task that is to be done within maxWait
+    at_once = max(steadily, backlog.unacked * share) + backlog.ready * share
     in_time = _ceil((tasks if service_time > spec.max_wait else min(at_once, tasks)) / spec.concurrency)
     if learning and per_worker >= in_time:
         return per_worker, Rule.LEARNING
@@ -384,9 +399,15 @@ def _answer(spec: Scaling, seen: Observation, backlog: Backlog) -> tuple[int, Ru
     return in_time, Rule.MAX_WAIT
 
 
-def _floor(spec: Scaling, seen: Observation) -> int:
-    """Workers for what comes in steadily (λ·S, and some headroom): they stay, though each is idle now and then."""
-    return _ceil(HEADROOM * (seen.arrival_rate or 0.0) * (seen.service_time or 0.0) / spec.concurrency)
+def _floor(spec: Scaling, seen: Observation, backlog: Backlog) -> int:
+    """Workers for what comes in steadily (λ·S, and some headroom): they stay, though each is idle now and then.
+
+    No more than there are tasks, which counts at the busiest moment of `FLOOR_SPAN`: S is the mean of many minutes, and
+    where tasks have become shorter it would keep workers that have had nothing to do for as long. (One task may always
+    be there that is over before a worker has told of it.)
+    """
+    at_once = (seen.arrival_rate or 0.0) * (seen.service_time or 0.0)
+    return _ceil(HEADROOM * min(at_once, max(backlog.ready + backlog.unacked, 1)) / spec.concurrency)
 
 
 def _ceil(value: float) -> int:
@@ -414,7 +435,7 @@ def _bounded(spec: Scaling, asked: int) -> tuple[int, Limit]:
 
 def _remember(memory: Memory, seen: Observation, now: float) -> Memory:
     if seen.backlog is None:
-        return replace(memory, failures=memory.failures + 1, zeros=0, quiet_since=None)
+        return replace(memory, failures=memory.failures + 1, zeros=0, quiet_since=None, waiting_since=None)
     empty = seen.backlog.ready == 0
     quiet = empty and seen.backlog.unacked == 0
     return replace(
@@ -423,6 +444,7 @@ def _remember(memory: Memory, seen: Observation, now: float) -> Memory:
         zeros=min(memory.zeros + 1, ZERO_READINGS) if empty else 0,
         zero_since=memory.zero_since if empty and memory.zeros else now,
         quiet_since=(now if memory.quiet_since is None else memory.quiet_since) if quiet else None,
+        waiting_since=None if empty else now if memory.waiting_since is None else memory.waiting_since,
     )
 
 
@@ -445,16 +467,30 @@ def _blind(spec: Scaling, seen: Observation, memory: Memory) -> Decision:
     return Decision(seen.replicas, None, replicas, limit, memory)
 
 
-def _up(spec: Scaling, seen: Observation, answer: int) -> tuple[int, Limit]:
+def _up(spec: Scaling, seen: Observation, memory: Memory, answer: int, now: float) -> tuple[int, Limit]:
     """To the answer, as fast as pods start, unless more would only meet the same fate as those that are there."""
     if fails(seen):
         return seen.replicas, Limit.FAILING
     if any(pends(worker) for worker in seen.workers):
         return seen.replicas, Limit.PENDING
+    if _soon_begun(spec, seen, memory, now):
+        answer = min(answer, spec.bounds[0])
+        if answer <= seen.replicas:
+            return seen.replicas, Limit.SOON_BEGUN
     most = _most_started(spec, seen)
     if answer > most:
         return max(seen.replicas, most), Limit.MAX_STEP
     return answer, Limit.NONE
+
+
+def _soon_begun(spec: Scaling, seen: Observation, memory: Memory, now: float) -> bool:
+    """Whether the workers that are up will have begun all that waits before another one could be."""
+    if seen.backlog is None or seen.service_time is None or not seen.up:
+        return False
+    if memory.waiting_since is not None and now - memory.waiting_since > SOON_FOR:
+        return False
+    soon = SOON if spec.max_wait is None else min(SOON, spec.max_wait)
+    return seen.backlog.ready * seen.reckoned_time < soon * seen.up * spec.concurrency
 
 
 def _most_started(spec: Scaling, seen: Observation) -> int:

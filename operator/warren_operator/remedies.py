@@ -15,9 +15,11 @@ from warren_operator.policy import (
     FLOOR_SPAN,
     IDLE_FOR,
     SILENT_QUIET,
+    SOON_FOR,
     ZERO_READINGS,
     Backlog,
     Decision,
+    Limit,
     Memory,
     Observation,
     Phase,
@@ -85,6 +87,9 @@ def remedies(situation: Situation) -> tuple[str, ...]:
         return tuple(_blind(situation, found))
     wait = f"Wait until those that start are up: {_workers(found.replicas)} then."
     first = (wait,) if found.replicas > now.replicas else ()
+    if found.limit is Limit.SOON_BEGUN:
+        then = situation.remembering(waiting_since=situation.now - 2 * SOON_FOR).decision().replicas
+        first = (f"If tasks still wait after {format_duration(SOON_FOR)}: {_workers(then)} then.",)
     return (*first, *_more(situation, found, backlog), *_fewer(situation, found, backlog))
 
 

@@ -92,6 +92,13 @@ def test_a_service_time_that_is_not_known_yet_is_told_as_such() -> None:
     assert sentence(decision, view, Scaling(30, backlog_per_worker=None, max_wait=30.0)) == words
 
 
+def test_tasks_that_have_become_longer_are_told_as_such() -> None:
+    view = View(Observation(Backlog(40, 2), 0, service_time=0.1, time_so_far=20.0))
+    decision = Decision(0, 28, 28, Limit.NONE, Memory(), Rule.MAX_WAIT)
+    words = "42 tasks, about 20s each so far: 28 workers keep the wait under 30s"
+    assert sentence(decision, view, Scaling(30, backlog_per_worker=None, max_wait=30.0)) == words
+
+
 def test_a_rule_that_stands_in_says_why() -> None:
     view = View(Observation(Backlog(12, 0), 0))
     decision = Decision(0, 3, 3, Limit.NONE, Memory(), Rule.LEARNING)

@@ -119,6 +119,18 @@ CASES = (
         ),
     ),
     Case(
+        Limit.SOON_BEGUN,
+        SPEC,
+        Observation(Backlog(18, 2), 2, up(2, busy=2), service_time=0.1),
+        Memory(),
+        "20 tasks at 5 a worker ask for 4, no more: those that are up begin what waits before others could",
+        (
+            "If tasks still wait after 3s: 4 workers then.",
+            "2 more tasks would bring 3 more workers.",
+            "The workers go once no task is ready (18 are) and they have been idle for 100ms (2 are busy).",
+        ),
+    ),
+    Case(
         Limit.STABILIZATION,
         replace(SPEC, stabilization=300.0),
         Observation(Backlog(0, 0), 4, up(4)),
@@ -133,7 +145,7 @@ CASES = (
         Limit.FLOOR,
         SPEC,
         Observation(Backlog(0, 0), 5, up(5), service_time=2.0, arrival_rate=2.2),
-        SURE,
+        replace(SURE, floors=((NOW - 10.0, 5),)),
         "queue is empty, 5 stay: steady traffic has needed as many within 30s",
         (
             "26 more tasks would bring 1 more worker.",

@@ -482,6 +482,57 @@ def test_running_tasks_tell_how_long_tasks_take_at_least() -> None:
     assert reports.time_so_far("q", 31) == pytest.approx(quarter * 1.1, rel=0.15)
 
 
+def at_work(worker: str, seconds: float, now: float) -> WorkerState:
+    """A report of a new worker whose first task has run for so long."""
+    told = WALL + now
+    return replace(state(worker, at=told), running=(RunningTask(worker, told - seconds),), running_seconds=seconds)
+
+
+def test_running_tasks_tell_that_tasks_have_become_longer() -> None:
+    reports = WorkerReports()
+    reports.add(state("a", finished=3000, finished_seconds=300.0), 0)
+    for number in range(5):
+        reports.add(at_work(f"b{number}", 0.0, 1), 1)
+    assert reports.time_so_far("q", 2) is None, "they may be over"
+    assert reports.service_time("q", 31) == pytest.approx(0.15, rel=0.01)
+    assert reports.time_so_far("q", 31) == pytest.approx(30.0, rel=0.01), "150 s of work, beside five short tasks"
+    reports.add(state("a", at=WALL + 31, finished=3045, finished_seconds=304.5), 31)
+    assert reports.time_so_far("q", 31) == pytest.approx(3.1, rel=0.01), "what has ended meanwhile counts, too"
+
+
+def test_long_tasks_that_have_come_to_keep_all_workers_tell_of_it_whatever_ended_before_the_last_of_them_began() -> (
+    None
+):
+    reports = WorkerReports()
+    reports.add(state("a", finished=3000, finished_seconds=300.0), 0)
+    reports.add(at_work("b", 0.0, 1), 1)
+    reports.add(state("a", at=WALL + 11, finished=3100, finished_seconds=310.0), 11)
+    assert reports.time_so_far("q", 11) is None
+    reports.add(at_work("c", 0.0, 11), 11)
+    assert reports.time_so_far("q", 31) == pytest.approx((5 * 0.12 + 2 * 20) / 5, rel=0.01), "nothing since"
+
+
+def test_a_long_task_among_many_short_ones_is_no_change() -> None:
+    reports = WorkerReports()
+    reports.add(state("a", finished=3000, finished_seconds=300.0), 0)
+    reports.add(at_work("b", 0.0, 1), 1)
+    assert reports.time_so_far("q", 31) == pytest.approx(6.1, rel=0.01), "a single one tells of little"
+    reports.add(state("a", at=WALL + 31, finished=3300, finished_seconds=330.0), 31)
+    assert reports.time_so_far("q", 31) is None
+    reports.add(state("b", at=WALL + 32, finished=1, finished_seconds=31.0), 32)
+    assert reports.time_so_far("q", 32) is None, "nothing runs"
+
+
+def test_what_ended_beside_a_task_before_anybody_listened_is_not_taken_for_nothing() -> None:
+    """As after a restart of the operator: a long task runs, and nobody knows how many short ones have ended since."""
+    reports = WorkerReports()
+    reports.add(state("a", finished=3000, finished_seconds=300.0), 0)
+    reports.add(at_work("b", 600.0, 0), 0)
+    assert reports.time_so_far("q", 2) is None
+    reports.add(state("a", at=WALL + 5, finished=3050, finished_seconds=305.0), 5)
+    assert reports.time_so_far("q", 5) is None
+
+
 def test_service_time_follows_a_change() -> None:
     reports = WorkerReports()
     reports.add(state("a", finished=100, finished_seconds=100.0), 0)

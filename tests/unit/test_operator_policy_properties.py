@@ -160,8 +160,10 @@ def test_a_worker_at_work_is_no_victim_nor_deleted_instead_of_one(
 
 @given(scalings(), observations(known=True), memories)
 def test_what_comes_in_steadily_keeps_its_workers(spec: Scaling, seen: Observation, memory: Memory) -> None:
-    """λ·S of them, by Little's law, unless a bound takes them."""
-    busy = (seen.arrival_rate or 0.0) * (seen.service_time or 0.0) / spec.concurrency
+    """λ·S of them, by Little's law, or as many as the tasks that are there need, unless a bound takes them."""
+    assert seen.backlog is not None
+    steadily = (seen.arrival_rate or 0.0) * (seen.service_time or 0.0)
+    busy = min(steadily, max(seen.backlog.ready + seen.backlog.unacked, 1)) / spec.concurrency
     decision = decide(spec, seen, memory, NOW)
     assert decision.replicas >= min(decision.current, spec.ceiling, math.floor(busy))
 

@@ -659,6 +659,20 @@ def test_of_two_rules_the_larger_answer_counts() -> None:
     assert (decision.replicas, decision.rule) == (40, Rule.MAX_WAIT)
 
 
+def test_tasks_that_have_become_longer_count_long_before_the_mean_tells() -> None:
+    """Thousands of short tasks, then thirty long ones: by the mean a single worker would be enough."""
+    story = Story(replace(WAIT, max_replicas=40))
+    assert story.read((30, 0), service=0.1, rate=0.0).asked == 1
+    assert story.read((29, 1), fleet(0, 1), service=0.1, so_far=10.0, rate=0.0).asked == 10
+    assert story.read((20, 10), fleet(0, 10), service=0.2, so_far=31.0, rate=0.0).asked == 30, "longer than maxWait"
+
+
+def test_tasks_that_take_longer_by_chance_bring_no_workers_while_none_waits() -> None:
+    """Ten tasks a second of half a second each, and four of the six that run are long ones."""
+    decision = Story(WAIT).read((0, 6), service=0.5, so_far=2.0, rate=10.0)
+    assert decision.asked == 5
+
+
 def test_long_tasks_still_running_while_short_ones_finish() -> None:
     """The mean grows with the long ones that still run; their workers stay, and the idle ones go."""
     story = Story(WAIT)
@@ -675,16 +689,35 @@ def test_long_tasks_still_running_while_short_ones_finish() -> None:
 
 def test_workers_that_steady_traffic_needs_stay_though_idle_now() -> None:
     story = Story(BURST, replicas=12)
-    decision = story.read((0, 2), fleet(10, 2), service=2.0, rate=2.5)
+    decision = story.read((0, 5), fleet(7, 5), service=2.0, rate=2.5)
     for _ in range(20):
         decision = story.read((0, 2), fleet(10, 2), service=2.0, rate=2.5)
     assert (decision.replicas, decision.limit) == (6, Limit.FLOOR)
+    for step in range(60):
+        busy = 1 + step % 5
+        assert story.read((0, busy), fleet(6 - busy, busy), service=2.0, rate=2.5).replicas == 6
+
+
+def test_workers_go_within_half_a_minute_once_tasks_have_become_so_short_that_few_are_there_at_once() -> None:
+    """The mean service time still tells of the longer ones: by it, steady traffic would need 40 workers."""
+    story = Story(BURST, replicas=12)
+    story.read((0, 12), fleet(0, 12), service=20.0, rate=2.0)
+    shorter = story.now
+    while story.replicas == 12:
+        story.read((0, 2), fleet(10, 2), service=20.0, rate=2.0)
+        assert story.now - shorter < FLOOR_SPAN + 5
+    assert story.replicas == 3
+
+
+def test_the_only_worker_of_steady_traffic_stays_though_its_tasks_are_over_before_they_are_told_of() -> None:
+    story = Story(BURST, replicas=1)
     for _ in range(60):
-        assert story.read((0, 1), fleet(5, 1), service=2.0, rate=2.5).replicas == 6
+        assert story.read((0, 0), fleet(1), service=0.02, rate=5.0).replicas == 1
 
 
 def test_the_floor_counts_how_many_tasks_a_worker_has_at_once() -> None:
     story = Story(replace(BURST, concurrency=5), replicas=8)
+    story.read((0, 12), fleet(0, 8), service=1.0, rate=10.0)
     decisions = [story.read((0, 0), fleet(8), service=1.0, rate=10.0) for _ in range(ZERO_READINGS)]
     assert (story.replicas, decisions[-1].limit) == (3, Limit.FLOOR), "11 at once, five in each"
 
@@ -692,6 +725,7 @@ def test_the_floor_counts_how_many_tasks_a_worker_has_at_once() -> None:
 def test_the_floor_is_no_worker_more_for_a_rounding_error() -> None:
     """Fifty at work and a tenth more: in floating point 1.1 × 50 is a little over 55."""
     story = Story(replace(BURST, max_replicas=60), replicas=60)
+    story.read((0, 50), fleet(10, 50), service=1.0, rate=50.0)
     decisions = [story.read((0, 0), fleet(60), service=1.0, rate=50.0) for _ in range(ZERO_READINGS)]
     assert (story.replicas, decisions[-1].limit) == (55, Limit.FLOOR)
 
@@ -709,7 +743,7 @@ def test_what_is_remembered_does_not_grow_while_nothing_changes() -> None:
 
 def test_a_floor_holds_for_a_while_after_the_rate_was_read_lower_and_goes_with_the_traffic() -> None:
     story = Story(BURST, replicas=5)
-    story.read((0, 3), fleet(2, 3), service=2.0, rate=2.2)
+    story.read((0, 5), fleet(0, 5), service=2.0, rate=2.2)
     lowered = story.now
     while story.replicas == 5:
         story.read((0, 2), fleet(3, 2), service=2.0, rate=1.2)
@@ -724,7 +758,7 @@ def test_a_floor_holds_for_a_while_after_the_rate_was_read_lower_and_goes_with_t
 
 def test_a_rate_that_is_unknown_for_a_moment_takes_no_floor_away() -> None:
     story = Story(BURST, replicas=5)
-    story.read((0, 3), fleet(2, 3), service=2.0, rate=2.5)
+    story.read((0, 5), fleet(0, 5), service=2.0, rate=2.5)
     for _ in range(10):
         assert story.read((0, 3), fleet(2, 3), service=2.0, rate=None).replicas == 5
 
@@ -739,8 +773,47 @@ def test_a_noisy_plateau_is_kept_without_flapping() -> None:
         workers = fleet(max(0, story.replicas - busy), min(busy, story.replicas))
         levels.append(story.read((waiting, busy), workers, after=0.5, service=1.0, rate=7 + step % 5 / 2).replicas)
     changes = sum(before != after for before, after in itertools.pairwise(levels))
-    assert changes <= 1
+    assert changes <= 2
+    assert len(set(levels[30:])) == 1, "none once a quarter of a minute has told how many tasks there are at once"
     assert min(levels) >= 9
+
+
+def test_what_the_workers_that_are_up_begin_within_a_second_brings_no_more_of_them() -> None:
+    story = Story(replace(BURST, backlog_per_worker=1), replicas=2)
+    decision = story.read((18, 2), fleet(0, 2), service=0.1)
+    assert (decision.replicas, decision.limit) == (2, Limit.SOON_BEGUN)
+    assert story.read((20, 2), fleet(0, 2), service=0.1).replicas == 12, "that takes a second"
+
+
+@pytest.mark.parametrize(
+    ("service", "so_far", "workers"), [(2.0, None, 2), (None, 2.0, 2), (0.1, 2.0, 2), (0.1, None, 0)]
+)
+def test_what_takes_longer_than_a_pod_to_begin_brings_workers(
+    service: float | None, so_far: float | None, workers: int
+) -> None:
+    """Also where it is not known how long that is, and where nobody is up."""
+    story = Story(BURST, replicas=2)
+    starting = tuple(Worker(f"starting-{number}", Phase.STARTING) for number in range(2 - workers))
+    decision = story.read((18, workers), (*fleet(0, workers), *starting), service=service, so_far=so_far)
+    assert decision.replicas == 4
+
+
+def test_a_wait_of_less_than_a_second_is_kept() -> None:
+    spec = Scaling(max_replicas=12, backlog_per_worker=None, max_wait=0.2, max_step=12)
+    assert Story(spec, replicas=2).read((18, 2), fleet(0, 2), service=0.1, rate=0.0).replicas == 10
+
+
+def test_what_was_to_begin_soon_and_still_waits_brings_workers() -> None:
+    """The workers hang, say, or what they have in work is longer than anything before."""
+    story = Story(replace(BURST, backlog_per_worker=1), replicas=2)
+    for _ in range(4):
+        assert story.read((3, 2), fleet(0, 2), service=0.1).replicas == 2
+    assert story.read((3, 2), fleet(0, 2), service=0.1).replicas == 5
+
+
+def test_a_minimum_is_reached_though_all_begins_soon() -> None:
+    story = Story(Scaling(max_replicas=12, min_replicas=4, backlog_per_worker=1, max_step=12), replicas=2)
+    assert story.read((9, 2), fleet(0, 2), service=0.1).replicas == 4
 
 
 def test_a_budget_that_shrinks_takes_workers_though_tasks_are_ready() -> None:

@@ -273,10 +273,10 @@ SURE = Memory(zeros=3, zero_since=0.0, quiet_since=0.0)
         ),
         (
             Scaling(10),
-            Observation(Backlog(0, 0), 5, fleet(5), service_time=2.0, arrival_rate=2.5),
+            Observation(Backlog(0, 0), 2, fleet(2), service_time=2.0, arrival_rate=2.5),
             [
-                "26 more tasks would bring 1 more worker.",
-                "The workers go once tasks have stopped coming in for 30s (5 workers would stay until then).",
+                "11 more tasks would bring 1 more worker.",
+                "The workers go once tasks have stopped coming in for 30s (2 workers would stay until then).",
             ],
         ),
     ],

@@ -104,6 +104,41 @@ def test_pods_that_start_a_few_at_a_time_are_at_work_sooner_and_done_no_later() 
     assert pod_seconds(paced) < 0.9 * pod_seconds(at_once)
 
 
+def test_each_node_that_has_pods_starts_three_more_at_once() -> None:
+    one, four = (
+        run(trace_of([(0.0, 2.0)] * 60), spec_of(maxReplicas=12), replace(EXACT, nodes=nodes)) for nodes in (1, 4)
+    )
+    assert [number for _, number in one.replicas[:3]] == [0, 1, 3]
+    assert next(at for at, number in one.replicas if number > 3) >= 2.0, "the first are up then"
+    assert [number for _, number in four.replicas[:4]] == [0, 1, 3, 9], "on the three nodes that have pods"
+    assert four.replicas[3][0] < 0.5
+
+
+def test_short_tasks_bring_no_workers_that_come_when_all_is_done() -> None:
+    """Twenty at a time, which one worker does in little more than a second."""
+    load = trace_of([(number * 3.0, 0.05) for number in range(60) for _ in range(20)])
+    record = run(load, spec_of(maxReplicas=30), Timing())
+    assert max(record.waits) < 2
+    assert len(record.pods) < 30
+
+
+def test_tasks_that_have_become_longer_are_begun_in_time() -> None:
+    """Five minutes of short tasks, and then a burst of long ones, with a longest wait asked for and nothing else."""
+    load = trace_of([*((number / 10, 0.1) for number in range(3000)), *((360.0, 60.0) for _ in range(30))])
+    record = run(load, spec_of(maxReplicas=30, target={"maxWait": "30s"}), Timing())
+    assert max(record.waits) < 30
+    assert pod_seconds(record) < 1.3 * load.work
+
+
+def test_workers_that_longer_tasks_needed_do_not_stay_for_the_short_ones() -> None:
+    """Eight at a time for ten minutes, then one for ten minutes more."""
+    load = trace_of(
+        [*((number * 2.5, 20.0) for number in range(240)), *((600 + number / 2, 0.5) for number in range(1200))]
+    )
+    record = run(load, spec_of(maxReplicas=30), Timing())
+    assert pod_seconds(record) < 1.3 * load.work
+
+
 def test_pods_that_start_together_share_the_processors() -> None:
     """Two pods, half a second of work each, and a third at 1.25 s: two processors are enough for two."""
     timing = replace(EXACT, start_work=0.5, processors=2)
@@ -254,6 +289,7 @@ def as_seen(pod: Pod) -> SeenPod:
         over=False,
         failing="",
         cost=None,
+        node=pod.node,
     )
 
 

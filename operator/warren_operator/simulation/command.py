@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--processors", type=_count, help=f"that pods share which start or end at once ({Timing().processors})"
     )
+    group.add_argument("--nodes", type=_count, help=f"that the pods are spread over ({Timing().nodes})")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,8 +82,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         return _complain(f"simulate needs the operator's packages ({error}): pip install 'warren[operator]'")
     given = {name: getattr(args, name) for name, _ in MODEL if getattr(args, name) is not None}
-    if args.processors is not None:
-        given["processors"] = args.processors
+    given |= {name: getattr(args, name) for name in ("processors", "nodes") if getattr(args, name) is not None}
     request = Request(
         trace=args.trace,
         specs=tuple(args.specs or USUAL),
@@ -114,7 +114,7 @@ def _duration(text: str) -> float:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of processors: write 2")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of them: write 2")
     return int(text)
 
 

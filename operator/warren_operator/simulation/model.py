@@ -34,6 +34,7 @@ class Timing:
         stop: seconds until a pod that was told to end, and has nothing in hand, is gone, if it ends alone.
         start_work, stop_work: how much of that is work of the processors, which all pods share that start or end.
         processors: that they share; on a cluster of many nodes, of all nodes together.
+        nodes: that the pods are spread over; how many pods start at once goes by the nodes that have any.
         probe: seconds between two readiness probes.
         patch: seconds from a decision until the replicas are changed.
         controller: seconds from a change of replicas until pods are made or told to end.
@@ -46,6 +47,7 @@ class Timing:
     start_work: float = 0.5
     stop_work: float = 0.45
     processors: int = 2
+    nodes: int = 1
     probe: float = 1.0
     patch: float = 0.03
     controller: float = 0.05
@@ -58,6 +60,7 @@ class Pod:
 
     Attributes:
         name: of the pod; also its place in the order of creation.
+        node: that it is on.
         uid: what a ReplicaSet goes by where all else is equal.
         created: second of its creation.
         phase: as Kubernetes tells it.
@@ -80,6 +83,7 @@ class Pod:
         "finished_seconds",
         "gone",
         "name",
+        "node",
         "phase",
         "queued",
         "ready_since",
@@ -87,8 +91,9 @@ class Pod:
         "uid",
     )
 
-    def __init__(self, name: str, uid: float, created: float) -> None:
+    def __init__(self, name: str, node: str, uid: float, created: float) -> None:
         self.name = name
+        self.node = node
         self.uid = uid
         self.created = created
         self.phase = Phase.PENDING
@@ -390,7 +395,8 @@ class World:
         return order, pod.cost, age, pod.uid
 
     def _make_pod(self, *, ready: bool = False) -> None:
-        pod = Pod(f"worker-{len(self._made):05}", self.rng.random(), self.now)
+        node = f"node-{len(self._made) % self.timing.nodes}"
+        pod = Pod(f"worker-{len(self._made):05}", node, self.rng.random(), self.now)
         self._made.append(pod)
         self.pods.append(pod)
         if ready:

@@ -211,7 +211,7 @@ class Warren:
         return Observation(
             backlog=Backlog(ready, max(self._running, world.consumers * self.concurrency if ready else 0)),
             replicas=world.replicas,
-            workers=_Workers(world.pods, reports, world.consumers, now),
+            workers=_Workers(world.pods, reports, now),
             settled=world.settled,
             service_time=self.reports.service_time(QUEUE, now),
             time_so_far=self.reports.time_so_far(QUEUE, now),
@@ -236,10 +236,9 @@ class Warren:
 class _Workers(Sequence[Worker]):
     """The workers as seen; made when somebody looks at them, which most decisions do not."""
 
-    def __init__(self, pods: list[Pod], reports: Mapping[str, Report], consumers: int, now: float) -> None:
+    def __init__(self, pods: list[Pod], reports: Mapping[str, Report], now: float) -> None:
         self._pods = pods
         self._reports = reports
-        self._consumers = consumers
         self._now = now
         self._made: tuple[Worker, ...] | None = None
 
@@ -260,13 +259,10 @@ class _Workers(Sequence[Worker]):
 
     def _all(self) -> tuple[Worker, ...]:
         if self._made is None:
-            reports = self._reports
-            heard = sum(pod.name in reports and not reports[pod.name].state.draining for pod in self._pods)
-            unheard = self._consumers > heard
-            self._made = tuple([self._worker(pod, unheard=unheard) for pod in self._pods])
+            self._made = tuple([self._worker(pod) for pod in self._pods])
         return self._made
 
-    def _worker(self, pod: Pod, *, unheard: bool) -> Worker:
+    def _worker(self, pod: Pod) -> Worker:
         report = self._reports.get(pod.name)
         busy: bool | None = None
         idle_for = 0.0
@@ -275,6 +271,6 @@ class _Workers(Sequence[Worker]):
             if report.idle_since is not None:
                 idle_for = self._now - report.idle_since
         phase, age = pod.phase, self._now - pod.created
-        if phase is Phase.PENDING and unheard and age < SILENCE:
-            phase = Phase.STARTING
-        return Worker(pod.name, phase, busy, idle_for, age=age)
+        if phase is Phase.PENDING and age < SILENCE:
+            phase = Phase.STARTING  # it has its node
+        return Worker(pod.name, phase, busy, idle_for, age=age, node=pod.node)
