@@ -14,11 +14,11 @@ from warren_operator.explanation import Explained, Problem
 from warren_operator.history import extended
 from warren_operator.kube import Changes, KubeError
 from warren_operator.notes import scaled
-from warren_operator.observation import WorkerReports
 from warren_operator.policy import Decision
 from warren_operator.reasons import Reason
 from warren_operator.resource import Key
 from warren_operator.telling import Teller
+from warren_operator.worker_reports import WorkerReports
 from warren_operator.workloads import Workloads
 
 log = logging.getLogger(__name__)

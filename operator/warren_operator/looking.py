@@ -16,7 +16,6 @@ from warren_operator.observation import (
     Inputs,
     Reading,
     View,
-    WorkerReports,
     bare_since,
     observe,
 )
@@ -28,6 +27,7 @@ from warren_operator.scaling import Wants
 from warren_operator.status import why_not_ready
 from warren_operator.telling import Teller
 from warren_operator.topology import OVERRIDDEN, Finding, Topology
+from warren_operator.worker_reports import WorkerReports
 from warren_operator.workloads import TargetState, Workloads
 
 STANDING = frozenset(

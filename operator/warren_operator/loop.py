@@ -23,7 +23,6 @@ from warren_operator.kube import Api, Changes
 from warren_operator.lease import Lease
 from warren_operator.looking import Looker, Sources
 from warren_operator.notes import Note
-from warren_operator.observation import WorkerReports
 from warren_operator.pace import Pace
 from warren_operator.policy import IDLE_FOR
 from warren_operator.reasons import Reason
@@ -34,6 +33,7 @@ from warren_operator.settings import Settings
 from warren_operator.status import found_before, read_status
 from warren_operator.telling import STATUS_EVERY, Teller
 from warren_operator.topology import Topology
+from warren_operator.worker_reports import WorkerReports
 from warren_operator.workloads import Workloads
 
 log = logging.getLogger(__name__)

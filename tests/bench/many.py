@@ -55,6 +55,9 @@ STEADY = 20.0
 SETTLING = 12.0
 """Seconds of rest before that: the regular status writes of all that is new are over by then."""
 
+SETTLING_EACH = 0.05
+"""Seconds of rest for each new WorkQueue besides: the operator writes of twenty a second that they have been compared."""
+
 ACTIVE = 300
 """Queues with tasks in them for the figure under work."""
 
@@ -367,7 +370,7 @@ async def measure(site: Site, count: int) -> Point:
     """All figures with so many WorkQueues."""
     new = count - site.made
     added = await add(site, count)
-    await asyncio.sleep(SETTLING)
+    await asyncio.sleep(SETTLING + SETTLING_EACH * new)
     idle_cores, memory = await site.cores(STEADY)
     chosen = random.Random(count).sample(range(count), min(SAMPLES, count))
     names = [name_of(number) for number in chosen]

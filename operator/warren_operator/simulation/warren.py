@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import overload
 
 from warren_contract.events import RunningTask, WorkerState
-from warren_operator.observation import SILENCE, Report, WorkerReports
+from warren_operator.observation import SILENCE
 from warren_operator.policy import Backlog, Decision, Memory, Observation, Phase, Worker, decide
 from warren_operator.resource import Key, Spec, seconds
 from warren_operator.rhythm import ACTING_EVERY, next_look
 from warren_operator.scaling import Wants
 from warren_operator.simulation.model import Pod, World
+from warren_operator.worker_reports import Report, WorkerReports
 
 QUEUE = "simulated"
 KEY = Key("default", QUEUE)
