@@ -56,7 +56,7 @@ SETTLING = 12.0
 """Seconds of rest before that: the regular status writes of all that is new are over by then."""
 
 SETTLING_EACH = 0.05
-"""Seconds of rest for each new WorkQueue besides: the operator writes of twenty a second that they have been compared."""
+"""Seconds of rest for each new WorkQueue besides: that it has been compared is written of twenty a second."""
 
 ACTIVE = 300
 """Queues with tasks in them for the figure under work."""
