@@ -7,6 +7,7 @@ copy stays as it was.
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -107,6 +108,8 @@ class Mirror(Generic[T]):
         namespace: None for all.
         synced: whether it has been listed at least once.
         problem: why the copy may be out of date; empty while it is not.
+        unheard_since: where a watch has been silent for too long, its last word, in seconds of the loop's clock: what
+            has happened since then is not known. Else infinite.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class Mirror(Generic[T]):
         self.namespace = namespace
         self.synced = False
         self.problem = ""
+        self.unheard_since = math.inf
         self._api = api
         self._compact = compact
         self._copy: Copy[T] = Copy(changed)
@@ -159,7 +163,7 @@ class Mirror(Generic[T]):
         self._delays = BACKOFF.delays()
         if self.problem:
             log.info("watching %s again", self.kind.plural)
-        self.problem = ""
+        self.problem, self.unheard_since = "", math.inf
 
     def _report(self, error: KubeError) -> None:
         if error.code == 410:  # the watch fell too far behind; listing again is the remedy, and nothing is wrong
@@ -198,14 +202,21 @@ class Mirror(Generic[T]):
                 "timeoutSeconds": str(seconds),
                 "resourceVersion": version,
             }
-            begun = clock()
-            async with self._api.watch(path, params, seconds + SILENCE_MARGIN) as events:
-                self._well()
-                async for event in events:
-                    body = event["object"]
-                    if event["type"] == "ERROR":
-                        raise KubeError(body.get("code", 0), body.get("reason", ""), body.get("message", "it failed"))
-                    version = body["metadata"]["resourceVersion"]
-                    if event["type"] != "BOOKMARK":
-                        self._copy.set(key_of(body), None if event["type"] == "DELETED" else self._compact(body))
+            begun = heard = clock()
+            silence = seconds + SILENCE_MARGIN
+            try:
+                async with self._api.watch(path, params, silence) as events:
+                    self._well()
+                    async for event in events:
+                        heard, body = clock(), event["object"]
+                        if event["type"] == "ERROR":
+                            failed = body.get("message", "it failed")
+                            raise KubeError(body.get("code", 0), body.get("reason", ""), failed)
+                        version = body["metadata"]["resourceVersion"]
+                        if event["type"] != "BOOKMARK":
+                            self._copy.set(key_of(body), None if event["type"] == "DELETED" else self._compact(body))
+            except KubeError:
+                if clock() - heard >= silence:
+                    self.unheard_since = heard
+                raise
             await asyncio.sleep(max(0.0, begun + SHORTEST_WATCH - clock()))

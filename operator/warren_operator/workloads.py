@@ -332,7 +332,7 @@ class Workloads:
         if not problem:
             self._troubled_since = None
         elif self._troubled_since is None:
-            self._troubled_since = now
+            self._troubled_since = min(now, *(mirror.unheard_since for mirror in self._mirrors))
         lasts = self._troubled_since is not None and now - self._troubled_since >= LASTING
         return problem if lasts else ""
 

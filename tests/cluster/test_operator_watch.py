@@ -5,6 +5,7 @@ It runs beside the cluster, through a proxy, in a namespace of its own.
 
 import asyncio
 import json
+import math
 import os
 import re
 import socket
@@ -176,8 +177,10 @@ async def test_a_watch_that_stalls_is_noticed(cluster: Kube, tmp_path: Path, mon
                 await until(lambda: watched.synced and not watched.problem)
                 proxy.silent = True
                 await until(lambda: "cannot watch deployments" in watched.problem)
+                assert asyncio.get_running_loop().time() - watched.unheard_since >= 3, "it is known for how long"
                 proxy.silent = False
                 await until(lambda: not watched.problem)
+                assert watched.unheard_since == math.inf
             finally:
                 running.cancel()
                 await asyncio.wait([running])
