@@ -102,12 +102,15 @@ def modelled(load: Trace, spec: Spec, timing: Timing) -> Outcome:
 
 
 def calibrated(singles: Sequence[Recording], burst: Recording, spec: Spec) -> Timing:
-    """The times of the model that fit single tasks, and a burst, best."""
-    lives = [life for run in singles for life in first_and_last(run)]
+    """The times of the model that fit single tasks, and a burst, best.
+
+    What an end takes is the burst's: the pod of a single task is marked only just before it goes, for which a node takes
+    a second more.
+    """
     timing = replace(
         Timing(),
-        start=statistics.median(begin for begin, _ in lives),
-        stop=statistics.median(end for _, end in lives),
+        start=statistics.median(begin for run in singles for begin, _ in first_and_last(run)),
+        stop=statistics.median(end for _, end in first_and_last(burst)),
         overhead=statistics.median(gaps(burst)),
     )
     begin, end = (statistics.fmean(part) for part in zip(*first_and_last(burst), strict=True))
