@@ -104,8 +104,8 @@ def modelled(load: Trace, spec: Spec, timing: Timing) -> Outcome:
 def calibrated(singles: Sequence[Recording], burst: Recording, spec: Spec) -> Timing:
     """The times of the model that fit single tasks, and a burst, best.
 
-    What an end takes is the burst's: the pod of a single task is marked only just before it goes, for which a node takes
-    a second more.
+    What an end takes is the burst's: the pod of a single task is marked only just before it goes, for which a node
+    takes a second more.
     """
     timing = replace(
         Timing(),
