@@ -89,7 +89,8 @@ def remedies(situation: Situation) -> tuple[str, ...]:
     first = (wait,) if found.replicas > now.replicas else ()
     if found.limit is Limit.SOON_BEGUN:
         then = situation.remembering(waiting_since=situation.now - 2 * SOON_FOR).decision().replicas
-        first = (f"If tasks still wait after {format_duration(SOON_FOR)}: {_workers(then)} then.",)
+        if then > found.replicas:
+            first = (f"If tasks still wait after {format_duration(SOON_FOR)}: {_workers(then)} then.",)
     return (*first, *_more(situation, found, backlog), *_fewer(situation, found, backlog))
 
 

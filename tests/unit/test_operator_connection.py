@@ -161,7 +161,8 @@ async def test_refused_events_leave_the_connection_up_and_are_told_apart(
         assert broker.listening_since is None
         assert refusal.reply_text in broker.events_problem
         assert advice in broker.events_problem
-        told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        records = [record for record in caplog.records if record.name == "warren_operator.broker"]
+        told = [record.message for record in records if record.levelname == "WARNING"]
         assert len(told) == 1, "once, and not at each try"
         assert broker.events_problem in told[0]
         fake.refusal = None

@@ -155,6 +155,9 @@ def check(line: str, at: Situation) -> None:
             decision = decide(at.scaling, at.seen, memory, at.now)
             memory, counts = decision.memory, [*counts, decision.replicas]
         assert counts[-1] == int(found[2]) > counts[-2] == before
+    elif found := re.fullmatch(r"If tasks still wait after 3s: (\d+) workers? then\.", line):
+        event("soon")
+        assert replicas(at.remembering(waiting_since=at.now - 3.1)) == int(found[1]) > before
     elif found := re.fullmatch(r"Wait until those that start are up: (\d+) workers? then\.", line):
         event("wait")
         assert before == int(found[1])
