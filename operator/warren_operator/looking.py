@@ -189,8 +189,6 @@ class Looker:
         )
         if now < entry.valid_until and glance == entry.glance:
             entry.hinted_at = None
-            if entry.told is not None and not entry.judged:
-                self._teller.explain(entry, entry.told)  # its status could not be written
             self._teller.repeat(entry, now)
             return entry.pause
         entry.glance = glance

@@ -69,7 +69,7 @@ class Situation:
 
 def remedies(situation: Situation) -> tuple[str, ...]:
     """What would change the decision, the nearest first; empty where only other tasks or workers would."""
-    now = situation.decision()
+    asked = situation
     if situation.scaling.max_step is None:
         # What only waits until others have started comes in a second by itself: all else is told as it is then.
         situation = situation.wanting(max_step=MAX_REPLICAS)
@@ -86,7 +86,7 @@ def remedies(situation: Situation) -> tuple[str, ...]:
     if backlog is None:
         return tuple(_blind(situation, found))
     wait = f"Wait until those that start are up: {_workers(found.replicas)} then."
-    first = (wait,) if found.replicas > now.replicas else ()
+    first = (wait,) if found.replicas > asked.decision().replicas else ()
     if found.limit is Limit.SOON_BEGUN:
         then = situation.remembering(waiting_since=situation.now - 2 * SOON_FOR).decision().replicas
         if then > found.replicas:

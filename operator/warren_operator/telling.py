@@ -121,9 +121,10 @@ class Teller:
             self._background.start(self._write(entry, told, item, new))
 
     def repeat(self, entry: Entry, now: float) -> None:
-        """What was told stands: publish it again in its time, and write what could wait once it is its turn."""
+        """What was told stands: publish it again in its time, and write what could not be written, or could wait until
+        its turn, which has come."""
         self.tell(entry, now)
-        if entry.turn and now >= entry.turn and entry.told is not None:
+        if entry.told is not None and (not entry.judged or (entry.turn and now >= entry.turn)):
             self.explain(entry, entry.told)
 
     def _its_turn(self, entry: Entry, now: float) -> bool:
